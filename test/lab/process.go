@@ -179,3 +179,20 @@ func (h *Host) WaitReady(p *Process) {
 // Soon is long enough for anything that should take milliseconds, on a machine
 // that is busy with something else.
 const Soon = 30 * time.Second
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// KillGroup sends SIGKILL to the process and all it started, and waits.
+func (p *Process) KillGroup() {
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.done
+}
+
+// KeepRunning fails the test when the process has already ended.
+func (p *Process) KeepRunning(t testing.TB) {
+	t.Helper()
+	if p.Exited() {
+		t.Fatalf("%s ended:\n%s", p.name, p.Output())
+	}
+}
