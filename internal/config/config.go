@@ -1,0 +1,98 @@
+// Package config reads the two kinds of file Kith has: kith.yaml, the
+// configuration of a process, and applied state (nodes, identities, services,
+// rules). It checks form and names the line; what state means is for registry
+// and policy to say.
+package config
+
+import "time"
+
+// File is kith.yaml, the configuration of one host's processes. The comment of
+// each field is its manual; docs/config.md is generated from them.
+type File struct {
+	// TrustDomain is the name all identities of this installation share, such
+	// as acme.example. The server needs it at its first start and cannot change
+	// it afterwards; agents learn theirs when they join.
+	TrustDomain string `yaml:"trust_domain"`
+	// Log is how every process on this host logs, always to standard error.
+	Log Log `yaml:"log"`
+	// Server is read by `kith server`.
+	Server Server `yaml:"server"`
+	// Agent is read by `kith agent` and `kith join`.
+	Agent Agent `yaml:"agent"`
+	// Survive says what the installation must live through.
+	Survive Survive `yaml:"survive"`
+}
+
+// Log is the log's level and form.
+type Log struct {
+	// Level is the least important kind of line that is written: debug, info,
+	// warn or error.
+	Level Level `yaml:"level"`
+	// Format is text for people or json for collectors.
+	Format Format `yaml:"format"`
+}
+
+// Server configures the control plane.
+type Server struct {
+	// Name is this server's name in its own identity, /kith/server/<name>.
+	// Empty: the host's name. Letters, digits, '.', '_' and '-'.
+	Name string `yaml:"name"`
+	// Listen is the host:port agents connect to. One port serves admission
+	// (pinned TLS) and admitted nodes (mutual TLS).
+	Listen string `yaml:"listen"`
+	// Address is the host:port written into join lines, as agents reach it.
+	// Empty: this host's name and the port of listen.
+	Address string `yaml:"address"`
+	// Metrics is the host:port of /metrics and /healthz, plain HTTP without
+	// authentication: keep it on loopback or a private network. Empty: none.
+	Metrics string `yaml:"metrics"`
+	// Socket is the path of the admin socket, at most 107 bytes. Empty:
+	// admin.sock in the run directory.
+	Socket string `yaml:"socket"`
+	// KEKFile holds the 32-byte key that seals the root key in the store, mode
+	// 0400. Empty: kek in the state directory, made at the first start. Keep a
+	// copy elsewhere: without it a backup cannot be opened.
+	KEKFile string `yaml:"kek_file"`
+}
+
+// Agent configures the node's agent.
+type Agent struct {
+	// Server is the host:port of the server. Empty: the one in the join line.
+	Server string `yaml:"server"`
+	// Pin is the server's CA pin, sha256-<64 hex digits>. Empty: the one in the
+	// join line. A server that cannot show this root is refused.
+	Pin string `yaml:"pin"`
+	// Advertise is the address (no port) under which other nodes reach what is
+	// exposed on this one. Empty: the local address used to reach the server.
+	Advertise string `yaml:"advertise"`
+	// Metrics is the host:port of /metrics and /healthz, plain HTTP without
+	// authentication: keep it on loopback or a private network. Empty: none.
+	Metrics string `yaml:"metrics"`
+	// Socket is the path of the socket workloads connect to, at most 107 bytes.
+	// Empty: agent.sock in the run directory.
+	Socket string `yaml:"socket"`
+}
+
+// Survive holds the budgets that lifetimes are derived from.
+type Survive struct {
+	// ControlPlaneOutage is how long every node must go on working with no
+	// server at all. Leaf certificates live twice as long, the issuing CA four
+	// times; both are renewed at half life. From 5m to 168h.
+	ControlPlaneOutage Duration `yaml:"control_plane_outage"`
+}
+
+// Default is the configuration of an empty kith.yaml. Every key may be absent.
+func Default() File {
+	return File{
+		Log:     Log{Level: "info", Format: "text"},
+		Server:  Server{Listen: ":8440", Metrics: "127.0.0.1:8441"},
+		Agent:   Agent{Metrics: "127.0.0.1:8442"},
+		Survive: Survive{ControlPlaneOutage: Duration(30 * time.Minute)},
+	}
+}
+
+// LeafTTL is the lifetime of a leaf certificate under the outage budget.
+func (s Survive) LeafTTL() time.Duration { return 2 * time.Duration(s.ControlPlaneOutage) }
+
+// IssuingTTL is the lifetime of the issuing CA under the outage budget.
+func (s Survive) IssuingTTL() time.Duration { return 4 * time.Duration(s.ControlPlaneOutage) }

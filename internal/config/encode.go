@@ -1,0 +1,142 @@
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+)
+
+// EncodeObject writes one object as a state file that ParseState reads back to
+// the same object.
+func EncodeObject(o *pb.Object) ([]byte, error) { return EncodeState(State{Objects: []*pb.Object{o}}) }
+
+// EncodeState writes state as YAML that ParseState reads back to the same
+// objects. The output depends on the objects alone: each kind sorted by name,
+// one document an owner.
+func EncodeState(s State) ([]byte, error) {
+	byOwner := map[string]*stateFile{}
+	for _, o := range s.Objects {
+		owner := ownerOf(o)
+		f := byOwner[owner]
+		if f == nil {
+			f = &stateFile{TrustDomain: domain{s.TrustDomain}, Owner: owner, Services: map[string]serviceBody{}}
+			byOwner[owner] = f
+		}
+		if err := f.put(o); err != nil {
+			return nil, err
+		}
+	}
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	for _, owner := range sortedKeys(byOwner) {
+		f := byOwner[owner]
+		slices.SortStableFunc(f.Nodes, func(a, b nodeRule) int { return cmp.Compare(a.Name, b.Name) })
+		slices.SortStableFunc(f.Identities, func(a, b identityRule) int { return cmp.Compare(a.Name, b.Name) })
+		slices.SortStableFunc(f.Rules, func(a, b rule) int { return cmp.Compare(a.Name, b.Name) })
+		var doc yaml.Node
+		if err := doc.Encode(f); err != nil {
+			return nil, fmt.Errorf("encode state of owner %q: %w", owner, err)
+		}
+		quote(&doc)
+		if err := enc.Encode(&doc); err != nil {
+			return nil, fmt.Errorf("encode state of owner %q: %w", owner, err)
+		}
+	}
+	if err := enc.Close(); err != nil {
+		return nil, fmt.Errorf("encode state: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// put adds an object to the document.
+func (f *stateFile) put(o *pb.Object) error {
+	switch k := o.GetKind().(type) {
+	case *pb.Object_NodeRule:
+		f.Nodes = append(f.Nodes, nodeRule{Name: k.NodeRule.GetName(), Require: k.NodeRule.GetRequire()})
+	case *pb.Object_IdentityRule:
+		r := k.IdentityRule
+		f.Identities = append(f.Identities, identityRule{
+			Name: r.GetName(), Nodes: r.GetNodes(), ID: r.GetId(), Require: r.GetRequire(),
+			Default: r.GetDefault(), Hint: r.GetHint(), TTL: Duration(r.GetTtl().AsDuration()),
+		})
+	case *pb.Object_Service:
+		s := k.Service
+		b := serviceBody{
+			Identities: s.GetIdentities(), Protocol: s.GetProtocol(),
+			RunAs: s.GetRunAs(), Endpoints: s.GetEndpoints(),
+		}
+		if p := s.GetPaths(); p.GetKeepEncodedSlash() || p.GetKeepDoubleSlash() {
+			b.Paths = &pathOptions{EncodedSlash: keep(p.GetKeepEncodedSlash()), DoubleSlash: keep(p.GetKeepDoubleSlash())}
+		}
+		f.Services[s.GetName()] = b
+	case *pb.Object_Rule:
+		r := k.Rule
+		f.Rules = append(f.Rules, rule{
+			Name: r.GetName(), From: r.GetFrom(), To: r.GetTo(), Allow: r.GetAllow(),
+			Deny: r.GetDeny(), Except: r.GetExcept(), Guardrail: r.GetGuardrail(),
+		})
+	default:
+		return fault.Invalidf("object of no kind this version knows")
+	}
+	return nil
+}
+
+// MarshalYAML writes one source as text and several as a list.
+func (s sources) MarshalYAML() (any, error) {
+	if len(s) == 1 {
+		return s[0], nil
+	}
+	return []string(s), nil
+}
+
+// quote puts text in double quotes where the library's own choice of style is
+// not sure to be read back as it was.
+func quote(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str" && !plain(n.Value) {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	if n.Kind == yaml.SequenceNode && len(n.Content) > 4 {
+		n.Style &^= yaml.FlowStyle // long lists are easier to compare line by line
+	}
+	for _, c := range n.Content {
+		quote(c)
+	}
+}
+
+// plain reports whether any style keeps the text: graphic characters, lines
+// without blanks at their ends, nothing YAML takes for a line break.
+func plain(s string) bool {
+	for _, line := range strings.Split(s, "\n") {
+		if strings.TrimSpace(line) != line || (line == "" && s != "") {
+			return false
+		}
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return r != '\n' && (!unicode.IsPrint(r) || r == unicode.ReplacementChar)
+	})
+}
+
+// ownerOf is the owner of an object of any kind.
+func ownerOf(o *pb.Object) string {
+	switch k := o.GetKind().(type) {
+	case *pb.Object_NodeRule:
+		return k.NodeRule.GetOwner()
+	case *pb.Object_IdentityRule:
+		return k.IdentityRule.GetOwner()
+	case *pb.Object_Service:
+		return k.Service.GetOwner()
+	case *pb.Object_Rule:
+		return k.Rule.GetOwner()
+	default:
+		return ""
+	}
+}

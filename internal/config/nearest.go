@@ -1,0 +1,42 @@
+package config
+
+import "slices"
+
+// nearest is the word a person most likely meant by the misspelt one, or "" if
+// none is close. Swapped neighbours count as one slip.
+func nearest(word string, words []string) string {
+	const longest = 64 // an absurd key gets no suggestion and costs nothing
+	if len(word) > longest {
+		return ""
+	}
+	best, limit := "", max(1, len(word)/3)+1
+	for _, w := range slices.Sorted(slices.Values(words)) {
+		if d := distance(word, w); d < limit {
+			best, limit = w, d
+		}
+	}
+	return best
+}
+
+// distance is the optimal string alignment distance in bytes.
+func distance(a, b string) int {
+	prev2, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		cur[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cur[j] = min(cur[j], prev2[j-2]+1)
+			}
+		}
+		prev2, prev, cur = prev, cur, prev2
+	}
+	return prev[len(b)]
+}

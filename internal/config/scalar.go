@@ -1,0 +1,99 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/kith-id/kith/spiffe"
+)
+
+// Duration is a time.Duration written as Go does: "90s", "1h30m".
+type Duration time.Duration
+
+// UnmarshalText reads "1h"; a bare number has no unit and is refused.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration: write it like 30s, 10m or 24h", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText writes whole hours and minutes without their zeros: 24h, 1h30m.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// String is the shortest form ParseDuration reads back.
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// domain is a trust domain read from a file.
+type domain struct{ spiffe.TrustDomain }
+
+// UnmarshalText refuses what is no trust domain name.
+func (t *domain) UnmarshalText(text []byte) error {
+	td, err := spiffe.ParseTrustDomain(string(text))
+	t.TrustDomain = td
+	return err
+}
+
+// MarshalText writes the bare name.
+func (t domain) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// Level is the least important kind of log line written.
+type Level string
+
+// UnmarshalText refuses a level that does not exist.
+func (l *Level) UnmarshalText(text []byte) error {
+	return choose((*string)(l), text, "debug", "info", "warn", "error")
+}
+
+// Format is the form of the log.
+type Format string
+
+// UnmarshalText refuses a format that does not exist.
+func (f *Format) UnmarshalText(text []byte) error {
+	return choose((*string)(f), text, "text", "json")
+}
+
+// keep is the one thing a path option can say.
+type keep bool
+
+// UnmarshalText reads "keep"; leaving the key out refuses such paths.
+func (k *keep) UnmarshalText(text []byte) error {
+	var s string
+	err := choose(&s, text, "keep")
+	*k = err == nil
+	return err
+}
+
+// MarshalText is only asked for a true one: the key is omitted otherwise.
+func (keep) MarshalText() ([]byte, error) { return []byte("keep"), nil }
+
+// choose sets *to to text if it is one of the words.
+func choose(to *string, text []byte, words ...string) error {
+	for _, w := range words {
+		if string(text) == w {
+			*to = w
+			return nil
+		}
+	}
+	if len(words) == 1 {
+		return fmt.Errorf("%q is not possible: only %s is", text, words[0])
+	}
+	msg := fmt.Sprintf("%q is not one of %s", text, strings.Join(words, ", "))
+	if n := nearest(string(text), words); n != "" {
+		msg += fmt.Sprintf(" (nearest: %s)", n)
+	}
+	return errors.New(msg)
+}

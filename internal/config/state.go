@@ -1,0 +1,235 @@
+package config
+
+import (
+	"cmp"
+	"reflect"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// State is applied state as files hold it: the objects an operator wants, each
+// with its owner. Form is checked here, meaning by the server.
+type State struct {
+	// TrustDomain is the one the files say they are for; zero if none does.
+	TrustDomain spiffe.TrustDomain
+	// Objects come in the order of the files, nodes first within each.
+	Objects []*pb.Object
+
+	at map[objectKey]position
+}
+
+// objectKey names an object: kind is node, identity, service or rule.
+type objectKey struct{ kind, name string }
+
+// stateFile is the shape of one document (DESIGN 5).
+type stateFile struct {
+	TrustDomain domain                 `yaml:"trust_domain,omitempty"`
+	Owner       string                 `yaml:"owner,omitempty"`
+	Nodes       []nodeRule             `yaml:"nodes,omitempty"`
+	Identities  []identityRule         `yaml:"identities,omitempty"`
+	Services    map[string]serviceBody `yaml:"services,omitempty"`
+	Rules       []rule                 `yaml:"rules,omitempty"`
+}
+
+type nodeRule struct {
+	At      position `yaml:"-"`
+	Name    string   `yaml:"name"`
+	Require string   `yaml:"require,omitempty"`
+}
+
+type identityRule struct {
+	At      position `yaml:"-"`
+	Name    string   `yaml:"name"`
+	Nodes   []string `yaml:"nodes,omitempty,flow"`
+	ID      string   `yaml:"id,omitempty"`
+	Require string   `yaml:"require,omitempty"`
+	Default bool     `yaml:"default,omitempty"`
+	Hint    string   `yaml:"hint,omitempty"`
+	TTL     Duration `yaml:"ttl,omitempty"`
+}
+
+type serviceBody struct {
+	At         position     `yaml:"-"`
+	Identities []string     `yaml:"identities,omitempty,flow"`
+	Protocol   string       `yaml:"protocol,omitempty"`
+	RunAs      []string     `yaml:"run_as,omitempty,flow"`
+	Paths      *pathOptions `yaml:"paths,omitempty,flow"`
+	Endpoints  []string     `yaml:"endpoints,omitempty,flow"`
+}
+
+type pathOptions struct {
+	EncodedSlash keep `yaml:"encoded_slash,omitempty"`
+	DoubleSlash  keep `yaml:"double_slash,omitempty"`
+}
+
+type rule struct {
+	At        position `yaml:"-"`
+	Name      string   `yaml:"name"`
+	From      sources  `yaml:"from,omitempty" form:"one-or-list"`
+	To        string   `yaml:"to,omitempty"`
+	Allow     []string `yaml:"allow,omitempty"`
+	Deny      []string `yaml:"deny,omitempty"`
+	Except    sources  `yaml:"except,omitempty" form:"one-or-list"`
+	Guardrail bool     `yaml:"guardrail,omitempty"`
+}
+
+// sources is a list that may be written without brackets when it has one item.
+type sources []string
+
+// ParseState reads applied state from the bytes of a YAML file with one or more
+// documents; name stands for the file in errors. All faults are reported at
+// once, each with its line.
+func ParseState(name string, data []byte) (State, error) {
+	var s State
+	if err := s.add(name, data); err != nil {
+		return State{}, err
+	}
+	return s, nil
+}
+
+// add reads one more file into s.
+func (s *State) add(name string, data []byte) error {
+	d := &decoder{file: name}
+	docs, err := d.documents(data)
+	if err != nil {
+		return err
+	}
+	const process = "it configures a process; put it in kith.yaml"
+	elsewhere := map[string]string{"survive": process, "server": process, "agent": process, "log": process}
+	for _, doc := range docs {
+		var f stateFile
+		d.object(doc, reflect.ValueOf(&f).Elem(), elsewhere)
+		switch td := f.TrustDomain.TrustDomain; {
+		case td.IsZero():
+		case !s.TrustDomain.IsZero() && td != s.TrustDomain:
+			d.addf(doc, "trust_domain %s, but %s before: apply them apart", td, s.TrustDomain)
+		default:
+			s.TrustDomain = td
+		}
+		s.collect(d, f)
+	}
+	return d.err()
+}
+
+// collect turns a document into objects and refuses names that are missing or
+// there twice.
+func (s *State) collect(d *decoder, f stateFile) {
+	for _, n := range f.Nodes {
+		s.put(d, n.At, "node", n.Name, n.object(f.Owner))
+	}
+	for _, i := range f.Identities {
+		s.put(d, i.At, "identity", i.Name, i.object(f.Owner))
+	}
+	for _, name := range sortedKeys(f.Services) {
+		b := f.Services[name]
+		s.put(d, b.At, "service", name, b.object(name, f.Owner))
+	}
+	for _, r := range f.Rules {
+		s.put(d, r.At, "rule", r.Name, r.object(f.Owner))
+	}
+}
+
+func (s *State) put(d *decoder, at position, kind, name string, o *pb.Object) {
+	key := objectKey{kind, name}
+	first, twice := s.at[key]
+	switch {
+	case name == "":
+		d.faultAt(at, "%s without a name", kindWord(kind))
+		return
+	case twice:
+		d.faultAt(at, "%s %q twice (first at %s)", kindWord(kind), name, first)
+		return
+	}
+	if s.at == nil {
+		s.at = make(map[objectKey]position)
+	}
+	s.at[key] = at
+	s.Objects = append(s.Objects, o)
+}
+
+// kindWord is the word people use for a kind.
+func kindWord(kind string) string {
+	switch kind {
+	case "node", "identity":
+		return kind + " rule"
+	default:
+		return kind
+	}
+}
+
+// At is file:line of an object that was read (kind node, identity, service or
+// rule), "" for any other.
+func (s State) At(kind, name string) string {
+	if p, ok := s.at[objectKey{kind, name}]; ok {
+		return p.String()
+	}
+	return ""
+}
+
+// Owner is the one owner the files name, "" if they name none. Two owners are
+// an Invalid error: an apply is for one.
+func (s State) Owner() (string, error) {
+	var owners []string
+	for _, o := range s.Objects {
+		if owner := ownerOf(o); !slices.Contains(owners, owner) {
+			owners = append(owners, owner)
+		}
+	}
+	switch len(owners) {
+	case 0:
+		return "", nil
+	case 1:
+		return owners[0], nil
+	default:
+		slices.Sort(owners)
+		return "", fault.Hint(fault.Invalidf("objects of %d owners: %q", len(owners), owners), "apply the files of each owner by themselves")
+	}
+}
+
+func (n nodeRule) object(owner string) *pb.Object {
+	return &pb.Object{Kind: &pb.Object_NodeRule{NodeRule: &pb.NodeRule{Name: n.Name, Require: n.Require, Owner: owner}}}
+}
+
+func (i identityRule) object(owner string) *pb.Object {
+	r := &pb.IdentityRule{
+		Name: i.Name, Nodes: i.Nodes, Id: i.ID, Require: i.Require,
+		Default: i.Default, Hint: i.Hint, Owner: owner,
+	}
+	if i.TTL != 0 {
+		r.Ttl = durationpb.New(time.Duration(i.TTL))
+	}
+	return &pb.Object{Kind: &pb.Object_IdentityRule{IdentityRule: r}}
+}
+
+func (b serviceBody) object(name, owner string) *pb.Object {
+	s := &pb.Service{
+		Name: name, Identities: b.Identities, Protocol: b.Protocol,
+		RunAs: b.RunAs, Endpoints: b.Endpoints, Owner: owner,
+	}
+	if p := b.Paths; p != nil && *p != (pathOptions{}) {
+		s.Paths = &pb.PathOptions{KeepEncodedSlash: bool(p.EncodedSlash), KeepDoubleSlash: bool(p.DoubleSlash)}
+	}
+	return &pb.Object{Kind: &pb.Object_Service{Service: s}}
+}
+
+func (r rule) object(owner string) *pb.Object {
+	return &pb.Object{Kind: &pb.Object_Rule{Rule: &pb.Rule{
+		Name: r.Name, From: r.From, To: r.To, Allow: r.Allow, Deny: r.Deny,
+		Except: r.Except, Guardrail: r.Guardrail, Owner: owner,
+	}}}
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

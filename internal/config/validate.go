@@ -1,0 +1,127 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// serverName is what fits one segment of an identity.
+var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`)
+
+// The span of the outage budget: below, certificates would be renewed all the
+// time; above, a stolen key would live for weeks.
+const (
+	minOutage = 5 * time.Minute
+	maxOutage = 7 * 24 * time.Hour
+)
+
+// Validate returns every fault at once, each with the path of its key, or nil.
+func (f File) Validate() error {
+	var v validation
+	if f.TrustDomain != "" {
+		_, err := spiffe.ParseTrustDomain(f.TrustDomain)
+		v.check("trust_domain", err)
+	}
+	if f.Server.Name != "" && (!serverName.MatchString(f.Server.Name) || strings.Trim(f.Server.Name, ".") == "") {
+		v.addf("server.name", "%q: letters, digits, '.', '_' and '-' only", f.Server.Name)
+	}
+	v.check("server.listen", checkAddress(f.Server.Listen, false))
+	v.optional("server.address", f.Server.Address, func(s string) error { return checkAddress(s, true) })
+	v.optional("server.metrics", f.Server.Metrics, func(s string) error { return checkAddress(s, false) })
+	v.optional("server.socket", f.Server.Socket, CheckSocketPath)
+	v.optional("agent.server", f.Agent.Server, func(s string) error { return checkAddress(s, true) })
+	v.optional("agent.pin", f.Agent.Pin, func(s string) error { _, err := spiffe.ParsePin(s); return err })
+	v.optional("agent.advertise", f.Agent.Advertise, checkHost)
+	v.optional("agent.metrics", f.Agent.Metrics, func(s string) error { return checkAddress(s, false) })
+	v.optional("agent.socket", f.Agent.Socket, CheckSocketPath)
+	if d := time.Duration(f.Survive.ControlPlaneOutage); d < minOutage || d > maxOutage {
+		v.addf("survive.control_plane_outage", "%v is outside %v to %v", f.Survive.ControlPlaneOutage, Duration(minOutage), Duration(maxOutage))
+	}
+	return v.err()
+}
+
+// validation collects faults by path.
+type validation struct{ faults []error }
+
+func (v *validation) addf(path, format string, args ...any) {
+	v.faults = append(v.faults, fmt.Errorf("%s: %w", path, fmt.Errorf(format, args...)))
+}
+
+func (v *validation) check(path string, err error) {
+	if err != nil {
+		v.addf(path, "%w", err)
+	}
+}
+
+// optional checks a value that may be left empty.
+func (v *validation) optional(path, value string, check func(string) error) {
+	if value != "" {
+		v.check(path, check(value))
+	}
+}
+
+func (v *validation) err() error { return fault.Wrap(fault.Invalid, errors.Join(v.faults...)) }
+
+// checkAddress reads host:port; the host may be empty only for a listener.
+func checkAddress(s string, needHost bool) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", s)
+	}
+	if needHost && host == "" {
+		return fmt.Errorf("%q has no host: write the one others reach", s)
+	}
+	if host != "" {
+		if err := checkHost(host); err != nil {
+			return err
+		}
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || (n == 0 && needHost) {
+		return fmt.Errorf("%q: port %q is not a number from 1 to 65535", s, port)
+	}
+	return nil
+}
+
+// checkHost accepts a DNS name or an IP address, without a port.
+func checkHost(s string) error {
+	if ip, _, _ := strings.Cut(s, "%"); net.ParseIP(ip) != nil {
+		return nil
+	}
+	if len(s) > 253 {
+		return fmt.Errorf("host name of %d bytes: at most 253", len(s))
+	}
+	for _, c := range []byte(s) {
+		if c != '.' && c != '-' && c != '_' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return fmt.Errorf("%q is not a host name or IP address", s)
+		}
+	}
+	return nil
+}
+
+// maxSocketPath is what fits sockaddr_un with its closing zero byte.
+func maxSocketPath() int {
+	if runtime.GOOS == "linux" {
+		return 107
+	}
+	return 103
+}
+
+// CheckSocketPath refuses a path the kernel would not take, which it reports
+// only as "invalid argument".
+func CheckSocketPath(path string) error {
+	if n, limit := len(path), maxSocketPath(); n > limit {
+		return fault.Hint(fault.Invalidf("socket path of %d bytes, at most %d fit: %s", n, limit, path),
+			"set KITH_RUN_DIR to a shorter directory")
+	}
+	return nil
+}
