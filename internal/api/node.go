@@ -1,0 +1,112 @@
+package api
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+)
+
+const (
+	maxBatch      = 128
+	maxAttributes = 16 << 10 // bytes of names and values of one workload
+)
+
+type node struct {
+	pb.UnimplementedNodeServer
+	p *Public
+}
+
+// Sync hands the stream to the fleet after its hello.
+func (n *node) Sync(stream grpc.BidiStreamingServer[pb.SyncRequest, pb.SyncResponse]) error {
+	ctx := stream.Context()
+	caller, err := callerOf(ctx)
+	if err != nil {
+		return err
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if hello == nil {
+		return fault.Invalidf("the first message of a sync is hello")
+	}
+	if len(hello.GetVersion()) > 64 {
+		return fault.Invalidf("hello: version has at most 64 bytes")
+	}
+	return n.p.cfg.Fleet.Sync(ctx, caller, hello, stream)
+}
+
+// SignWorkloads reads each request by itself: one that is broken does not spoil
+// the batch.
+func (n *node) SignWorkloads(ctx context.Context, req *pb.SignWorkloadsRequest) (*pb.SignWorkloadsResponse, error) {
+	caller, err := callerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(req.GetCsrs()) > maxBatch {
+		return nil, fault.Invalidf("%d requests in one batch, at most %d are signed", len(req.GetCsrs()), maxBatch)
+	}
+	reqs := make([]CSR, len(req.GetCsrs()))
+	for i, c := range req.GetCsrs() {
+		reqs[i] = readCSR(c)
+	}
+	signed, err := n.p.cfg.Fleet.SignWorkloads(ctx, caller, reqs)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.SignWorkloadsResponse{Results: make([]*pb.SignedWorkload, len(signed))}
+	for i, s := range signed {
+		resp.Results[i] = n.result(s)
+	}
+	return resp, nil
+}
+
+func readCSR(c *pb.WorkloadCSR) CSR {
+	out := CSR{Rule: c.GetRule(), ID: c.GetSpiffeId(), Attributes: c.GetAttributes()}
+	size := 0
+	for name, value := range out.Attributes {
+		size += len(name) + len(value)
+	}
+	switch {
+	case len(out.ID) > 2048 || len(out.Rule) > 256:
+		out.Err = fault.Invalidf("rule or SPIFFE ID too long")
+	case size > maxAttributes:
+		out.Err = fault.Invalidf("workload attributes of %d bytes, at most %d are read", size, maxAttributes)
+	default:
+		out.Key, out.Err = keyOf(c.GetCsr())
+	}
+	return out
+}
+
+func (n *node) result(s Signed) *pb.SignedWorkload {
+	if s.Err == nil {
+		return &pb.SignedWorkload{Chain: s.Chain}
+	}
+	text := s.Err.Error()
+	kind := KindName(s.Err)
+	if kind == fault.Internal.String() {
+		n.p.cfg.Log.Error("workload not signed", "error", s.Err)
+		text = "internal error"
+	}
+	if hint := fault.HintOf(s.Err); hint != "" {
+		text += "; hint: " + hint
+	}
+	return &pb.SignedWorkload{Error: text, ErrorKind: kind}
+}
+
+// RenewNode gives the node a fresh SVID for its bound key.
+func (n *node) RenewNode(ctx context.Context, req *pb.RenewNodeRequest) (*pb.Admitted, error) {
+	caller, err := callerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key, err := keyOf(req.GetCsr())
+	if err != nil {
+		return nil, err
+	}
+	return n.p.cfg.Fleet.RenewNode(ctx, caller, key)
+}
