@@ -1,0 +1,109 @@
+package audit
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	maxAttributes = 64
+	maxLine       = 64 << 10
+)
+
+// Kind is what sort of deed an event tells of. It is a closed set: a new deed
+// is a new constant here.
+type Kind string
+
+// The deeds that are audited.
+const (
+	Admitted Kind = "admitted" // a node was let in, or refused
+	Issued   Kind = "issued"   // an SVID was signed
+	Voided   Kind = "voided"   // an issuance that was journalled did not happen
+	Changed  Kind = "changed"  // an operator changed an object
+	Decided  Kind = "decided"  // a request was allowed or denied
+	Started  Kind = "started"  // a program began or ended
+	Rotated  Kind = "rotated"  // an authority came into use or left it
+)
+
+// Phase tells an intent from what became of it. Who audits a deed writes
+// Before, does it, and writes After with the outcome; a Before without an
+// After is a deed whose end is unknown.
+type Phase string
+
+// The phases of a deed. Single is for one that is over when it is told.
+const (
+	Single Phase = "single"
+	Before Phase = "before"
+	After  Phase = "after"
+)
+
+// Event is one thing that was done, or is about to be.
+type Event struct {
+	Kind     Kind
+	Phase    Phase             // empty means Single
+	Actor    string            // who: a SPIFFE ID, "uid 1000", the server's name
+	Object   string            // to what: "rule web-reads", a SPIFFE ID
+	Outcome  string            // "ok", or why not
+	Revision uint64            // of the registry the deed was decided by, 0 if none
+	Facts    map[string]string // at most 64, all else worth knowing; never a secret
+}
+
+// line is an event as it stands in the file. The order of fields is the order
+// in which people read.
+type line struct {
+	Seq      uint64            `json:"seq"`
+	Time     time.Time         `json:"time"`
+	Kind     Kind              `json:"kind"`
+	Phase    Phase             `json:"phase"`
+	Actor    string            `json:"actor,omitempty"`
+	Object   string            `json:"object,omitempty"`
+	Outcome  string            `json:"outcome,omitempty"`
+	Revision uint64            `json:"revision,omitempty"`
+	Facts    map[string]string `json:"facts,omitempty"`
+	Prev     string            `json:"prev"` // SHA-256 of the line before, hexadecimal
+}
+
+func (e Event) line(seq uint64, now time.Time, prev string) ([]byte, error) {
+	if err := e.validate(); err != nil {
+		return nil, err
+	}
+	phase := e.Phase
+	if phase == "" {
+		phase = Single
+	}
+	text, err := json.Marshal(line{
+		Seq: seq, Time: now.UTC(), Kind: e.Kind, Phase: phase, Actor: e.Actor, Object: e.Object,
+		Outcome: e.Outcome, Revision: e.Revision, Facts: e.Facts, Prev: prev,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("audit %s: %w", e.Kind, err)
+	}
+	if len(text)+1 > maxLine {
+		return nil, fmt.Errorf("audit %s: event has %d bytes, at most %d are allowed", e.Kind, len(text)+1, maxLine)
+	}
+	return append(text, '\n'), nil
+}
+
+func (e Event) validate() error {
+	switch e.Kind {
+	case Admitted, Issued, Voided, Changed, Decided, Started, Rotated:
+	default:
+		return fmt.Errorf("audit: unknown kind %q", e.Kind)
+	}
+	switch e.Phase {
+	case "", Single, Before, After:
+	default:
+		return fmt.Errorf("audit %s: unknown phase %q", e.Kind, e.Phase)
+	}
+	if len(e.Facts) > maxAttributes {
+		return fmt.Errorf("audit %s: event has %d facts, at most %d are allowed", e.Kind, len(e.Facts), maxAttributes)
+	}
+	for _, text := range []string{e.Actor, e.Object, e.Outcome} {
+		if !utf8.ValidString(text) {
+			return fmt.Errorf("audit %s: event is not UTF-8", e.Kind)
+		}
+	}
+	return nil
+}
