@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"reflect"
 	"slices"
-	"strings"
-	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
@@ -23,6 +22,9 @@ func EncodeObject(o *pb.Object) ([]byte, error) { return EncodeState(State{Objec
 // one document an owner.
 func EncodeState(s State) ([]byte, error) {
 	byOwner := map[string]*stateFile{}
+	if len(s.Objects) == 0 {
+		byOwner[""] = &stateFile{TrustDomain: domain{s.TrustDomain}}
+	}
 	for _, o := range s.Objects {
 		owner := ownerOf(o)
 		f := byOwner[owner]
@@ -42,12 +44,7 @@ func EncodeState(s State) ([]byte, error) {
 		slices.SortStableFunc(f.Nodes, func(a, b nodeRule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Identities, func(a, b identityRule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Rules, func(a, b rule) int { return cmp.Compare(a.Name, b.Name) })
-		var doc yaml.Node
-		if err := doc.Encode(f); err != nil {
-			return nil, fmt.Errorf("encode state of owner %q: %w", owner, err)
-		}
-		quote(&doc)
-		if err := enc.Encode(&doc); err != nil {
+		if err := enc.Encode(nodeOf(reflect.ValueOf(*f), "")); err != nil {
 			return nil, fmt.Errorf("encode state of owner %q: %w", owner, err)
 		}
 	}
@@ -88,41 +85,6 @@ func (f *stateFile) put(o *pb.Object) error {
 		return fault.Invalidf("object of no kind this version knows")
 	}
 	return nil
-}
-
-// MarshalYAML writes one source as text and several as a list.
-func (s sources) MarshalYAML() (any, error) {
-	if len(s) == 1 {
-		return s[0], nil
-	}
-	return []string(s), nil
-}
-
-// quote puts text in double quotes where the library's own choice of style is
-// not sure to be read back as it was.
-func quote(n *yaml.Node) {
-	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str" && !plain(n.Value) {
-		n.Style = yaml.DoubleQuotedStyle
-	}
-	if n.Kind == yaml.SequenceNode && len(n.Content) > 4 {
-		n.Style &^= yaml.FlowStyle // long lists are easier to compare line by line
-	}
-	for _, c := range n.Content {
-		quote(c)
-	}
-}
-
-// plain reports whether any style keeps the text: graphic characters, lines
-// without blanks at their ends, nothing YAML takes for a line break.
-func plain(s string) bool {
-	for _, line := range strings.Split(s, "\n") {
-		if strings.TrimSpace(line) != line || (line == "" && s != "") {
-			return false
-		}
-	}
-	return !strings.ContainsFunc(s, func(r rune) bool {
-		return r != '\n' && (!unicode.IsPrint(r) || r == unicode.ReplacementChar)
-	})
 }
 
 // ownerOf is the owner of an object of any kind.

@@ -1,0 +1,160 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kith-id/kith/internal/config"
+	"github.com/kith-id/kith/internal/fault"
+)
+
+func TestEmptyFileIsDefault(t *testing.T) {
+	for _, text := range []string{"", "\n# nothing\n", "---\n", "server:\nlog:\n"} {
+		got, err := config.Parse("kith.yaml", []byte(text))
+		if err != nil {
+			t.Fatalf("Parse(%q): %v", text, err)
+		}
+		if diff := cmp.Diff(config.Default(), got); diff != "" {
+			t.Errorf("Parse(%q) differs from Default (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+func TestEveryKeyIsRead(t *testing.T) {
+	got, err := config.Parse("kith.yaml", []byte(`
+trust_domain: acme.example
+log: {level: debug, format: json}
+server:
+  name: s1
+  listen: 10.0.0.1:8440
+  address: kith.acme.example:8440
+  metrics: ""
+  socket: /run/k/admin.sock
+  kek_file: /etc/kith/kek
+agent:
+  server: kith.acme.example:8440
+  pin: sha256-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+  advertise: 10.0.0.7
+  metrics: "[::1]:9000"
+  socket: /run/k/agent.sock
+survive: {control_plane_outage: 12h}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.File{
+		TrustDomain: "acme.example",
+		Log:         config.Log{Level: "debug", Format: "json"},
+		Server: config.Server{
+			Name: "s1", Listen: "10.0.0.1:8440", Address: "kith.acme.example:8440",
+			Socket: "/run/k/admin.sock", KEKFile: "/etc/kith/kek",
+		},
+		Agent: config.Agent{
+			Server:    "kith.acme.example:8440",
+			Pin:       "sha256-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+			Advertise: "10.0.0.7", Metrics: "[::1]:9000", Socket: "/run/k/agent.sock",
+		},
+		Survive: config.Survive{ControlPlaneOutage: config.Duration(12 * time.Hour)},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got, want := got.Survive.LeafTTL(), 24*time.Hour; got != want {
+		t.Errorf("LeafTTL = %v, want %v", got, want)
+	}
+	if got, want := got.Survive.IssuingTTL(), 48*time.Hour; got != want {
+		t.Errorf("IssuingTTL = %v, want %v", got, want)
+	}
+}
+
+func TestFaultsNameTheLine(t *testing.T) {
+	for _, tc := range []struct{ name, text, want string }{
+		{"misspelt key", "\n\n\n\n\n\ntrust_domian: a.example\n", `kith.yaml:7: unknown key "trust_domian" (nearest: trust_domain)`},
+		{"nested key", "server:\n  lisen: :1\n", `kith.yaml:2: unknown key "lisen" (nearest: listen)`},
+		{"no near key", "log: {colour: true}", `kith.yaml:1: unknown key "colour" (known: level, format)`},
+		{"applied state", "services: {}", `kith.yaml:1: key "services" does not belong here: it is applied state; put it in its own file and run: kith apply -f FILE`},
+		{"twice", "trust_domain: a.example\ntrust_domain: b.example", `kith.yaml:2: key "trust_domain" twice (first in line 1)`},
+		{"list for text", "server:\n  listen: [a]", `kith.yaml:2: want text, got a list`},
+		{"number for text", "agent:\n  advertise: 1.5", `kith.yaml:2: 1.5 is a number, not text: put it in quotes`},
+		{"text for section", "server: yes", `kith.yaml:1: want keys and values, got "yes"`},
+		{"duration without unit", "survive:\n  control_plane_outage: 30", `kith.yaml:2: "30" is not a duration: write it like 30s, 10m or 24h`},
+		{"level", "log:\n  level: wran", `kith.yaml:2: "wran" is not one of debug, info, warn, error (nearest: warn)`},
+		{"alias", "log: {level: &l info}\nserver: {name: *l}", `kith.yaml:2: aliases are not read: write the value out`},
+		{"merge", "log: &l {level: info}\nserver:\n  <<: *l", `kith.yaml:3: merge keys are not read: write the values out`},
+		{"second document", "log:\n---\nlog: {level: info}\n", `kith.yaml:3: a second document (---): kith.yaml is one`},
+		{"not YAML", "log:\n\tlevel: info", `kith.yaml:2: found character that cannot start any token`},
+		{"a list", "- a", `kith.yaml:1: want keys and values, got a list`},
+		{"nothing", "trust_domain:", `kith.yaml:1: want text, got nothing`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := config.Parse("kith.yaml", []byte(tc.text))
+			if err == nil || err.Error() != tc.want {
+				t.Errorf("got  %v\nwant %s", err, tc.want)
+			}
+			if !fault.Is(err, fault.Invalid) {
+				t.Errorf("kind = %v, want invalid", fault.KindOf(err))
+			}
+		})
+	}
+}
+
+func TestAllFaultsAtOnce(t *testing.T) {
+	_, err := config.Parse("k", []byte("a: 1\nserver: {b: 2}\nlog: {level: 7}\n"))
+	if got := strings.Count(err.Error(), "\n") + 1; got != 3 {
+		t.Errorf("%d faults, want 3:\n%v", got, err)
+	}
+	_, err = config.Parse("k", []byte("trust_domain: UPPER\nserver: {listen: x, name: a/b}\nagent: {pin: x, server: ':1'}\nsurvive: {control_plane_outage: 1s}"))
+	for _, path := range []string{"trust_domain: ", "server.listen: ", "server.name: ", "agent.pin: ", "agent.server: ", "survive.control_plane_outage: "} {
+		if !strings.Contains(err.Error(), path) {
+			t.Errorf("no fault of %s in:\n%v", path, err)
+		}
+	}
+	_, err = config.Parse("k", []byte(strings.Repeat("? [x]\n: 1\n", 100)))
+	if got := strings.Count(err.Error(), "\n"); got != 20 || !strings.HasSuffix(err.Error(), "k: 80 more") {
+		t.Errorf("100 faults are not cut to 20:\n%v", err)
+	}
+}
+
+func TestLoadBounds(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := config.Load(filepath.Join(dir, "none")); !fault.Is(err, fault.NotFound) {
+		t.Errorf("Load of no file: %v, want not_found", err)
+	}
+	if f, err := config.LoadOptional(filepath.Join(dir, "none")); err != nil || f != config.Default() {
+		t.Errorf("LoadOptional of no file = %v, %v", f, err)
+	}
+	big := filepath.Join(dir, "big")
+	if err := os.WriteFile(big, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, config.MaxFileSize+1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(big); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "larger than 16 MiB") {
+		t.Errorf("Load of 16 MiB + 1: %v", err)
+	}
+	if _, err := config.Load(dir); err == nil || errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Load of a directory: %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("trust_domain: acme.example\nlog: {level: debug}\nserver: {listen: ':8440'}\n")
+	f.Add("a: &a [*a, *a]\n<<: *a\n")
+	f.Add("? {a: b}\n: - c\n--- !!binary x\n...")
+	f.Fuzz(func(t *testing.T, text string) {
+		file, err := config.Parse("f", []byte(text))
+		if err == nil && file.Validate() != nil {
+			t.Errorf("accepted and not valid: %v", file.Validate())
+		}
+		if err != nil && !fault.Is(err, fault.Invalid) {
+			t.Errorf("kind %v, want invalid: %v", fault.KindOf(err), err)
+		}
+	})
+}
