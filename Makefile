@@ -1,0 +1,80 @@
+# Two commands matter: `make demo` (the main job) and `make test` (everything).
+# Each installs what it lacks and says so. `make help` lists the rest.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 5s
+LDFLAGS := -s -w -X github.com/kith-id/kith/internal/obs.version=$(VERSION)
+
+# The suites below test/ start this binary; they need root for namespaces and
+# mounts, so the compiled test alone runs as root.
+export KITH_BIN := $(CURDIR)/bin/kith
+SUITE := $(GO) test -count=1 -timeout 30m -exec $(CURDIR)/scripts/as-root
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+.PHONY: demo
+demo: build ## the main job: two services that know each other, shown in seconds
+	bin/kith demo
+
+.PHONY: test
+test: deps build lint test-generate test-darwin test-fuzz demo test-unit test-parties test-hosts test-chaos ## everything
+
+.PHONY: build
+build: ## bin/kith, static
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kith ./cmd/kith
+
+.PHONY: deps
+deps: ## install what the tests need and this host lacks (Debian packages)
+	@scripts/deps
+
+.PHONY: test-unit
+test-unit: deps ## unit tests and every CLI verb, with the race detector
+	$(GO) test -race ./...
+
+.PHONY: test-parties
+test-parties: deps build ## real programs of other makers behind kith
+	$(SUITE) -tags parties ./test/parties/...
+
+.PHONY: test-hosts
+test-hosts: deps build ## two network namespaces as two hosts
+	$(SUITE) -tags hosts ./test/hosts/...
+
+.PHONY: test-chaos
+test-chaos: deps build ## kill -9, full disk, lost store, under load
+	$(SUITE) -tags chaos ./test/chaos/...
+
+.PHONY: test-generate
+test-generate: deps ## the committed generated code is what `make generate` makes
+	@scripts/generate --check
+
+.PHONY: test-fuzz
+test-fuzz: ## every fuzz target for FUZZTIME
+	@scripts/fuzz $(FUZZTIME)
+
+.PHONY: test-darwin
+test-darwin: ## it compiles for macOS
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) build ./...
+
+.PHONY: lint
+lint: ## gofumpt, vet, staticcheck, govulncheck, each pinned
+	@scripts/lint
+
+.PHONY: generate
+generate: deps ## write internal/pb from proto/
+	@scripts/generate
+
+.PHONY: bench
+bench: ## benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: clean
+clean: ## remove what was built here
+	rm -rf bin
