@@ -1,0 +1,316 @@
+package policy
+
+import (
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/spiffe"
+)
+
+const (
+	allMethods   = ^uint32(0)
+	otherMethods = 1 << 31 // methods no rule names
+	knownMethods = 9
+)
+
+// methodBit numbers the methods of RFC 9110 and PATCH.
+func methodBit(m string) (bit uint32, ok bool) {
+	switch m {
+	case "GET":
+		return 1 << 0, true
+	case "POST":
+		return 1 << 1, true
+	case "PUT":
+		return 1 << 2, true
+	case "DELETE":
+		return 1 << 3, true
+	case "HEAD":
+		return 1 << 4, true
+	case "PATCH":
+		return 1 << 5, true
+	case "OPTIONS":
+		return 1 << 6, true
+	case "CONNECT":
+		return 1 << 7, true
+	case "TRACE":
+		return 1 << 8, true
+	default:
+		return 0, false
+	}
+}
+
+// Compile makes the table of one service out of the rules to it. Whatever it
+// cannot understand or enforce is an error: the caller keeps what it has, or
+// denies.
+func Compile(set Set, service string) (*Table, error) {
+	svc, ok := set.Services[service]
+	if !ok {
+		return nil, fault.NotFoundf("service %q does not exist", clip(service))
+	}
+	if svc.Name != service {
+		return nil, fault.Invalidf("service %q is kept as %q", clip(svc.Name), clip(service))
+	}
+	if set.TrustDomain.IsZero() {
+		return nil, fault.Invalidf("trust domain is empty")
+	}
+	if err := svc.Validate(); err != nil {
+		return nil, err
+	}
+	ids, err := svc.IDs(set.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := rulesTo(set, service, ids)
+	if err != nil {
+		return nil, err
+	}
+	c := compiler{
+		set:     set,
+		svc:     svc,
+		table:   newTable(set, svc, len(rules)),
+		actions: make(map[string]compiled),
+		classes: make(map[classKey]uint32),
+		excepts: make(map[string]uint32),
+	}
+	for _, r := range rules {
+		if err := c.rule(r); err != nil {
+			return nil, fault.Invalidf("rules.%s.%w", clip(r.Name), err)
+		}
+	}
+	c.table.actions.compact()
+	c.table.sources.compact()
+	return c.table, nil
+}
+
+// rulesTo are the rules that bind the service, by name.
+func rulesTo(set Set, service string, ids []spiffe.ID) ([]Rule, error) {
+	var rules []Rule
+	for name, r := range set.Rules {
+		bound, err := r.binds(service, ids, set.TrustDomain)
+		if err != nil {
+			return nil, fault.Invalidf("rules.%s.to: %w", clip(name), err)
+		}
+		if r.Name != name {
+			return nil, fault.Invalidf("rule %q is kept as %q", clip(r.Name), clip(name))
+		}
+		if bound {
+			rules = append(rules, r)
+		}
+	}
+	slices.SortFunc(rules, func(a, b Rule) int { return strings.Compare(a.Name, b.Name) })
+	return rules, nil
+}
+
+// compiler fills one table.
+type compiler struct {
+	set     Set
+	svc     Service
+	table   *Table
+	actions map[string]compiled
+	classes map[classKey]uint32 // roots
+	excepts map[string]uint32
+}
+
+// compiled is an action's text, parsed once.
+type compiled struct {
+	Action
+	mask uint32
+	text uint32
+}
+
+type classKey struct {
+	tier tier
+	from string
+}
+
+func (c *compiler) rule(r Rule) error {
+	t := c.table
+	number := uint32(len(t.rules))
+	t.rules = append(t.rules, r.Name)
+	denies := tierDeny
+	if r.Guardrail {
+		denies = tierGuardrail
+	}
+	switch {
+	case len(r.From) == 0:
+		return fault.Invalidf("from: empty")
+	case len(r.Allow)+len(r.Deny) == 0:
+		return fault.Invalidf("allow: neither allows nor denies anything")
+	case r.Guardrail && len(r.Allow) > 0:
+		return fault.Invalidf("allow: a guardrail only denies")
+	case len(r.Except) > 0 && len(r.Deny) == 0:
+		return fault.Invalidf("except: there is no deny to except from")
+	}
+	except, err := c.except(r.Except)
+	if err != nil {
+		return err
+	}
+	if except != 0 {
+		t.excepts = append(t.excepts, make([]uint32, int(number)+1-len(t.excepts))...)
+		t.excepts[number] = except
+	}
+	if err := c.enter(r, number, "allow", tierAllow, r.Allow); err != nil {
+		return err
+	}
+	return c.enter(r, number, "deny", denies, r.Deny)
+}
+
+// enter puts one list of actions under each source of the rule.
+func (c *compiler) enter(r Rule, number uint32, field string, at tier, list []string) error {
+	if len(list) == 0 {
+		return nil
+	}
+	fitting := 0
+	for i, text := range list {
+		a, err := c.action(text)
+		if err != nil {
+			return fault.Invalidf("%s: %w", index(field, i), err)
+		}
+		if !a.fits(c.svc.Protocol) {
+			if r.toOne() {
+				return fault.Invalidf("%s: %w", index(field, i), misfit(a.Action, c.svc))
+			}
+			continue
+		}
+		fitting++
+		for j, from := range r.From {
+			root, err := c.class(at, from)
+			if err != nil {
+				return fault.Invalidf("%s: %w", index("from", j), err)
+			}
+			c.table.enter(root, a, number)
+		}
+	}
+	if fitting == 0 {
+		return fault.Invalidf("%s: nothing in it can be enforced on %s, a %s service", field, c.svc.Name, c.svc.Protocol)
+	}
+	return nil
+}
+
+// action parses and numbers an action's text once.
+func (c *compiler) action(text string) (compiled, error) {
+	if a, ok := c.actions[text]; ok {
+		return a, nil
+	}
+	parsed, err := ParseAction(text)
+	if err != nil {
+		return compiled{}, err
+	}
+	a := compiled{Action: parsed, text: uint32(len(c.table.texts))}
+	switch {
+	case parsed.protocol == TCP:
+		a.mask = uint32(parsed.port)
+	case parsed.methods == nil:
+		a.mask = allMethods
+	}
+	for _, m := range parsed.methods {
+		bit, err := c.method(m)
+		if err != nil {
+			return compiled{}, err
+		}
+		a.mask |= bit
+	}
+	c.table.texts = append(c.table.texts, text)
+	c.actions[text] = a
+	return a, nil
+}
+
+func (c *compiler) method(m string) (uint32, error) {
+	if bit, ok := methodBit(m); ok {
+		return bit, nil
+	}
+	i := slices.Index(c.table.methods, m)
+	if i < 0 {
+		i = len(c.table.methods)
+		if knownMethods+i >= bits.Len32(otherMethods)-1 {
+			return 0, fault.Invalidf("method %s: the rules to one service name at most %d methods besides the standard ones", clip(m), i)
+		}
+		c.table.methods = append(c.table.methods, m)
+	}
+	return 1 << (knownMethods + i), nil
+}
+
+// class is the root of the rules of one tier that a source's peers are under.
+func (c *compiler) class(at tier, from string) (uint32, error) {
+	key := classKey{at, from}
+	if root, ok := c.classes[key]; ok {
+		return root, nil
+	}
+	t := c.table
+	root := t.actions.root()
+	number := uint32(len(t.classes))
+	t.classes = append(t.classes, class{tier: at, root: root, from: from})
+	c.classes[key] = root
+	return root, c.resolve(from, binding{class: true, number: number, denies: at != tierAllow})
+}
+
+// except is the number of an except list, 0 for the empty one.
+func (c *compiler) except(list []string) (uint32, error) {
+	if len(list) == 0 {
+		return 0, nil
+	}
+	key := strings.Join(list, "\n")
+	if number, ok := c.excepts[key]; ok {
+		return number, nil
+	}
+	c.table.lists++
+	number := uint32(c.table.lists)
+	c.excepts[key] = number
+	for i, s := range list {
+		if err := c.resolve(s, binding{number: number}); err != nil {
+			return 0, fault.Invalidf("%s: %w", index("except", i), err)
+		}
+	}
+	return number, nil
+}
+
+// binding is what a peer that a source matches gets: a class, or freedom from
+// the rules of an except list.
+type binding struct {
+	class  bool
+	number uint32
+	denies bool
+}
+
+// resolve makes the peers that s names get b. A service's name stands for the
+// identities it has now.
+func (c *compiler) resolve(s string, b binding) error {
+	src, err := parseSource(s)
+	if err != nil {
+		return err
+	}
+	t, own := c.table, c.set.TrustDomain
+	switch src.kind {
+	case anonymous:
+		t.anonymous = append(t.anonymous, b)
+	case anyPeer:
+		if b.denies {
+			t.everyone = append(t.everyone, b)
+			return nil
+		}
+		t.bind(own, []part{{kind: rest}}, b)
+	case named:
+		svc, ok := c.set.Services[src.text]
+		if !ok {
+			return fault.Invalidf("unknown service %q", clip(src.text))
+		}
+		ids, err := svc.IDs(own)
+		if err != nil {
+			return fault.Invalidf("service %q: %w", clip(src.text), err)
+		}
+		for _, id := range ids {
+			t.bind(id.TrustDomain(), identityParts(id), b)
+		}
+	case identities:
+		td := src.td
+		if td.IsZero() {
+			td = own
+		}
+		t.bind(td, src.path, b)
+	default:
+		return fault.Invalidf("source %q is of an unknown kind", clip(s))
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package policy
+
+import "strconv"
+
+// maxCompared bounds how many classes of other peers a near miss is sought in.
+const maxCompared = 1024
+
+// Explain is Decide, and on a denial that no rule made it also names the allow
+// rule that came closest. It is for reports: it costs microseconds and allocates.
+func (t *Table) Explain(p Peer, r Request) Decision {
+	d := t.Decide(p, r)
+	switch d.Reason {
+	case NoRule, NoSource, UnknownTrustDomain:
+		p = t.current(p)
+		d.Near = t.near(&p, &r)
+	}
+	return d
+}
+
+func (t *Table) near(p *Peer, r *Request) NearMiss {
+	switch {
+	case t.protocol.carriesRequests() != r.Protocol.carriesRequests():
+		return NearMiss{Field: FieldProtocol, Want: t.protocol.String(), Got: r.Protocol.String()}
+	case t.protocol == TCP:
+		return t.nearConnection(p, r)
+	default:
+		return t.nearRequest(p, r)
+	}
+}
+
+func (t *Table) nearConnection(p *Peer, r *Request) NearMiss {
+	for _, own := range p.roots[p.allows:] {
+		i := t.actions.nodes[own.node].first
+		e := t.actions.entries[i]
+		return NearMiss{t.rules[e.rule], FieldPort, strconv.Itoa(int(e.mask)), strconv.Itoa(int(r.Port))}
+	}
+	best, from := uint32(0), ""
+	for c := range t.others(p) {
+		for i := t.actions.nodes[c.root].first; i != 0; i = t.actions.entries[i].next {
+			fits := t.actions.entries[i].mask == 0 || t.actions.entries[i].mask == uint32(r.Port)
+			if best == 0 || fits {
+				best, from = i, c.from
+			}
+			if fits {
+				return t.missedFrom(p, best, from)
+			}
+		}
+	}
+	return t.missedFrom(p, best, from)
+}
+
+// nearRequest prefers, in this order: the wrong method on the right path; the
+// right path up to its last segment; what somebody else may do; any other path.
+func (t *Table) nearRequest(p *Peer, r *Request) NearMiss {
+	var q query
+	t.actions.aim(&q, r.Path)
+	var own reach
+	for _, root := range p.roots[p.allows:] {
+		q.mask = allMethods
+		if t.actions.walk(&q, root.node, 0) {
+			e := t.actions.entries[q.found]
+			return NearMiss{t.rules[e.rule], FieldMethod, t.written(e).methodText(), r.Method}
+		}
+		t.actions.reach(&q, root.node, 0, &own)
+	}
+	if own.entry != 0 && own.depth > 0 && own.depth >= q.segments-1 {
+		return t.missedPath(own.entry, r)
+	}
+	q.mask = t.methodMask(r.Method)
+	var theirs reach
+	from := ""
+	for c := range t.others(p) {
+		if t.actions.walk(&q, c.root, 0) {
+			return t.missedFrom(p, q.found, c.from)
+		}
+		if own.entry == 0 {
+			before := theirs
+			if t.actions.reach(&q, c.root, 0, &theirs); theirs != before {
+				from = c.from
+			}
+		}
+	}
+	if own.entry != 0 {
+		return t.missedPath(own.entry, r)
+	}
+	return t.missedFrom(p, theirs.entry, from)
+}
+
+// others yields the allow classes the peer is not in.
+func (t *Table) others(p *Peer) func(yield func(class) bool) {
+	return func(yield func(class) bool) {
+		compared := 0
+		for _, c := range t.classes {
+			if c.tier != tierAllow || p.in(c) {
+				continue
+			}
+			if compared++; compared > maxCompared || !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+func (p *Peer) in(c class) bool {
+	for _, r := range p.roots[p.allows:] {
+		if r.node == c.root {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *Table) missedPath(entry uint32, r *Request) NearMiss {
+	e := t.actions.entries[entry]
+	return NearMiss{t.rules[e.rule], FieldPath, templateText(t.written(e).path), r.Path}
+}
+
+// missedFrom is no near miss at all where entry is 0.
+func (t *Table) missedFrom(p *Peer, entry uint32, from string) NearMiss {
+	if entry == 0 {
+		return NearMiss{}
+	}
+	got := p.id.String()
+	if p.anonymous {
+		got = "anonymous"
+	}
+	return NearMiss{t.rules[t.actions.entries[entry].rule], FieldFrom, from, got}
+}
+
+// written is the action an entry was made from.
+func (t *Table) written(e entry) Action {
+	a, _ := ParseAction(t.texts[e.text]) // it was parsed when the table was compiled
+	return a
+}
+
+// reach is how far a path got in some class: past depth segments, where an entry
+// was still to come.
+type reach struct {
+	depth int
+	entry uint32
+}
+
+// reach finds the node at which q gets furthest.
+func (t *trie) reach(q *query, at uint32, depth int, best *reach) {
+	n := &t.nodes[at]
+	if n.some != 0 && (best.entry == 0 || depth > best.depth) {
+		*best = reach{depth, n.some}
+	}
+	if depth == q.segments || depth >= t.depth {
+		return
+	}
+	segment := q.head[depth]
+	if segment != 0 {
+		if child := t.edges.find(at, segment); child != 0 {
+			t.reach(q, child, depth+1, best)
+		}
+	}
+	if n.one != 0 && segment != t.empty {
+		t.reach(q, n.one, depth+1, best)
+	}
+}

@@ -1,0 +1,43 @@
+package policy
+
+import "strings"
+
+// Fix is the one command that would allow what d denied, or "" where no allow
+// could: another rule denied it, the path had no one reading, or the caller has
+// no identity to name. from and to are a service's name or an ID; method and path
+// are empty for a connection. The path is taken as it is, never as a pattern.
+func Fix(d Decision, from, to, method, path string) string {
+	switch {
+	case d.Effect == Allow || from == "" || to == "" || from == "anonymous" || d.Near.Field == FieldProtocol:
+		return ""
+	case d.Reason != NoRule && d.Reason != NoSource && d.Reason != UnknownTrustDomain:
+		return ""
+	}
+	action := "tcp"
+	switch {
+	case method != "" || path != "":
+		action = method + " " + strings.NewReplacer("*", "%2A", "{", "%7B", "}", "%7D").Replace(path)
+	case d.Near.Field == FieldPort && d.Near.Got != "0":
+		action = "tcp " + d.Near.Got
+	}
+	if _, err := ParseAction(action); err != nil {
+		return ""
+	}
+	return "kith allow " + quote(from) + " " + quote(action) + " on " + quote(to)
+}
+
+// quote makes s one word to a POSIX shell.
+func quote(s string) string {
+	plain := true
+	for i := range len(s) {
+		plain = plain && (unreserved(s[i]) || strings.IndexByte("/:@%+,=", s[i]) >= 0)
+	}
+	switch {
+	case plain && s != "":
+		return s
+	case !strings.ContainsAny(s, "\"$`\\!"):
+		return `"` + s + `"`
+	default:
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+}

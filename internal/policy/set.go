@@ -1,0 +1,215 @@
+package policy
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// Set is the applied state decisions are made from, keyed by name. It is a value:
+// what has been handed to Validate or Compile must not change afterwards.
+type Set struct {
+	TrustDomain spiffe.TrustDomain
+	Revision    uint64
+	Services    map[string]Service
+	Rules       map[string]Rule
+}
+
+// Validate reports every fault of the set at once, each with its path and, for a
+// slip, the nearest name, as one Invalid error; and warnings about rules that are
+// sound but do not do what they seem to. A service that a rule still names cannot
+// be left out of the set.
+func (s Set) Validate() (warnings []string, err error) {
+	v := validation{set: s, names: slices.Sorted(maps.Keys(s.Services)), ids: map[string][]spiffe.ID{}, actions: map[string]Action{}}
+	if s.TrustDomain.IsZero() {
+		v.faults.add("trust_domain", fault.Invalidf("empty"))
+		return nil, v.faults.err()
+	}
+	for _, name := range v.names {
+		svc := s.Services[name]
+		if svc.Name != name {
+			v.faults.add("services."+name, fault.Invalidf("is kept under another name than its own, %q", clip(svc.Name)))
+		}
+		svc.check(&v.faults)
+		v.ids[name], _ = svc.IDs(s.TrustDomain) // check has reported what is wrong
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Rules)) {
+		v.rule(name, s.Rules[name])
+	}
+	if err := v.faults.err(); err != nil {
+		return nil, err
+	}
+	return v.lint(), nil
+}
+
+// Slice is what the enforcement points of the named services need: these
+// services, the rules to them, and the services those rules name.
+func (s Set) Slice(services ...string) Set {
+	out := Set{TrustDomain: s.TrustDomain, Revision: s.Revision, Services: map[string]Service{}, Rules: map[string]Rule{}}
+	keep := func(name string) {
+		if svc, ok := s.Services[name]; ok {
+			out.Services[name] = svc
+		}
+	}
+	for _, name := range services {
+		keep(name)
+	}
+	ids := map[string][]spiffe.ID{}
+	for name, svc := range out.Services {
+		ids[name], _ = svc.IDs(s.TrustDomain) // Compile reports it
+	}
+	for name, r := range s.Rules {
+		for svc := range ids {
+			// What cannot be read goes along: Compile must see it and refuse.
+			if bound, err := r.binds(svc, ids[svc], s.TrustDomain); bound || err != nil {
+				out.Rules[name] = r
+				break
+			}
+		}
+	}
+	for _, r := range out.Rules {
+		for _, name := range r.services() {
+			keep(name)
+		}
+	}
+	return out
+}
+
+// validation is one run of Set.Validate.
+type validation struct {
+	set     Set
+	names   []string // of the services, sorted
+	ids     map[string][]spiffe.ID
+	actions map[string]Action // parsed so far, by text
+	faults  faults
+}
+
+func (v *validation) rule(name string, r Rule) {
+	at := "rules." + name
+	if err := ValidateName(name); err != nil {
+		v.faults.add("rules", err)
+	}
+	if r.Name != name {
+		v.faults.add(at, fault.Invalidf("is kept under another name than its own, %q", clip(r.Name)))
+	}
+	switch {
+	case len(r.Allow) == 0 && len(r.Deny) == 0:
+		v.faults.add(at, fault.Hint(fault.Invalidf("neither allows nor denies anything"), `as in allow: ["GET /v1/orders/{**}"]`))
+	case r.Guardrail && len(r.Allow) > 0:
+		v.faults.add(at+".allow", fault.Hint(fault.Invalidf("a guardrail only denies"), "put the allow in a rule of its own"))
+	case len(r.Except) > 0 && len(r.Deny) == 0:
+		v.faults.add(at+".except", fault.Hint(fault.Invalidf("there is no deny to except from"), "an allow lists who is allowed in from"))
+	}
+	if len(r.From) == 0 {
+		v.faults.add(at+".from", fault.Hint(fault.Invalidf("empty"), "say any for every authenticated peer"))
+	}
+	v.faults.bound(at+".from", len(r.From), maxFrom)
+	v.faults.bound(at+".except", len(r.Except), maxFrom)
+	v.faults.bound(at+".allow", len(r.Allow), maxActions)
+	v.faults.bound(at+".deny", len(r.Deny), maxActions)
+	v.faults.bound(at+".owner", len(r.Owner), maxOwner)
+	v.sources(at+".from", r.From)
+	v.sources(at+".except", r.Except)
+	targets := v.targets(at+".to", r)
+	v.ruleActions(at+".allow", r, r.Allow, targets)
+	v.ruleActions(at+".deny", r, r.Deny, targets)
+}
+
+func (v *validation) sources(at string, list []string) {
+	for i, s := range list {
+		src, err := parseSource(s)
+		if err == nil && src.kind == named {
+			err = v.known(s)
+		}
+		if err != nil {
+			v.faults.add(index(at, i), err)
+		}
+	}
+}
+
+// known is nil if there is a service of this name.
+func (v *validation) known(name string) error {
+	if _, ok := v.set.Services[name]; ok {
+		return nil
+	}
+	err := fault.Invalidf("unknown service %q", clip(name))
+	if near := nearest(name, v.names); near != "" {
+		return fault.Hint(err, "did you mean %s?", near)
+	}
+	return err
+}
+
+// targets are the names of the services the rule binds.
+func (v *validation) targets(at string, r Rule) []string {
+	to, err := r.target()
+	if err != nil {
+		v.faults.add(at, err)
+		return nil
+	}
+	if to.kind == named {
+		if err := v.known(r.To); err != nil {
+			v.faults.add(at, err)
+			return nil
+		}
+		return []string{r.To}
+	}
+	var bound []string
+	for _, name := range v.names {
+		if ok, _ := r.binds(name, v.ids[name], v.set.TrustDomain); ok {
+			bound = append(bound, name)
+		}
+	}
+	if len(bound) == 0 && to.literalID() {
+		v.faults.add(at, fault.Invalidf("no service has the identity %q", clip(r.To)))
+	}
+	return bound
+}
+
+// ruleActions checks that every action can be read, and enforced where the rule
+// binds: all of them on a service it names, at least one on each of many.
+func (v *validation) ruleActions(at string, r Rule, actions []string, targets []string) {
+	parsed := make([]Action, 0, len(actions))
+	for i, text := range actions {
+		a, err := v.action(text)
+		if err != nil {
+			v.faults.add(index(at, i), err)
+			continue
+		}
+		parsed = append(parsed, a)
+		if svc := v.set.Services[r.To]; len(targets) == 1 && r.toOne() && !a.fits(svc.Protocol) {
+			v.faults.add(index(at, i), misfit(a, svc))
+		}
+	}
+	if r.toOne() || len(parsed) < len(actions) || len(actions) == 0 {
+		return
+	}
+	for _, name := range targets {
+		svc := v.set.Services[name]
+		if !slices.ContainsFunc(parsed, func(a Action) bool { return a.fits(svc.Protocol) }) {
+			v.faults.add(at, misfit(parsed[0], svc))
+		}
+	}
+}
+
+// misfit says that no enforcement point of svc could enforce a.
+func misfit(a Action, svc Service) error {
+	err := fault.Invalidf("%q cannot be enforced: %s is a %s service", a.String(), svc.Name, svc.Protocol)
+	if svc.Protocol == TCP {
+		return fault.Hint(err, `say "tcp", or give %s protocol: http`, svc.Name)
+	}
+	return fault.Hint(err, `say "* /{**}" for every request, or give %s protocol: tcp`, svc.Name)
+}
+
+// action is ParseAction, once per text.
+func (v *validation) action(text string) (Action, error) {
+	if a, ok := v.actions[text]; ok {
+		return a, nil
+	}
+	a, err := ParseAction(text)
+	if err == nil {
+		v.actions[text] = a
+	}
+	return a, err
+}

@@ -1,0 +1,229 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// trie matches paths against templates from any number of roots. Nodes, edges
+// and entries are flat arrays addressed by number, so a trie of 100 000 rules is
+// a handful of objects to the garbage collector.
+//
+// Behind {**} a template goes on as a branch that is read from the path's end.
+type trie struct {
+	segments interner
+	edges    edges
+	nodes    []node  // nodes[0] is no node
+	entries  []entry // entries[0] is no entry
+	empty    uint32  // the number of the empty segment
+	tails    bool    // some template goes on behind {**}
+	depth    int     // most segments before the end or {**} of any template
+}
+
+// node is where some templates have got to.
+type node struct {
+	one         uint32 // child by any one segment that is not empty
+	rest        uint32 // root of the branch behind {**}
+	first, last uint32 // entries of the templates that end here
+	some        uint32 // some entry at or below this node, for near misses
+}
+
+// entry is one action of one rule at the node its template ends in.
+type entry struct {
+	mask uint32 // methods; of TCP actions the port, 0 for any
+	rule uint32
+	text uint32 // number of the action's text
+	next uint32
+}
+
+func newTrie() trie {
+	t := trie{segments: newInterner(), edges: newEdges(), nodes: make([]node, 1), entries: make([]entry, 1)}
+	t.empty = t.segments.add("")
+	return t
+}
+
+func (t *trie) root() uint32 {
+	t.nodes = append(t.nodes, node{})
+	return uint32(len(t.nodes) - 1)
+}
+
+// insert puts e where parts lead from root, unless redundant says that an entry
+// already there leaves it nothing to do.
+func (t *trie) insert(root uint32, parts []part, e entry, redundant func(there entry) bool) {
+	t.entries = append(t.entries, e)
+	number := uint32(len(t.entries) - 1)
+	head, tail := parts, []part(nil)
+	open := openAt(parts)
+	if open >= 0 {
+		head, tail = parts[:open], parts[open+1:]
+	}
+	t.depth = max(t.depth, len(head))
+	t.tails = t.tails || len(tail) > 0
+	at := t.mark(root, number)
+	for _, p := range head {
+		at = t.mark(t.child(at, p), number)
+	}
+	if open >= 0 {
+		if t.nodes[at].rest == 0 {
+			made := t.root()
+			t.nodes[at].rest = made
+		}
+		at = t.mark(t.nodes[at].rest, number)
+		for _, p := range slices.Backward(tail) {
+			at = t.mark(t.child(at, p), number)
+		}
+	}
+	n := &t.nodes[at]
+	// Looking at the first few keeps a node that many rules end in linear to fill.
+	for i, looked := n.first, 0; i != 0 && looked < 64; i, looked = t.entries[i].next, looked+1 {
+		if redundant(t.entries[i]) {
+			return
+		}
+	}
+	if n.first == 0 {
+		n.first = number
+	} else {
+		t.entries[n.last].next = number
+	}
+	n.last = number
+}
+
+func (t *trie) mark(n, number uint32) uint32 {
+	if t.nodes[n].some == 0 {
+		t.nodes[n].some = number
+	}
+	return n
+}
+
+func (t *trie) child(parent uint32, p part) uint32 {
+	if p.kind == one {
+		if t.nodes[parent].one == 0 {
+			made := t.root()
+			t.nodes[parent].one = made
+		}
+		return t.nodes[parent].one
+	}
+	segment := t.segments.add(p.text)
+	if found := t.edges.find(parent, segment); found != 0 {
+		return found
+	}
+	made := t.root()
+	t.edges.add(edge{parent, segment, made})
+	return made
+}
+
+// compact gives back what growing left over.
+func (t *trie) compact() {
+	t.nodes = slices.Clip(slices.Clone(t.nodes))
+	t.entries = slices.Clip(slices.Clone(t.entries))
+	t.segments.texts = slices.Clip(slices.Clone(t.segments.texts))
+}
+
+// query is one lookup. It lives on the stack.
+type query struct {
+	path     string
+	segments int                 // in path
+	head     [maxSegments]uint32 // their numbers, as far as the trie is deep
+	mask     uint32              // an entry that shares no bit is passed over
+	excepts  []uint32            // as in Table; nil where no exception counts
+	excepted []uint64            // the except lists that name this peer
+	collect  bool                // gather all entries, not only the first
+	found    uint32
+	all      []uint32
+}
+
+// aim points q at path, which is normal.
+func (t *trie) aim(q *query, path string) {
+	q.path = path
+	q.segments = strings.Count(path, "/")
+	escaped := strings.IndexByte(path, '%') >= 0
+	start := 1
+	for i := range min(q.segments, t.depth) {
+		end := strings.IndexByte(path[start:], '/')
+		if end += start; end < start {
+			end = len(path)
+		}
+		q.head[i] = t.number(path[start:end], escaped)
+		start = end + 1
+	}
+}
+
+// number is the number of a segment of a normal path.
+func (t *trie) number(segment string, escaped bool) uint32 {
+	if !escaped || strings.IndexByte(segment, '%') < 0 {
+		return t.segments.find(segment)
+	}
+	if len(segment) > 3*maxLiteral {
+		return 0 // longer than any literal
+	}
+	var space [3 * maxLiteral]byte
+	return t.segments.findBytes(fold(space[:0], segment))
+}
+
+// walk visits what q matches from node at, which depth segments led to, and
+// reports whether a visit ended the search. It costs at most one step for each
+// node that fits the path, however many rules there are elsewhere.
+func (t *trie) walk(q *query, at uint32, depth int) bool {
+	n := &t.nodes[at]
+	if depth == q.segments {
+		if q.visit(t, n.first) {
+			return true
+		}
+	} else if depth < t.depth {
+		segment := q.head[depth]
+		if segment != 0 {
+			if child := t.edges.find(at, segment); child != 0 && t.walk(q, child, depth+1) {
+				return true
+			}
+		}
+		if n.one != 0 && segment != t.empty && t.walk(q, n.one, depth+1) {
+			return true
+		}
+	}
+	return n.rest != 0 && t.walkBack(q, n.rest, q.segments-depth, len(q.path))
+}
+
+// walkBack goes on behind {**}: left segments of path[:end] are still to be had,
+// the last one first.
+func (t *trie) walkBack(q *query, at uint32, left, end int) bool {
+	n := &t.nodes[at]
+	if q.visit(t, n.first) {
+		return true
+	}
+	if !t.tails || left == 0 {
+		return false
+	}
+	start := strings.LastIndexByte(q.path[:end], '/')
+	segment := t.number(q.path[start+1:end], true)
+	if segment != 0 {
+		if child := t.edges.find(at, segment); child != 0 && t.walkBack(q, child, left-1, start) {
+			return true
+		}
+	}
+	return n.one != 0 && segment != t.empty && t.walkBack(q, n.one, left-1, start)
+}
+
+// visit looks through the entries of one node, in the order of rule names.
+func (q *query) visit(t *trie, i uint32) bool {
+	for ; i != 0; i = t.entries[i].next {
+		e := &t.entries[i]
+		if e.mask&q.mask == 0 || len(q.excepts) != 0 && q.free(e.rule) {
+			continue
+		}
+		if !q.collect {
+			q.found = i
+			return true
+		}
+		q.all = append(q.all, i)
+	}
+	return false
+}
+
+// free is true if the peer is excepted from the rule.
+func (q *query) free(rule uint32) bool {
+	if int(rule) >= len(q.excepts) || q.excepted == nil {
+		return false
+	}
+	list := q.excepts[rule]
+	return list != 0 && q.excepted[list>>6]>>(list&63)&1 != 0
+}
