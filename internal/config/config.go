@@ -6,6 +6,8 @@ package config
 
 import "time"
 
+//go:generate env KITH_UPDATE=1 go test -count=1 -run TestReferenceIsCurrent .
+
 // File is kith.yaml, the configuration of one host's processes. The comment of
 // each field is its manual; docs/config.md is generated from them.
 type File struct {
@@ -34,7 +36,7 @@ type Log struct {
 
 // Server configures the control plane.
 type Server struct {
-	// Name is this server's name in its own identity, /kith/server/<name>.
+	// Name is this server's name in its own identity, `/kith/server/NAME`.
 	// Empty: the host's name. Letters, digits, '.', '_' and '-'.
 	Name string `yaml:"name"`
 	// Listen is the host:port agents connect to. One port serves admission
@@ -59,7 +61,7 @@ type Server struct {
 type Agent struct {
 	// Server is the host:port of the server. Empty: the one in the join line.
 	Server string `yaml:"server"`
-	// Pin is the server's CA pin, sha256-<64 hex digits>. Empty: the one in the
+	// Pin is the server's CA pin, sha256- and 64 hex digits. Empty: the one in the
 	// join line. A server that cannot show this root is refused.
 	Pin string `yaml:"pin"`
 	// Advertise is the address (no port) under which other nodes reach what is

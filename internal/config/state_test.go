@@ -251,6 +251,8 @@ func TestEncodeRoundTrips(t *testing.T) {
 }
 
 func FuzzParseState(f *testing.F) {
+	f.Add("")
+	f.Add("trust_domain: acme.example")
 	f.Add(designState)
 	f.Add("rules:\n- {name: a, from: [b, c], allow: ['grpc a.B/C']}\n---\nowner: x\nservices: {1000: {}}")
 	f.Fuzz(func(t *testing.T, text string) {

@@ -1,0 +1,173 @@
+package kith_test
+
+import (
+	"bufio"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// dependency is a module we import directly: who may, and why it is here.
+type dependency struct {
+	module string
+	// rooms may import it in code; every test file of the repository may.
+	rooms []string
+	why   string
+}
+
+// maxDirect bounds what one person can keep an eye on.
+const maxDirect = 40
+
+func dependencies() []dependency {
+	wire := []string{
+		".", "internal/store", "internal/pb", "internal/pb/workloadpb", "internal/config", "internal/registry", "internal/policy",
+		"internal/platform/host", "internal/platform/proof", "internal/api", "internal/workload",
+		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
+	}
+	programs := []string{
+		"internal/store", "internal/platform/host", "internal/ca", "internal/api", "internal/workload",
+		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
+	}
+	return []dependency{
+		{"google.golang.org/grpc", wire, "our wire and the SPIFFE Workload API's"},
+		{"google.golang.org/protobuf", wire, "messages of both"},
+		{"github.com/spf13/cobra", []string{"cmd/kith"}, "verbs, help, completion, suggestions"},
+		{"go.etcd.io/etcd/api/v3", []string{"internal/store"}, "the store's messages"},
+		{"go.etcd.io/etcd/client/v3", []string{"internal/store"}, "the store's client"},
+		{"go.etcd.io/etcd/server/v3", []string{"internal/store"}, "the store's engine, in the child process"},
+		{"go.uber.org/zap", []string{"internal/store"}, "etcd's logger, bridged to ours"},
+		{"cel.dev/cel-go", []string{"internal/registry"}, "requirements of node and identity rules"},
+		{"go.yaml.in/yaml/v3", []string{"internal/config", "cmd/kith"}, "files, and -o yaml"},
+		{"github.com/prometheus/client_golang", append(programs, "internal/obs", "internal/audit", "internal/policy"), "metrics, made beside what they measure"},
+		{"golang.org/x/sys", append(programs, "."), "pidfd, peer credentials, sock_diag, file locks"},
+		{"golang.org/x/net", []string{".", "internal/proxy"}, "HTTP/2 over connections we made ourselves"},
+		{"golang.org/x/crypto", []string{"spiffe", "internal/keys"}, "cryptobyte for DER, argon2 for passphrases"},
+		{"golang.org/x/sync", append(programs, "."), "errgroup, singleflight, semaphores"},
+		{"golang.org/x/time", append(programs, "."), "rate limits"},
+		{"github.com/google/go-cmp", nil, "tests: readable differences"},
+		{"pgregory.net/rapid", nil, "tests: properties"},
+		{"github.com/rogpeppe/go-internal", nil, "tests: testscript, one .txtar a verb"},
+		{"go.uber.org/goleak", nil, "tests: no goroutine is left behind"},
+		{"github.com/spiffe/go-spiffe/v2", nil, "tests: the peer library we must work with"},
+		{"github.com/coder/websocket", nil, "tests: a WebSocket client and server not ours"},
+	}
+}
+
+// bannedImports are packages nobody may import, with the reason.
+func bannedImports() map[string]string {
+	return map[string]string{
+		"C":                                "no cgo: one static binary",
+		"unsafe":                           "nothing here is worth it",
+		"plugin":                           "no code is loaded at run time",
+		"log":                              "slog, passed in",
+		"io/ioutil":                        "gone since Go 1.16",
+		"math/rand":                        "math/rand/v2 for jitter, crypto/rand for secrets",
+		"net/http/pprof":                   "registers itself on a global mux",
+		"expvar":                           "registers itself on a global mux",
+		"gopkg.in/yaml.v3":                 "unmaintained; go.yaml.in/yaml/v3 is its heir",
+		"sigs.k8s.io/yaml":                 "lenient; internal/config reads YAML",
+		"github.com/sirupsen/logrus":       "slog, passed in",
+		"github.com/open-policy-agent/opa": "policy is decided here; OPA is asked over the wire",
+		"github.com/pkg/errors":            "fmt.Errorf with %w, and fault",
+		"github.com/stretchr/testify":      "std testing and go-cmp: failure text says got and want",
+	}
+}
+
+func TestDependenciesAreInTheirRooms(t *testing.T) {
+	known := dependencies()
+	banned := bannedImports()
+	for _, s := range sources(t) {
+		_, others := s.imports()
+		for _, p := range others {
+			if why, no := banned[p]; no && !s.generated {
+				t.Errorf("%s imports %s: %s", s.name, p, why)
+				continue
+			}
+			if p == "testing" && !s.test && kits()[s.pkg] == 0 && !outside(s.pkg) {
+				t.Errorf("%s imports testing: it would be in the binary", s.name)
+			}
+			if first, _, _ := strings.Cut(p, "/"); !strings.Contains(first, ".") {
+				continue // the standard library
+			}
+			d := owner(known, p)
+			switch {
+			case d == nil:
+				t.Errorf("%s imports %s, which is in no row of dependencies(): a new one is its own commit, saying what, why not std, and its room", s.name, p)
+			case s.test || outside(s.pkg) || kits()[s.pkg] != 0:
+			case !slices.Contains(d.rooms, s.pkg):
+				t.Errorf("%s imports %s: %s (%s) belongs in %s", s.name, p, d.module, d.why, roomsOf(d))
+			}
+		}
+	}
+}
+
+// owner is the dependency with the longest module path that holds the package.
+func owner(known []dependency, pkg string) *dependency {
+	var best *dependency
+	for i, d := range known {
+		if (pkg == d.module || strings.HasPrefix(pkg, d.module+"/")) && (best == nil || len(d.module) > len(best.module)) {
+			best = &known[i]
+		}
+	}
+	return best
+}
+
+func roomsOf(d *dependency) string {
+	if len(d.rooms) == 0 {
+		return "tests only"
+	}
+	return strings.Join(d.rooms, ", ")
+}
+
+func TestDirectDependenciesAreListedAndFew(t *testing.T) {
+	direct := directModules(t)
+	if len(direct) > maxDirect {
+		t.Errorf("%d direct dependencies, at most %d", len(direct), maxDirect)
+	}
+	var listed []string
+	for _, d := range dependencies() {
+		listed = append(listed, d.module)
+		if d.why == "" {
+			t.Errorf("%s is here without a reason", d.module)
+		}
+		if !slices.Contains(direct, d.module) {
+			t.Errorf("dependencies() lists %s, which go.mod does not require directly: take it out", d.module)
+		}
+	}
+	for _, m := range direct {
+		if !slices.Contains(listed, m) {
+			t.Errorf("go.mod requires %s, which dependencies() does not know: say why and where", m)
+		}
+	}
+}
+
+// directModules reads go.mod's requirements without "// indirect".
+func directModules(t *testing.T) []string {
+	t.Helper()
+	f, err := os.Open("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var modules []string
+	inside := false
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		line := strings.TrimSpace(lines.Text())
+		rest, single := strings.CutPrefix(line, "require ")
+		switch {
+		case line == "require (":
+			inside = true
+		case line == ")":
+			inside = false
+		case strings.HasPrefix(line, "replace") || strings.HasPrefix(line, "exclude"):
+			t.Errorf("go.mod: %q: who installs us with go install does not see it", line)
+		case (inside || single) && line != "" && !strings.Contains(line, "// indirect"):
+			if !single {
+				rest = line
+			}
+			modules = append(modules, strings.Fields(rest)[0])
+		}
+	}
+	return modules
+}
