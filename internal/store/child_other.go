@@ -1,0 +1,14 @@
+//go:build !linux
+
+package store
+
+import "syscall"
+
+// maxSocketPath is what sun_path holds, less its final zero.
+const maxSocketPath = 103
+
+// childAttributes puts the member into its own process group. Only the pipe
+// ends it with the server here.
+func childAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true}
+}

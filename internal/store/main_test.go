@@ -1,0 +1,22 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+)
+
+// TestMain lets the test binary be the member that OpenEtcd starts.
+func TestMain(m *testing.M) {
+	verb := MemberVerb()
+	if len(os.Args) > len(verb) && slices.Equal(os.Args[1:1+len(verb)], verb) {
+		if err := RunMember(context.Background(), os.Args[1+len(verb):]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}

@@ -1,0 +1,198 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/registry"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// MemberVerb is the command line, below the program's name, that must lead to
+// RunMember.
+func MemberVerb() []string { return []string{"server", "store-member"} }
+
+// The layout of a store directory.
+const (
+	dataName   = "etcd" // etcd's own files
+	runName    = "run"  // 0700; holds the socket, and is the child's working directory
+	socketName = "store.sock"
+	lockName   = "lock"
+)
+
+// The member's tuning. A trust domain has few, small writes: short segments
+// and snapshots keep an idle member small on disk and in memory.
+const (
+	defaultQuota     = 2 << 30
+	segmentBytes     = 8 << 20
+	snapshotCount    = 2_000
+	catchUpEntries   = 100
+	keptRevisions    = 10_000 // for watches that resume
+	maxRequestBytes  = registry.MaxTxnBytes + 1<<20
+	maxEngineOps     = 2*registry.MaxTxnOps + 2
+	memberTick       = 20 // ms; alone, an election has nobody to wait for
+	memberElection   = 100
+	memberGCPercent  = 50
+	memberStopLimit  = 5 * time.Second
+	memberReadyLimit = 60 * time.Second
+)
+
+// The words a member says on its standard output, one line each.
+const (
+	saidReady  = "ready"
+	saidLocked = "locked " // followed by who holds the directory
+	saidFailed = "failed " // followed by the error
+)
+
+// RunMember is the child process: one etcd member on a unix socket, for the
+// server that started it. It ends when ctx does, when its standard input
+// closes, or on SIGTERM, and prints its logs as JSON lines on standard error.
+// It writes to no other file than those below --dir and opens no TCP port.
+func RunMember(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("store-member", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	dir := flags.String("dir", "", "store directory")
+	quota := flags.Int64("quota", defaultQuota, "size limit of the database in bytes")
+	if err := flags.Parse(args); err != nil {
+		return fault.Invalidf("store member: %w", err)
+	}
+	if *dir == "" || flags.NArg() > 0 {
+		return fault.Hint(fault.Invalidf("store member: want --dir and nothing else"), "kith server starts it by itself")
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with the process: a read of stdin cannot be interrupted
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	err := serveMember(ctx, *dir, *quota)
+	var locked *lockedError
+	switch {
+	case errors.As(err, &locked):
+		fmt.Println(saidLocked + locked.holder)
+	case err != nil:
+		fmt.Println(saidFailed + err.Error())
+	}
+	return err
+}
+
+// serveMember locks the directory, runs etcd until ctx ends, and stops it.
+func serveMember(ctx context.Context, dir string, quota int64) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("store member: %w", err)
+	}
+	release, err := lockDir(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	// Sockets are named relative to the working directory: etcd takes a peer
+	// socket's name from the host part of a URL, which cannot hold a slash.
+	if err := os.Chdir(filepath.Join(dir, runName)); err != nil {
+		return fmt.Errorf("store member: %w", err)
+	}
+	syscall.Umask(0o077)
+	debug.SetGCPercent(memberGCPercent)
+	wal.SegmentSizeBytes = segmentBytes
+	config, err := memberConfig(filepath.Join(dir, dataName), quota)
+	if err != nil {
+		return err
+	}
+	etcd, err := embed.StartEtcd(config)
+	if err != nil {
+		return fmt.Errorf("start store member: %w", err)
+	}
+	defer stopMember(etcd)
+	limit := time.NewTimer(memberReadyLimit)
+	defer limit.Stop()
+	select {
+	case <-etcd.Server.ReadyNotify():
+	case err := <-etcd.Err():
+		return fmt.Errorf("store member: %w", err)
+	case <-limit.C:
+		return fmt.Errorf("store member: not ready after %s", memberReadyLimit)
+	case <-ctx.Done():
+		return nil
+	}
+	fmt.Println(saidReady)
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-etcd.Err():
+		return fmt.Errorf("store member: %w", err)
+	}
+}
+
+// stopMember closes etcd, but not for longer than the limit: what is
+// acknowledged is in the log already, and the server is waiting.
+func stopMember(etcd *embed.Etcd) {
+	done := make(chan struct{})
+	go func() {
+		etcd.Close()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(memberStopLimit):
+	}
+}
+
+func memberConfig(dataDir string, quota int64) (*embed.Config, error) {
+	log, err := memberLogger()
+	if err != nil {
+		return nil, fmt.Errorf("store member: %w", err)
+	}
+	client := url.URL{Scheme: "unix", Host: socketName}
+	peer := url.URL{Scheme: "unix", Host: "peer.sock"}
+	c := embed.NewConfig()
+	c.Name = "kith"
+	c.Dir = dataDir
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
+	c.LogLevel = "warn"
+	c.ListenClientUrls = []url.URL{client}
+	c.AdvertiseClientUrls = []url.URL{client}
+	c.ListenPeerUrls = nil // alone; nobody may join over a socket
+	c.AdvertisePeerUrls = []url.URL{peer}
+	c.InitialCluster = "kith=" + peer.String()
+	c.EnableGRPCGateway = false
+	c.TickMs, c.ElectionMs = memberTick, memberElection
+	c.SnapshotCount = snapshotCount
+	c.SnapshotCatchUpEntries = catchUpEntries
+	c.MaxTxnOps = maxEngineOps
+	c.MaxRequestBytes = maxRequestBytes
+	c.QuotaBackendBytes = quota
+	c.AutoCompactionMode = embed.CompactorModeRevision
+	c.AutoCompactionRetention = strconv.Itoa(keptRevisions)
+	c.WarningApplyDuration = time.Second
+	c.WarningUnaryRequestDuration = 2 * time.Second
+	return c, nil
+}
+
+// memberLogger writes warnings and worse as JSON lines to standard error.
+func memberLogger() (*zap.Logger, error) {
+	c := zap.NewProductionConfig()
+	c.Level = zap.NewAtomicLevelAt(zapcore.WarnLevel)
+	c.OutputPaths = []string{"stderr"}
+	c.ErrorOutputPaths = []string{"stderr"}
+	c.DisableStacktrace = true
+	c.DisableCaller = true
+	return c.Build()
+}
