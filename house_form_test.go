@@ -56,11 +56,12 @@ func bans() []ban {
 	inMain := func(s source) bool { // TestMain has to end its process, too
 		return path.Base(s.name) == "main.go" || path.Base(s.name) == "main_test.go" || outside(s.pkg)
 	}
+	inExamples := func(s source) bool { return path.Base(s.name) == "example_test.go" || outside(s.pkg) }
 	inTests := func(s source) bool { return s.test || outside(s.pkg) }
 	return []ban{
 		{"os.Exit", inMain, "a library returns an error; only main.go ends the process, after the deferred work"},
-		{"log.Fatal", nowhere, "a library returns an error; only main.go ends the process"},
-		{"log.Fatalf", nowhere, "a library returns an error; only main.go ends the process"},
+		{"log.Fatal", inExamples, "a library returns an error; only main.go ends the process"},
+		{"log.Fatalf", inExamples, "a library returns an error; only main.go ends the process"},
 		{"t.Skip", nowhere, "a skipped test is a rule nobody checks: install what it needs or fail"},
 		{"t.Skipf", nowhere, "a skipped test is a rule nobody checks: install what it needs or fail"},
 		{"t.SkipNow", nowhere, "a skipped test is a rule nobody checks: install what it needs or fail"},

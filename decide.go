@@ -1,0 +1,198 @@
+package kith
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base32"
+	"net"
+	"sync/atomic"
+
+	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// Protocol is what a service speaks: http, grpc or tcp.
+type Protocol string
+
+// The protocols of a service.
+const (
+	HTTP Protocol = "http"
+	GRPC Protocol = "grpc"
+	TCP  Protocol = "tcp"
+)
+
+// Request is what is decided. For TCP only Protocol and Port count.
+type Request struct {
+	Protocol Protocol
+	Method   string
+	// Path is the request target's path as sent, without the query.
+	Path string
+	Host string
+	// Port is the application's own port, 0 if it has none.
+	Port uint16
+	// GRPC says that the request came with a gRPC content type.
+	GRPC bool
+}
+
+// Decision is the answer of policy to one request. The zero Decision denies.
+type Decision struct {
+	// ID names the decision for `kith why`. Every denial has one.
+	ID string
+	// Allowed says whether the request may proceed.
+	Allowed bool
+	// Rule is the rule that decided, "" if none did.
+	Rule string
+	// Reason is a word of a closed set, as in allow_rule, no_rule or
+	// path_not_canonical. It is for operators, not for the peer.
+	Reason string
+	// Revision is the revision of the policy that decided.
+	Revision uint64
+	// Path is the normal form of the path: what was decided, and the only thing
+	// that may be forwarded.
+	Path string
+}
+
+// Malformed says that the request was refused for its form, which no rule can
+// allow: the answer is 400, not 403.
+func (d Decision) Malformed() bool { return d.Reason == policy.PathNotCanonical.String() }
+
+// Peer is the verified caller of one connection.
+type Peer struct {
+	id   spiffe.ID
+	hash [sha256.Size]byte
+	leaf expiring
+
+	resolved atomic.Pointer[resolvedPeer] // against the newest table it was asked with
+	reported atomic.Int64                 // second of the last allow reported for it
+}
+
+type resolvedPeer struct {
+	table *policy.Table
+	peer  policy.Peer
+}
+
+// Peer is the verified caller behind a connection of a [Workload.Listener].
+func (w *Workload) Peer(state tls.ConnectionState) (*Peer, error) {
+	id, err := spiffe.PeerID(state)
+	if err != nil {
+		return nil, err
+	}
+	leaf := state.PeerCertificates[0]
+	return &Peer{id: id, hash: sha256.Sum256(leaf.Raw), leaf: expiring{leaf.NotAfter}}, nil
+}
+
+// ID is the caller's SPIFFE ID.
+func (p *Peer) ID() spiffe.ID { return p.id }
+
+// Hash is the SHA-256 of the caller's leaf certificate.
+func (p *Peer) Hash() [sha256.Size]byte { return p.hash }
+
+func (p *Peer) in(table *policy.Table) policy.Peer {
+	if r := p.resolved.Load(); r != nil && r.table == table {
+		return r.peer
+	}
+	r := &resolvedPeer{table: table, peer: table.Peer(p.id)}
+	p.resolved.Store(r)
+	return r.peer
+}
+
+// Decide asks the policy in force whether peer may do this. The path is
+// normalised here, once; the caller must go on with Decision.Path. Denials and
+// a sample of what is allowed are reported to the agent.
+func (w *Workload) Decide(peer *Peer, request Request) Decision {
+	d, verdict, asked := w.judge(peer, request)
+	if d.Allowed && !w.reports.sampled(peer, verdict.Rule, request.Method, w.cfg.Now()) {
+		return d
+	}
+	d.ID = newDecisionID()
+	w.report(peer, asked, d, verdict)
+	return d
+}
+
+// judge decides without reporting.
+func (w *Workload) judge(peer *Peer, request Request) (Decision, policy.Decision, policy.Request) {
+	ruling := w.policy.Load()
+	asked := policy.Request{
+		Protocol: wireProtocol(request.Protocol), Method: request.Method, Path: request.Path,
+		Host: request.Host, Port: request.Port, GRPC: request.GRPC,
+	}
+	verdict := policy.Decision{Revision: ruling.revision}
+	if ruling.table == nil || peer == nil {
+		return Decision{Reason: verdict.Reason.String(), Revision: ruling.revision}, verdict, asked
+	}
+	if request.Protocol != TCP {
+		normal, err := policy.NormalizePath(request.Path, ruling.paths)
+		if err != nil {
+			verdict.Reason = policy.PathNotCanonical
+			return Decision{Reason: verdict.Reason.String(), Revision: ruling.revision}, verdict, asked
+		}
+		asked.Path = normal
+	}
+	verdict = ruling.table.Decide(peer.in(ruling.table), asked)
+	return Decision{
+		Allowed: verdict.Effect == policy.Allow, Rule: verdict.Rule, Reason: verdict.Reason.String(),
+		Revision: verdict.Revision, Path: asked.Path,
+	}, verdict, asked
+}
+
+func wireProtocol(p Protocol) policy.Protocol {
+	switch p {
+	case HTTP:
+		return policy.HTTP
+	case GRPC:
+		return policy.GRPC
+	case TCP:
+		return policy.TCP
+	default:
+		return 0
+	}
+}
+
+// newDecisionID is 80 random bits as 16 characters of a-z and 2-7.
+func newDecisionID() string {
+	var raw [10]byte
+	rand.Read(raw[:]) //nolint:errcheck // crypto/rand.Read never fails
+	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+	return base32.NewEncoding(alphabet).EncodeToString(raw[:])
+}
+
+type peerKey struct{}
+
+// Caller is who sent a request and why it was let through.
+type Caller struct {
+	Peer     *Peer
+	Decision Decision
+}
+
+type callerKey struct{}
+
+// CallerOf is the caller of the request whose context this is. It is set for
+// handlers behind [Workload.Serve] and [Workload.Handler].
+func CallerOf(ctx context.Context) (Caller, bool) {
+	caller, ok := ctx.Value(callerKey{}).(Caller)
+	return caller, ok
+}
+
+// ConnContext goes into [net/http.Server.ConnContext] of a server that serves
+// connections of a [Workload.Listener]: it resolves the caller once per
+// connection. A connection wrapped by the server's owner must have a method
+// NetConn that leads to the *tls.Conn.
+func (w *Workload) ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	for conn != nil {
+		if secure, ok := conn.(*tls.Conn); ok {
+			peer, err := w.Peer(secure.ConnectionState())
+			if err != nil {
+				return ctx
+			}
+			return context.WithValue(ctx, peerKey{}, peer)
+		}
+		wrapped, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return ctx
+		}
+		conn = wrapped.NetConn()
+	}
+	return ctx
+}

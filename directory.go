@@ -1,0 +1,192 @@
+package kith
+
+import (
+	"encoding/hex"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/spiffe"
+)
+
+const (
+	maxEndpoints  = 4096 // of one service; more are left out
+	maxIdentities = 4096
+)
+
+// directory is who answers for each service and where: immutable.
+type directory struct {
+	services map[string]*destination
+	names    []string // sorted
+	known    bool     // a view has arrived
+}
+
+// destination is one service as callers see it.
+type destination struct {
+	name       string
+	protocol   Protocol
+	identities map[spiffe.ID]struct{}
+	endpoints  []string // host:port
+	generation string   // names the identities in the keys of pooled connections
+}
+
+// chart puts a directory view in force. Entries that make no sense are left
+// out: a service with a bad identity list must not be reachable by accident.
+func (w *Workload) chart(view *pb.DirectoryView) {
+	next := &directory{services: make(map[string]*destination, len(view.GetEntries())), known: true}
+	for _, entry := range view.GetEntries() {
+		dest, err := parseEntry(entry)
+		if err != nil {
+			w.cfg.Log.Warn("directory entry left out", "service", clip(entry.GetService(), maxReportShort), "error", err)
+			continue
+		}
+		next.services[dest.name] = dest
+		next.names = append(next.names, dest.name)
+	}
+	slices.Sort(next.names)
+	w.directory.Store(next)
+	w.first.directory()
+}
+
+func parseEntry(entry *pb.DirectoryEntry) (*destination, error) {
+	dest := &destination{name: entry.GetService(), protocol: Protocol(entry.GetProtocol()), identities: make(map[spiffe.ID]struct{})}
+	if dest.name == "" || strings.ContainsAny(dest.name, "./:@%") {
+		return nil, fault.Invalidf("name %q", dest.name)
+	}
+	if len(entry.GetIdentities()) > maxIdentities {
+		return nil, fault.Invalidf("%d identities", len(entry.GetIdentities()))
+	}
+	sum := fnv.New64a()
+	sorted := slices.Sorted(slices.Values(entry.GetIdentities()))
+	for _, text := range sorted {
+		id, err := spiffe.ParseID(text)
+		if err != nil {
+			return nil, fmt.Errorf("identity: %w", err)
+		}
+		dest.identities[id] = struct{}{}
+		fmt.Fprintf(sum, "%s\n", text)
+	}
+	dest.generation = hex.EncodeToString(sum.Sum(nil))
+	for _, endpoint := range entry.GetEndpoints() {
+		host, port, err := net.SplitHostPort(endpoint.GetAddress())
+		if err != nil || host == "" || len(dest.endpoints) >= maxEndpoints {
+			continue
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			continue
+		}
+		if !slices.Contains(dest.endpoints, endpoint.GetAddress()) {
+			dest.endpoints = append(dest.endpoints, endpoint.GetAddress())
+		}
+	}
+	return dest, nil
+}
+
+// find is the service of that name with at least one endpoint.
+func (d *directory) find(name string) (*destination, error) {
+	dest, ok := d.services[name]
+	switch {
+	case !ok:
+		return nil, &UnknownServiceError{Service: clip(name, maxReportShort), Nearest: d.nearest(name)}
+	case len(dest.endpoints) == 0:
+		return nil, &NoEndpointError{Service: name}
+	}
+	return dest, nil
+}
+
+// expects accepts the identities that may answer for the service.
+func (d *destination) expects(address string) func(spiffe.ID) error {
+	return func(id spiffe.ID) error {
+		if _, ok := d.identities[id]; ok {
+			return nil
+		}
+		return &IdentityError{Service: d.name, Address: address, Got: id}
+	}
+}
+
+// Services returns the names of the services this program can call, sorted.
+func (w *Workload) Services() []string { return slices.Clone(w.directory.Load().names) }
+
+// Find returns the protocol of a service this program can call. Its error is
+// the one Dial would give before it dials.
+func (w *Workload) Find(service string) (Protocol, error) {
+	dest, err := w.directory.Load().find(service)
+	if err != nil {
+		return "", err
+	}
+	return dest.protocol, nil
+}
+
+// UnknownServiceError says that no service of that name is in the directory.
+type UnknownServiceError struct {
+	Service string
+	Nearest string // the name that was probably meant, or ""
+}
+
+// Error names the service and what was probably meant.
+func (e *UnknownServiceError) Error() string {
+	if e.Nearest == "" {
+		return fmt.Sprintf("unknown service %q", e.Service)
+	}
+	return fmt.Sprintf("unknown service %q, did you mean %q?", e.Service, e.Nearest)
+}
+
+// NoEndpointError says that a service is known but nothing answers for it.
+type NoEndpointError struct{ Service string }
+
+// Error names the service.
+func (e *NoEndpointError) Error() string { return fmt.Sprintf("no endpoint of %s is registered", e.Service) }
+
+// IdentityError says that an endpoint proved an identity that may not answer
+// for the service. Nothing was sent to it.
+type IdentityError struct {
+	Service string
+	Address string
+	Got     spiffe.ID
+}
+
+// Error names the endpoint and who it is.
+func (e *IdentityError) Error() string {
+	return fmt.Sprintf("%s at %s is %s, which may not answer for it", e.Service, e.Address, e.Got)
+}
+
+// nearest is the service name a slip away from name, or "".
+func (d *directory) nearest(name string) string {
+	const longest = 64
+	if len(name) > longest {
+		return ""
+	}
+	best, limit := "", min(3, max(1, len(name)/3)+1)
+	for _, candidate := range d.names {
+		if distance := editDistance(name, candidate); distance < limit {
+			best, limit = candidate, distance
+		}
+	}
+	return best
+}
+
+// editDistance is the Levenshtein distance of two short strings.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

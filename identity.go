@@ -1,0 +1,158 @@
+package kith
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/kith-id/kith/internal/pb/workloadpb"
+	"github.com/kith-id/kith/spiffe"
+)
+
+const (
+	securityHeader = "workload.spiffe.io" // Workload API 3: without it an agent refuses
+	maxSVIDs       = 64
+	maxBundles     = 1024
+)
+
+// identity is one immutable answer of the Workload API.
+type identity struct {
+	svid    *spiffe.X509SVID
+	bundles map[spiffe.TrustDomain]*spiffe.Bundle
+	expires time.Time
+	epoch   string // names the leaf in the keys of pooled client connections
+}
+
+// follow keeps the identity current while the Enforce stream that carries our
+// claim is open. It returns when ctx ends.
+func (w *Workload) follow(ctx context.Context) {
+	pause := newBackoff()
+	for ctx.Err() == nil {
+		err := w.fetch(ctx, pause.reset)
+		if ctx.Err() != nil {
+			return
+		}
+		w.first.fail(agentError("fetch identity", err))
+		w.cfg.Log.Warn("identity stream ended", "error", err)
+		pause.wait(ctx)
+	}
+}
+
+func (w *Workload) fetch(ctx context.Context, progress func()) error {
+	ctx = metadata.AppendToOutgoingContext(ctx, securityHeader, "true")
+	stream, err := workloadpb.NewSpiffeWorkloadAPIClient(w.conn).FetchX509SVID(ctx, &workloadpb.X509SVIDRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		answer, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		progress()
+		next, err := parseIdentity(answer)
+		if err != nil {
+			// A bad new value keeps the old one.
+			w.cfg.Log.Error("identity refused", "error", err)
+			w.first.fail(fmt.Errorf("identity from the agent: %w", err))
+			continue
+		}
+		w.adopt(next)
+	}
+}
+
+// adopt puts a new identity in force: handshakes use it from now on, accepted
+// connections whose root is gone are cut, pooled client connections made with
+// the old one are left to drain.
+func (w *Workload) adopt(next *identity) {
+	previous := w.identity.Swap(next)
+	w.first.rotations.Add(1)
+	if previous != nil && !sameBundles(previous.bundles, next.bundles) {
+		w.accepts.verifyAgain(w)
+	}
+	w.calls.closeIdle()
+	w.first.identity()
+	w.cfg.Log.Info("identity received", "spiffe_id", next.svid.ID.String(), "expires", next.expires)
+}
+
+func parseIdentity(answer *workloadpb.X509SVIDResponse) (*identity, error) {
+	if n := len(answer.GetSvids()); n == 0 || n > maxSVIDs {
+		return nil, fmt.Errorf("%d SVIDs, between 1 and %d are allowed", n, maxSVIDs)
+	}
+	if n := len(answer.GetFederatedBundles()); n > maxBundles {
+		return nil, fmt.Errorf("%d federated bundles, %d are allowed", n, maxBundles)
+	}
+	next := &identity{bundles: make(map[spiffe.TrustDomain]*spiffe.Bundle)}
+	// X.509-SVID profile of the Workload API: the first SVID is the default one.
+	for i, message := range answer.GetSvids() {
+		svid, err := spiffe.ParseX509SVID(message.GetX509Svid(), message.GetX509SvidKey())
+		if err != nil {
+			return nil, fmt.Errorf("SVID %d: %w", i, err)
+		}
+		if svid.ID.String() != message.GetSpiffeId() {
+			return nil, fmt.Errorf("SVID %d is of %s, said to be of %q", i, svid.ID, message.GetSpiffeId())
+		}
+		if err := next.addBundle(svid.ID.TrustDomain(), message.GetBundle()); err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			svid.Hint = message.GetHint()
+			next.svid = svid
+		}
+	}
+	for name, der := range answer.GetFederatedBundles() {
+		id, err := spiffe.ParseTrustDomain(trimScheme(name))
+		if err != nil {
+			return nil, fmt.Errorf("federated bundle: %w", err)
+		}
+		if id == next.svid.ID.TrustDomain() {
+			continue // the own bundle comes with the SVID only
+		}
+		if err := next.addBundle(id, der); err != nil {
+			return nil, err
+		}
+	}
+	next.expires = next.svid.Expiry()
+	sum := sha256.Sum256(next.svid.Certificates[0].Raw)
+	next.epoch = hex.EncodeToString(sum[:4])
+	return next, nil
+}
+
+func (n *identity) addBundle(td spiffe.TrustDomain, der []byte) error {
+	roots, err := x509.ParseCertificates(der)
+	if err == nil && len(roots) == 0 {
+		err = errors.New("empty")
+	}
+	if err != nil {
+		return fmt.Errorf("bundle of %s: %w", td, err)
+	}
+	n.bundles[td] = spiffe.NewBundle(td, 0, 0, roots...)
+	return nil
+}
+
+func trimScheme(name string) string {
+	const scheme = "spiffe://"
+	if len(name) > len(scheme) && name[:len(scheme)] == scheme {
+		return name[len(scheme):]
+	}
+	return name
+}
+
+func sameBundles(a, b map[spiffe.TrustDomain]*spiffe.Bundle) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for td, bundle := range a {
+		other, ok := b[td]
+		if !ok || !bundle.Equal(other) {
+			return false
+		}
+	}
+	return true
+}

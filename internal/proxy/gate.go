@@ -1,0 +1,47 @@
+package proxy
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+)
+
+// gate is a loopback listener that lets in only connections of our own user,
+// root, and who else is allowed: whoever uses it acts under our identity.
+// Programs of the same user are no boundary, here or anywhere on Unix.
+type gate struct {
+	net.Listener
+
+	allowed []uint32
+	log     *slog.Logger
+}
+
+func newGate(l net.Listener, also []uint32, log *slog.Logger) net.Listener {
+	allowed := append([]uint32{0, uint32(os.Getuid())}, also...)
+	return &gate{Listener: l, allowed: allowed, log: log}
+}
+
+// errNoOwner says that the system cannot tell whose a connection is.
+var errNoOwner = errors.New("owner of the connection is not known")
+
+// Accept returns the next connection of an allowed user.
+func (g *gate) Accept() (net.Conn, error) {
+	for {
+		conn, err := g.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		uid, err := ownerOf(conn)
+		switch {
+		case err != nil:
+			g.log.Warn("local connection refused: whose it is could not be found out", "error", err)
+		case slices.Contains(g.allowed, uid):
+			return conn, nil
+		default:
+			g.log.Warn("local connection refused: another user's", "uid", uid, "hint", "each user runs an own kith run")
+		}
+		abort(conn)
+	}
+}

@@ -1,0 +1,153 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/kith-id/kith"
+)
+
+const appDialTimeout = 5 * time.Second
+
+// inbound is one exposure: a mutual TLS listener before one application.
+type inbound struct {
+	p        *Proxy
+	e        Exposure
+	listener net.Listener
+	app      *app
+}
+
+func newInbound(p *Proxy, e Exposure) (*inbound, error) {
+	host, port, err := net.SplitHostPort(e.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if host == "" && p.cfg.Workload.Dev() {
+		host = "127.0.0.1"
+	}
+	l, err := listen("expose "+e.String(), net.JoinHostPort(host, port))
+	if err != nil {
+		return nil, err
+	}
+	return &inbound{p: p, e: e, listener: l, app: newApp(p, e)}, nil
+}
+
+// serve accepts until ctx ends and then drains; what is still under way when
+// work ends is cut. The protocol is the service's of the moment: a change of it
+// holds from the next connection.
+func (in *inbound) serve(ctx, work context.Context) error {
+	secure := in.p.cfg.Workload.Listener(in.listener, "h2", "http/1.1")
+	queue := &handover{addr: in.listener.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}
+	server := in.server(work)
+	var running sync.WaitGroup
+	running.Go(func() { server.Serve(queue) }) //nolint:errcheck // it ends by Shutdown only
+
+	stop := context.AfterFunc(ctx, func() { secure.Close() })
+	defer stop()
+	defer secure.Close()
+	for {
+		conn, err := secure.Accept()
+		if err != nil {
+			break
+		}
+		in.p.meter.accepted("inbound")
+		if in.p.cfg.Workload.Protocol() == kith.TCP {
+			running.Go(func() { in.serveTCP(work, conn.(*tls.Conn)) })
+			continue
+		}
+		queue.put(strictly(conn.(*tls.Conn)))
+	}
+	cut := context.AfterFunc(work, func() { server.Close() })
+	defer cut()
+	err := server.Shutdown(work)
+	in.app.hijacked.wait(work)
+	running.Wait()
+	if ctx.Err() == nil {
+		return errors.New("listener " + in.listener.Addr().String() + " ended by itself")
+	}
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return err
+}
+
+func (in *inbound) server(work context.Context) *http.Server {
+	w := in.p.cfg.Workload
+	server := w.Server(w.Handler(in.app, in.e.Port))
+	server.Handler = in.p.meter.measure("inbound", server.Handler)
+	server.ConnState = watchState
+	server.BaseContext = func(net.Listener) context.Context { return work } // so that a cut reaches hijacked connections
+	return server
+}
+
+// serveTCP decides once, connects to the application and copies; a change of
+// policy that denies the connection resets it.
+func (in *inbound) serveTCP(work context.Context, conn *tls.Conn) {
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(work)
+	defer cancel()
+	peer, err := in.p.cfg.Workload.Peer(conn.ConnectionState())
+	if err != nil {
+		return
+	}
+	d, release := in.p.cfg.Workload.Hold(peer, kith.Request{Protocol: kith.TCP, Port: in.e.Port}, func(kith.Decision) { cancel() })
+	defer release()
+	if !d.Allowed {
+		in.p.meter.decided("inbound", "tcp", outcomeDenied)
+		in.p.log.Info("connection denied", "from", peer.ID().String(), "reason", d.Reason, "decision", d.ID)
+		return
+	}
+	dialer := net.Dialer{Timeout: appDialTimeout}
+	back, err := dialer.DialContext(ctx, in.e.Network, in.e.Target)
+	if err != nil {
+		in.p.meter.decided("inbound", "tcp", outcomeError)
+		in.p.log.Warn("application not reached", "application", in.e.Target, "error", err)
+		abort(conn)
+		return
+	}
+	in.p.meter.decided("inbound", "tcp", outcomeAllowed)
+	in.p.meter.enter("inbound")
+	defer in.p.meter.leave("inbound")
+	relay(ctx, in.p.meter.buffers, conn, back)
+}
+
+// handover is a net.Listener fed with connections that were accepted, and
+// authenticated, elsewhere.
+type handover struct {
+	addr  net.Addr
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (h *handover) put(conn net.Conn) {
+	select {
+	case h.conns <- conn:
+	case <-h.done:
+		conn.Close()
+	}
+}
+
+// Accept returns the next connection handed over.
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case conn := <-h.conns:
+		return conn, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends the handing over.
+func (h *handover) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+// Addr is the address of the listener the connections come from.
+func (h *handover) Addr() net.Addr { return h.addr }

@@ -1,0 +1,281 @@
+// Package proxy is the data plane beside one workload: it ends mutual TLS for
+// an unmodified program, decides what comes in, and gives what goes out an
+// identity. Identity, policy and directory come from the public SDK, like a
+// customer's; it verifies, decides and signs nothing itself.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kith-id/kith"
+	"github.com/kith-id/kith/internal/fault"
+)
+
+const defaultDrain = 10 * time.Second
+
+// Config says what a proxy does. Workload is required; without exposures,
+// upstreams and outbound listener there is nothing to do, which is an error.
+type Config struct {
+	// Workload is the attached SDK; the caller closes it after Run.
+	Workload *kith.Workload
+	// Expose lists what callers may reach, from ParseExposure.
+	Expose []Exposure
+	// Upstreams lists local ports that lead to services, from ParseUpstream.
+	Upstreams []Upstream
+	// Outbound is the address of the local HTTP proxy: "127.0.0.1:0" for a free
+	// port, "" for none. It must be a loopback address.
+	Outbound string
+	// Advertise is where callers dial the exposures, host:port each. Empty: the
+	// listening addresses, if others can dial them.
+	Advertise []string
+	// UnsafeUpstream allows an exposure whose application is on another host:
+	// that hop is plain text, and anyone there may answer.
+	UnsafeUpstream bool
+	// Environ is the environment from before our proxy variables were set;
+	// hosts that are no services go through the proxies it names.
+	Environ []string
+	// AllowUIDs are users besides root and our own who may use the local
+	// listeners.
+	AllowUIDs []uint32
+	// Drain is how long requests may take to finish at the end; 10 s when zero.
+	Drain time.Duration
+	// Metrics takes the collectors; nil for none.
+	Metrics prometheus.Registerer
+	// Log takes events; nil for none.
+	Log *slog.Logger
+}
+
+// Proxy is a data plane whose listeners are bound but not yet served.
+type Proxy struct {
+	cfg      Config
+	log      *slog.Logger
+	meter    *meter
+	inbound  []*inbound
+	upstream []*upstream
+	outbound *outbound
+}
+
+// New binds every listener, so that a port that is taken shows here, before a
+// child is started with our address in its environment. Run serves them; a
+// proxy that is not run must be closed.
+func New(cfg Config) (*Proxy, error) {
+	p := &Proxy{cfg: cfg, log: cfg.Log, meter: newMeter(cfg.Workload)}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	if p.cfg.Drain <= 0 {
+		p.cfg.Drain = defaultDrain
+	}
+	if err := p.validate(); err != nil {
+		return nil, err
+	}
+	if err := p.bind(); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	if cfg.Metrics != nil {
+		if err := cfg.Metrics.Register(p.meter); err != nil {
+			return nil, errors.Join(fmt.Errorf("register metrics: %w", err), p.Close())
+		}
+	}
+	return p, nil
+}
+
+func (p *Proxy) validate() error {
+	switch {
+	case p.cfg.Workload == nil:
+		return fault.Invalidf("proxy without a workload")
+	case len(p.cfg.Expose) == 0 && len(p.cfg.Upstreams) == 0 && p.cfg.Outbound == "":
+		return fault.Hint(fault.Invalidf("nothing to do: no exposure, no upstream, no outbound listener"),
+			"kith proxy --expose 8443=8080")
+	}
+	for _, e := range p.cfg.Expose {
+		if !p.cfg.UnsafeUpstream && !e.Local() {
+			return fault.Hint(fault.Invalidf("expose %s: the application at %s is not on this host, so the last hop would be plain text on the network", e, e.Target),
+				"put the proxy beside the application, or say --unsafe-upstream")
+		}
+	}
+	for _, u := range p.cfg.Upstreams {
+		if err := loopbackOnly("upstream "+u.Service, u.Listen); err != nil {
+			return err
+		}
+	}
+	if p.cfg.Outbound == "" {
+		return nil
+	}
+	return loopbackOnly("outbound listener", p.cfg.Outbound)
+}
+
+func loopbackOnly(what, address string) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil || !at.Addr().IsLoopback() {
+		return fault.Hint(fault.Invalidf("%s: %q is not a loopback address with a port", what, address), "as in 127.0.0.1:5432")
+	}
+	return nil
+}
+
+func (p *Proxy) bind() error {
+	for _, e := range p.cfg.Expose {
+		in, err := newInbound(p, e)
+		if err != nil {
+			return err
+		}
+		p.inbound = append(p.inbound, in)
+	}
+	for _, u := range p.cfg.Upstreams {
+		up, err := newUpstream(p, u)
+		if err != nil {
+			return err
+		}
+		p.upstream = append(p.upstream, up)
+	}
+	if p.cfg.Outbound == "" {
+		return nil
+	}
+	out, err := newOutbound(p)
+	p.outbound = out
+	return err
+}
+
+// listen binds a TCP listener, with a clear error when the port is taken.
+func listen(what, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fault.Hint(fault.Wrap(fault.Conflict, fmt.Errorf("%s: %w", what, err)), "ss -ltnp shows who has the port; choose another")
+	}
+	return l, nil
+}
+
+// OutboundAddr is the address of the local HTTP proxy, "" if there is none.
+func (p *Proxy) OutboundAddr() string {
+	if p.outbound == nil {
+		return ""
+	}
+	return p.outbound.listener.Addr().String()
+}
+
+// InboundAddrs are the addresses of the exposures, in their order.
+func (p *Proxy) InboundAddrs() []string {
+	var addrs []string
+	for _, in := range p.inbound {
+		addrs = append(addrs, in.listener.Addr().String())
+	}
+	return addrs
+}
+
+// UpstreamAddrs are the local addresses of the upstreams, in their order.
+func (p *Proxy) UpstreamAddrs() []string {
+	var addrs []string
+	for _, up := range p.upstream {
+		addrs = append(addrs, up.listener.Addr().String())
+	}
+	return addrs
+}
+
+// Run serves until ctx ends, then drains and returns nil. In this order: the
+// endpoints are withdrawn, so that no new caller is sent here; the listeners
+// stop accepting; what is under way has Config.Drain to finish; the rest is
+// cut.
+func (p *Proxy) Run(ctx context.Context) error {
+	// Work under way outlives ctx by the drain time.
+	work, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var running sync.WaitGroup
+	failed := make(chan error, 1)
+	start := func(serve func(ctx, work context.Context) error) {
+		running.Go(func() {
+			if err := serve(ctx, work); err != nil {
+				select {
+				case failed <- err:
+				default:
+				}
+			}
+		})
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	for _, in := range p.inbound {
+		start(in.serve)
+	}
+	for _, up := range p.upstream {
+		start(up.serve)
+	}
+	if p.outbound != nil {
+		start(p.outbound.serve)
+	}
+	p.advertise()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	p.cfg.Workload.Advertise()
+	stop()
+	drained := make(chan struct{})
+	go func() { running.Wait(); close(drained) }()
+	limit := time.NewTimer(p.cfg.Drain)
+	defer limit.Stop()
+	select {
+	case <-drained:
+	case <-limit.C:
+		p.log.Warn("drain time is over, cutting what is left")
+	}
+	cut()
+	<-drained
+	p.closeIdle()
+	return err
+}
+
+// advertise registers where the exposures are reached.
+func (p *Proxy) advertise() {
+	if len(p.inbound) == 0 {
+		return
+	}
+	if len(p.cfg.Advertise) > 0 {
+		p.cfg.Workload.Advertise(p.cfg.Advertise...)
+		return
+	}
+	var addresses []string
+	for _, in := range p.inbound {
+		at, ok := p.cfg.Workload.Reachable(in.listener.Addr())
+		if !ok {
+			p.log.Warn("exposure is not registered: no address that others could dial", "listen", in.listener.Addr().String(), "hint", "--advertise host:port")
+			continue
+		}
+		addresses = append(addresses, at)
+	}
+	p.log.Info("endpoints registered", "addresses", addresses)
+	p.cfg.Workload.Advertise(addresses...)
+}
+
+func (p *Proxy) closeIdle() {
+	for _, in := range p.inbound {
+		in.app.closeIdle()
+	}
+	if p.outbound != nil {
+		p.outbound.closeIdle()
+	}
+}
+
+// Close gives the listeners of a proxy back that is not run.
+func (p *Proxy) Close() error {
+	var errs []error
+	for _, in := range p.inbound {
+		errs = append(errs, in.listener.Close())
+	}
+	for _, up := range p.upstream {
+		errs = append(errs, up.listener.Close())
+	}
+	if p.outbound != nil {
+		errs = append(errs, p.outbound.listener.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,105 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	relayBuffer = 32 << 10
+	// halfOpenSilence is how long one direction may be silent after the other
+	// has ended: a peer that never closes its half must not hold two
+	// descriptors for ever.
+	halfOpenSilence = 5 * time.Minute
+)
+
+// buffers is a pool of copy buffers; httputil.ReverseProxy takes it as well.
+type buffers struct{ pool sync.Pool }
+
+func newBuffers() *buffers {
+	return &buffers{pool: sync.Pool{New: func() any { return new([relayBuffer]byte) }}}
+}
+
+// Get returns a buffer.
+func (b *buffers) Get() []byte { return b.pool.Get().(*[relayBuffer]byte)[:] }
+
+// Put gives a buffer of Get back.
+func (b *buffers) Put(buf []byte) { b.pool.Put((*[relayBuffer]byte)(buf)) }
+
+// relay copies both ways until both have ended, one has failed, or ctx ends.
+// The end of one direction is passed on as a half-close, so that a client that
+// says "that was all" still gets its answer. A failure ends both connections
+// with a reset: the other side must not take what it has for complete.
+func relay(ctx context.Context, pool *buffers, a, b net.Conn) (aToB, bToA int64) {
+	stop := context.AfterFunc(ctx, func() { abort(a); abort(b) })
+	defer stop()
+	var half atomic.Bool
+	var running sync.WaitGroup
+	running.Go(func() { aToB = pour(pool, b, a, &half) })
+	bToA = pour(pool, a, b, &half)
+	running.Wait()
+	a.Close()
+	b.Close()
+	return aToB, bToA
+}
+
+// pour copies src to dst and then ends dst's direction.
+func pour(pool *buffers, dst, src net.Conn, half *atomic.Bool) int64 {
+	buf := pool.Get()
+	defer pool.Put(buf)
+	// The wrappers hide ReadFrom and WriteTo, which would ignore our buffer;
+	// between TCP and TLS there is nothing to splice anyway.
+	n, err := io.CopyBuffer(struct{ io.Writer }{dst}, &impatient{src, half}, buf)
+	if err != nil {
+		abort(dst)
+		abort(src)
+		return n
+	}
+	half.Store(true)
+	if closer, ok := dst.(interface{ CloseWrite() error }); !ok || closer.CloseWrite() != nil {
+		dst.Close()
+		return n
+	}
+	dst.SetReadDeadline(time.Now().Add(halfOpenSilence)) //nolint:errcheck // a closed connection shows in the read
+	return n
+}
+
+// impatient reads with a deadline once the other direction has ended.
+type impatient struct {
+	net.Conn
+
+	half *atomic.Bool
+}
+
+// Read reads from the connection.
+func (i *impatient) Read(p []byte) (int, error) {
+	if i.half.Load() {
+		i.SetReadDeadline(time.Now().Add(halfOpenSilence)) //nolint:errcheck // a closed connection shows in the read
+	}
+	return i.Conn.Read(p)
+}
+
+// abort closes a connection with a reset and without the goodbye of TLS, so
+// that the other side does not see an end it could take for a complete answer.
+func abort(conn net.Conn) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	for inner := conn; inner != nil; {
+		if tcp, ok := inner.(*net.TCPConn); ok {
+			tcp.SetLinger(0) //nolint:errcheck // then it is an ordinary close
+			break
+		}
+		wrapped, ok := inner.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		inner = wrapped.NetConn()
+	}
+	conn.Close()
+}

@@ -1,0 +1,215 @@
+package kith
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kith-id/kith/spiffe"
+)
+
+const (
+	maxConnections   = 8192             // accepted at once by one listener
+	maxHandshakes    = 512              // under way at once in one listener
+	longestAcceptGap = time.Second      // between two attempts after an accept error
+	keepAlivePeriod  = 30 * time.Second // so that a vanished peer frees its slot
+)
+
+// Listener wraps a plain listener: its Accept gives *tls.Conn values after the
+// handshake, whose peers have proved an identity. protos are the ALPN protocols
+// to agree on; none for raw TCP. It decides nothing: put the connections into a
+// server with [Workload.ConnContext] and [Workload.Handler], or ask
+// [Workload.Hold] for each.
+//
+// Handshakes run beside each other and have ten seconds; connections over the
+// limit are closed at once. Closing the listener closes inner, and every
+// connection whose handshake is under way.
+func (w *Workload) Listener(inner net.Listener, protos ...string) net.Listener {
+	config := spiffe.ServerTLS(w, w.cfg.Now, nil)
+	config.NextProtos = protos
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &listener{
+		Listener: inner, w: w, config: config, ready: make(chan *tls.Conn),
+		ctx: ctx, cancel: cancel, handshakes: make(chan struct{}, maxHandshakes),
+	}
+	l.running.Go(l.acceptAll)
+	return l
+}
+
+type listener struct {
+	net.Listener
+
+	w      *Workload
+	config *tls.Config
+	ready  chan *tls.Conn
+
+	ctx     context.Context // ends at Close; it belongs to the listener's own goroutines
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	handshakes chan struct{} // one token per handshake under way
+	open       atomic.Int64
+}
+
+// Accept returns the next connection with a proven peer.
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.ready:
+		return conn, nil
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Close stops accepting and waits for the handshakes under way to end.
+func (l *listener) Close() error {
+	l.cancel()
+	err := l.Listener.Close()
+	l.running.Wait()
+	return err
+}
+
+// acceptAll takes connections until Close. An accept error, as with no file
+// descriptors left, is waited out, longer each time.
+func (l *listener) acceptAll() {
+	var gap time.Duration
+	for l.ctx.Err() == nil {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			if l.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			gap = min(max(2*gap, 5*time.Millisecond), longestAcceptGap)
+			l.w.cfg.Log.Warn("accept", "address", l.Addr().String(), "error", err, "again_in", gap)
+			sleep(l.ctx, gap)
+			continue
+		}
+		gap = 0
+		l.admit(conn)
+	}
+}
+
+func (l *listener) admit(conn net.Conn) {
+	if l.open.Load() >= maxConnections {
+		conn.Close()
+		return
+	}
+	select {
+	case l.handshakes <- struct{}{}:
+	default:
+		conn.Close() // a flood of strangers: who is in stays in
+		return
+	}
+	if c, ok := conn.(*net.TCPConn); ok {
+		c.SetKeepAlivePeriod(keepAlivePeriod) //nolint:errcheck // a closed connection shows at the handshake
+	}
+	l.open.Add(1)
+	tracked := &acceptedConn{Conn: conn, gone: func(c *acceptedConn) {
+		l.open.Add(-1)
+		l.w.accepts.remove(c)
+	}}
+	l.running.Go(func() {
+		defer func() { <-l.handshakes }()
+		l.handshake(tracked)
+	})
+}
+
+func (l *listener) handshake(tracked *acceptedConn) {
+	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
+	defer cancel()
+	conn := tls.Server(tracked, l.config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		l.w.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "handshake failed",
+			slog.String("remote", tracked.RemoteAddr().String()), slog.String("error", clip(err.Error(), maxReportText)))
+		tracked.Close()
+		return
+	}
+	tracked.chain, tracked.met = conn.ConnectionState().PeerCertificates, l.w.cfg.Now()
+	l.w.accepts.add(tracked)
+	select {
+	case l.ready <- conn:
+	case <-l.ctx.Done():
+		conn.Close()
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// acceptedConn is the raw connection under an accepted TLS connection.
+type acceptedConn struct {
+	net.Conn
+
+	once sync.Once
+	gone func(*acceptedConn)
+
+	chain []*x509.Certificate // set before it is added to conns
+	met   time.Time           // when the chain was verified
+}
+
+// Close closes the connection and frees its slot.
+func (c *acceptedConn) Close() error {
+	c.once.Do(func() { c.gone(c) })
+	return c.Conn.Close()
+}
+
+// NetConn is the connection underneath.
+func (c *acceptedConn) NetConn() net.Conn { return c.Conn }
+
+// CloseWrite ends our half, so that tls.Conn can pass a half-close on.
+func (c *acceptedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// conns are the accepted connections of all listeners.
+type conns struct {
+	mu  sync.Mutex
+	all map[*acceptedConn]struct{} // guarded by mu
+}
+
+func (c *conns) init() { c.all = make(map[*acceptedConn]struct{}) }
+
+func (c *conns) add(conn *acceptedConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all[conn] = struct{}{}
+}
+
+func (c *conns) remove(conn *acceptedConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.all, conn)
+}
+
+// verifyAgain closes the connections whose peer the present bundles no longer
+// vouch for. The time is that of the handshake: a leaf that has merely expired
+// since is replaced by its owner and no reason to break a request.
+func (c *conns) verifyAgain(w *Workload) {
+	c.mu.Lock()
+	all := make([]*acceptedConn, 0, len(c.all))
+	for conn := range c.all {
+		all = append(all, conn)
+	}
+	c.mu.Unlock()
+	for _, conn := range all {
+		if _, err := spiffe.Verify(conn.chain, w.Bundle, conn.met); err != nil {
+			w.cfg.Log.Warn("peer no longer trusted", "remote", conn.RemoteAddr().String(), "error", err)
+			conn.Close()
+		}
+	}
+}

@@ -1,0 +1,76 @@
+package kith
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// live holds the exchanges that outlive one decision. They are decided again,
+// in the goroutine that swapped the policy and before it is acked.
+type live struct {
+	mu   sync.Mutex
+	held map[*exchange]struct{} // guarded by mu
+	cuts atomic.Uint64
+}
+
+type exchange struct {
+	peer    *Peer
+	request Request
+	cut     func(Decision)
+}
+
+type expiring struct{ notAfter time.Time }
+
+func (l *live) init() { l.held = make(map[*exchange]struct{}) }
+
+// Hold decides like Decide and, if allowed, goes on deciding: at each change of
+// policy that denies the exchange, cut is called once with that decision. cut
+// must return at once; it runs before the change is acknowledged. release ends
+// the watch and may be called more than once; it is never nil.
+func (w *Workload) Hold(peer *Peer, request Request, cut func(Decision)) (d Decision, release func()) {
+	e := &exchange{peer: peer, request: request, cut: cut}
+	// First in the set, then the decision: a change in between is seen by one
+	// of the two.
+	w.live.mu.Lock()
+	w.live.held[e] = struct{}{}
+	w.live.mu.Unlock()
+	d = w.Decide(peer, request)
+	if !d.Allowed {
+		w.live.release(e)
+		return d, func() {}
+	}
+	return d, func() { w.live.release(e) }
+}
+
+func (l *live) release(e *exchange) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, held := l.held[e]
+	delete(l.held, e)
+	return held
+}
+
+// decideAgain judges every live exchange by the policy now in force and cuts
+// what it denies. It returns how many were cut.
+func (l *live) decideAgain(w *Workload) int {
+	l.mu.Lock()
+	exchanges := make([]*exchange, 0, len(l.held))
+	for e := range l.held {
+		exchanges = append(exchanges, e)
+	}
+	l.mu.Unlock()
+	count := 0
+	for _, e := range exchanges {
+		d, verdict, asked := w.judge(e.peer, e.request)
+		if d.Allowed || !l.release(e) {
+			continue
+		}
+		d.ID = newDecisionID()
+		w.report(e.peer, asked, d, verdict)
+		e.cut(d)
+		count++
+	}
+	l.cuts.Add(uint64(count))
+	return count
+}

@@ -1,0 +1,126 @@
+package kith
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
+)
+
+const (
+	reportQueue    = 1024 // decisions that wait for the agent
+	reportBatch    = 128
+	sampledFlows   = 512 // flows whose allows are reported in one second
+	maxReportText  = 512
+	maxReportShort = 64
+)
+
+// reports carries decisions to the agent: every denial, and of each flow (peer,
+// rule, method) the first allow of a second. It never blocks a request; what
+// does not fit is counted and lost.
+type reports struct {
+	queue         chan *pb.Decision
+	sent, dropped atomic.Uint64
+
+	mu     sync.Mutex
+	second int64             // guarded by mu
+	flows  map[flow]struct{} // reported in this second; guarded by mu
+}
+
+type flow struct{ peer, rule, method string }
+
+func (r *reports) init() {
+	r.queue = make(chan *pb.Decision, reportQueue)
+	r.flows = make(map[flow]struct{})
+}
+
+// sampled says whether this allow is reported. The common case, a busy
+// connection, costs one atomic load.
+func (r *reports) sampled(peer *Peer, rule, method string, now time.Time) bool {
+	second := now.Unix()
+	if peer.reported.Load() == second {
+		return false
+	}
+	peer.reported.Store(second)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.second != second {
+		r.second = second
+		clear(r.flows)
+	}
+	key := flow{peer: peer.id.String(), rule: rule, method: clip(method, maxReportShort)}
+	if _, done := r.flows[key]; done || len(r.flows) >= sampledFlows {
+		return false
+	}
+	r.flows[key] = struct{}{}
+	return true
+}
+
+// report queues a decision.
+func (w *Workload) report(peer *Peer, asked policy.Request, d Decision, verdict policy.Decision) {
+	if len(w.reports.queue) == cap(w.reports.queue) {
+		w.reports.dropped.Add(1) // before the near miss is searched for
+		return
+	}
+	ruling := w.policy.Load()
+	message := &pb.Decision{
+		Id:           d.ID,
+		TimeUnixNano: w.cfg.Now().UnixNano(),
+		Effect:       verdict.Effect.String(),
+		Rule:         d.Rule,
+		Reason:       d.Reason,
+		Revision:     d.Revision,
+		To:           ruling.service,
+		ToId:         w.ID().String(),
+		Protocol:     asked.Protocol.String(),
+		Method:       clip(asked.Method, maxReportShort),
+		Path:         clip(asked.Path, maxReportText),
+		Host:         clip(asked.Host, maxReportText),
+		Port:         uint32(asked.Port),
+		Node:         ruling.node,
+	}
+	if peer != nil {
+		message.From = peer.id.String()
+		if verdict.Effect != policy.Allow && ruling.table != nil && verdict.Reason != policy.PathNotCanonical {
+			near := ruling.table.Explain(peer.in(ruling.table), asked).Near
+			message.NearRule, message.NearField = near.Rule, near.Field
+			message.NearWant, message.NearGot = clip(near.Want, maxReportText), clip(near.Got, maxReportText)
+		}
+	}
+	select {
+	case w.reports.queue <- message:
+	default:
+		w.reports.dropped.Add(1)
+	}
+}
+
+// batch gathers what is queued behind first.
+func (r *reports) batch(first *pb.Decision) *pb.Report {
+	decisions := []*pb.Decision{first}
+	for len(decisions) < reportBatch {
+		select {
+		case next := <-r.queue:
+			decisions = append(decisions, next)
+			continue
+		default:
+		}
+		break
+	}
+	r.sent.Add(uint64(len(decisions)))
+	return &pb.Report{Decisions: decisions}
+}
+
+// clip bounds text from outside and makes it UTF-8, which protobuf demands.
+func clip(text string, limit int) string {
+	if len(text) > limit {
+		text = text[:limit]
+	}
+	if utf8.ValidString(text) {
+		return text
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
+}

@@ -1,0 +1,110 @@
+package kith
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// policySchema is the newest policy schema this SDK understands in full. A
+// slice of a newer one is refused: a rule half understood is a hole.
+const policySchema = 1
+
+// ruling is the policy in force: immutable, swapped as a whole. Without a table
+// it denies everything, and so does the zero ruling.
+type ruling struct {
+	table    *policy.Table
+	revision uint64
+	service  string
+	protocol Protocol
+	wire     policy.Protocol
+	paths    policy.PathOptions
+	node     string
+	dev      bool
+}
+
+// rule puts a slice in force and returns the ack: the table is compiled aside,
+// swapped, and every live exchange decided again before the ack is sent. A
+// slice that cannot be enforced leaves a ruling that denies everything.
+func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
+	next, err := compileSlice(slice, w.cfg)
+	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
+	if err != nil {
+		ack.Error = clip(err.Error(), maxReportText)
+		next = &ruling{revision: slice.GetRevision(), service: next.service, protocol: next.protocol, node: slice.GetNode(), dev: slice.GetDev()}
+		w.cfg.Log.Error("policy refused, everything is denied", "revision", slice.GetRevision(), "error", err)
+	}
+	w.policy.Store(next)
+	cut := w.live.decideAgain(w)
+	w.first.policy()
+	w.cfg.Log.Debug("policy in force", "revision", next.revision, "service", next.service, "cut", cut)
+	return ack
+}
+
+// compileSlice makes a ruling of a slice. With an error it still says as much
+// as it found out.
+func compileSlice(slice *pb.Slice, cfg Config) (*ruling, error) {
+	next := &ruling{revision: slice.GetRevision(), node: slice.GetNode(), dev: slice.GetDev()}
+	if slice.GetSchema() > policySchema {
+		return next, fmt.Errorf("policy schema %d is newer than %d", slice.GetSchema(), policySchema)
+	}
+	td, err := spiffe.ParseTrustDomain(slice.GetTrustDomain())
+	if err != nil {
+		return next, fmt.Errorf("trust domain of the policy: %w", err)
+	}
+	set := policy.Set{TrustDomain: td, Services: make(map[string]policy.Service), Rules: make(map[string]policy.Rule)}
+	for name, message := range slice.GetNamed() {
+		if set.Services[name], err = policy.ServiceFromPB(message); err != nil {
+			return next, fmt.Errorf("service %q: %w", name, err)
+		}
+	}
+	var own []string
+	for _, message := range slice.GetServices() {
+		own = append(own, message.GetName())
+		if set.Services[message.GetName()], err = policy.ServiceFromPB(message); err != nil {
+			return next, fmt.Errorf("service %q: %w", message.GetName(), err)
+		}
+	}
+	for _, message := range slice.GetRules() {
+		if set.Rules[message.GetName()], err = policy.RuleFromPB(message); err != nil {
+			return next, fmt.Errorf("rule %q: %w", message.GetName(), err)
+		}
+	}
+	if !cfg.Serves || len(own) == 0 {
+		return next, nil // a program that is no service: everything is denied, and that is right
+	}
+	if next.service, err = chooseService(own, cfg); err != nil {
+		return next, err
+	}
+	service := set.Services[next.service]
+	next.wire, next.protocol, next.paths = service.Protocol, Protocol(service.Protocol.String()), service.Paths
+	table, err := policy.Compile(set, next.service)
+	if err != nil {
+		return next, fmt.Errorf("policy of %s: %w", next.service, err)
+	}
+	next.table = table
+	return next, nil
+}
+
+// chooseService picks whose policy decides here. An identity that belongs to
+// several services must say which one it answers for; guessing could decide by
+// the laxer one.
+func chooseService(own []string, cfg Config) (string, error) {
+	slices.Sort(own)
+	switch {
+	case cfg.Service != "" && slices.Contains(own, cfg.Service):
+		return cfg.Service, nil
+	case cfg.Service != "":
+		return "", fault.Invalidf("this identity does not belong to service %q, but to %v", cfg.Service, own)
+	case slices.Contains(own, cfg.As):
+		return cfg.As, nil
+	case len(own) == 1:
+		return own[0], nil
+	default:
+		return "", fault.Hint(fault.Invalidf("this identity belongs to several services: %v", own), "say which one it answers for")
+	}
+}
