@@ -22,6 +22,7 @@ const (
 	window         = 1 << 20  // fixed: the estimator costs a ping per message
 	attestDeadline = 30 * time.Second
 	drainTime      = 2 * time.Second
+	ageGrace       = 5 * time.Second
 )
 
 // PublicConfig is what the TCP face needs.
@@ -35,6 +36,9 @@ type PublicConfig struct {
 	// Attestations a second that are let through, over all peers and for each
 	// address; bursts of ten times the latter. 0 is 200 and 20.
 	AttestRate, AttestRateEach float64
+	// ConnectionAge is after how long a node's connection is to be made anew; 0
+	// is never.
+	ConnectionAge time.Duration
 }
 
 // Public serves Admission and Node on one TLS listener.
@@ -126,7 +130,10 @@ func (p *Public) nodeServer() *grpc.Server {
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(window),
 		// A stream whose other host vanished without a word is noticed in 20 s.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 10 * time.Second, Timeout: 10 * time.Second,
+			MaxConnectionAge: p.cfg.ConnectionAge, MaxConnectionAgeGrace: ageGrace,
+		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 4 * time.Second, PermitWithoutStream: true}),
 	)...)
 }

@@ -1,0 +1,149 @@
+package server
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// Why asks the agents what they decided, newest first. A decision nobody knows
+// yet is asked for again for a while: enforcement points report in batches.
+func (s *Server) Why(ctx context.Context, req *pb.WhyRequest) ([]*pb.Decision, error) {
+	limit := int(req.GetLimit())
+	if req.GetLast() || req.GetId() != "" || limit == 0 {
+		limit = max(limit, 1)
+	}
+	limit = min(limit, maxDecisions)
+	end := s.cfg.Now().Add(unknownLimit)
+	for {
+		decisions, err := s.hub.ask(ctx, &pb.WhyQuery{
+			Id: req.GetId(), Last: req.GetLast(), Limit: uint32(limit), DeniedOnly: req.GetDeniedOnly(),
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(decisions) > 0 || !s.cfg.Now().Before(end) {
+			snap := s.snap()
+			for i, d := range decisions[:min(limit, len(decisions))] {
+				decisions[i] = snap.explained(d)
+			}
+			return decisions[:min(limit, len(decisions))], nil
+		}
+		pause := time.NewTimer(unknownPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// explained fills in the one-line fix of a denial.
+func (s *snapshot) explained(d *pb.Decision) *pb.Decision {
+	if d.GetHint() != "" || d.GetEffect() == policy.Allow.String() {
+		return d
+	}
+	decision, err := policy.DecisionFromPB(d)
+	if err != nil {
+		return d
+	}
+	d = proto.CloneOf(d)
+	d.Hint = policy.Fix(decision, s.callName(d.GetFrom()), d.GetTo(), d.GetMethod(), d.GetPath())
+	return d
+}
+
+// callName is how a person names a caller: its service, else its ID, without
+// the own trust domain.
+func (s *snapshot) callName(from string) string {
+	id, err := spiffe.ParseID(from)
+	if err != nil {
+		return from
+	}
+	if name := s.serviceOf(id); name != "" {
+		return name
+	}
+	if id.TrustDomain() == s.trustDomain {
+		return id.Path()
+	}
+	return from
+}
+
+// Test says what would be decided now, from the snapshot.
+func (s *Server) Test(_ context.Context, req *pb.TestRequest) (*pb.Decision, error) {
+	snap := s.snap()
+	from, err := snap.resolve(req.GetFrom())
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := snap.policy.Services[req.GetTo()]; !ok {
+		return nil, snap.unknownService(req.GetTo())
+	}
+	set := snap.policy
+	set.Revision = snap.revision
+	table, err := policy.Compile(set, req.GetTo())
+	if err != nil {
+		return nil, err
+	}
+	request := policy.Request{Protocol: table.Protocol(), Method: req.GetMethod(), Path: req.GetPath()}
+	if req.GetProtocol() != "" {
+		if request.Protocol, err = policy.ParseProtocol(req.GetProtocol()); err != nil {
+			return nil, err
+		}
+	}
+	request.GRPC = request.Protocol == policy.GRPC
+	if req.GetPort() > 65535 {
+		return nil, fault.Invalidf("port: %d", req.GetPort())
+	}
+	request.Port = uint16(req.GetPort())
+	if request.Protocol != policy.TCP {
+		if request.Path, err = policy.NormalizePath(req.GetPath(), table.Paths()); err != nil {
+			return nil, fault.Wrap(fault.Invalid, err)
+		}
+	}
+	decision := table.Explain(table.Peer(from), request)
+	out := decision.PB()
+	out.TimeUnixNano = s.cfg.Now().UnixNano()
+	out.From, out.To, out.Protocol = from.String(), req.GetTo(), request.Protocol.String()
+	out.Method, out.Path, out.Port = request.Method, request.Path, req.GetPort()
+	return snap.explained(out), nil
+}
+
+// resolve reads a caller as a person names it: a service, a path, a whole ID,
+// or anonymous.
+func (s *snapshot) resolve(from string) (spiffe.ID, error) {
+	switch {
+	case from == "anonymous":
+		return spiffe.ID{}, nil
+	case strings.HasPrefix(from, "/"):
+		id, err := spiffe.NewID(s.trustDomain, from)
+		return id, fault.Wrap(fault.Invalid, err)
+	case strings.Contains(from, "://"):
+		id, err := spiffe.ParseID(from)
+		return id, fault.Wrap(fault.Invalid, err)
+	}
+	service, ok := s.policy.Services[from]
+	if !ok {
+		return spiffe.ID{}, s.unknownService(from)
+	}
+	ids, err := service.IDs(s.trustDomain)
+	if err != nil || len(ids) == 0 {
+		return spiffe.ID{}, fault.Invalidf("service %s has no identity", from)
+	}
+	return ids[0], nil
+}
+
+func (s *snapshot) unknownService(name string) error {
+	err := fault.NotFoundf("unknown service %q", name)
+	if near := nearestName(name, s.serviceNames()); near != "" {
+		return fault.Hint(err, "did you mean %s?", near)
+	}
+	return fault.Hint(err, "kith services lists what there is")
+}

@@ -1,0 +1,159 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/kith-id/kith/internal/api"
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+)
+
+const maxFaultText = 512
+
+// Member says whether a node is known and not banned, from the snapshot.
+func (s *Server) Member(name string) error { return s.memberOf(s.snap(), name) }
+
+func (s *Server) memberOf(snap *snapshot, name string) error {
+	if snap.banned(name) {
+		return fault.Deniedf("node %s is banned", name)
+	}
+	if _, ok := snap.members[name]; !ok {
+		return fault.Hint(fault.Deniedf("node %s is not known here", name), "kith nodes add %s on the server, then kith join", name)
+	}
+	return nil
+}
+
+// Sync serves one agent's stream: this goroutine sends, another receives.
+func (s *Server) Sync(ctx context.Context, node api.Caller, hello *pb.SyncHello, link api.Link) error {
+	l := s.hub.join(node.Name, node.Remote, hello)
+	defer s.hub.leave(l)
+	// The node may have been banned between the check of the call and join.
+	if err := s.Member(node.Name); err != nil {
+		return err
+	}
+	received := make(chan error, 1)
+	// Recv returns when this function has: the stream ends with it. Run waits
+	// for it through s.streams.
+	s.streams.Go(func() { received <- s.receive(l, link) })
+	ends := time.NewTimer(node.Expires.Sub(s.cfg.Now()))
+	defer ends.Stop()
+	for {
+		full, out, err := s.hub.next(l)
+		if err != nil {
+			return err
+		}
+		if full != nil {
+			if err := link.Send(s.stateOf(full, node.Name)); err != nil {
+				return err
+			}
+		}
+		for _, response := range out {
+			if err := link.Send(response); err != nil {
+				return err
+			}
+		}
+		if full != nil || len(out) > 0 {
+			continue
+		}
+		select {
+		case <-l.wake:
+		case err := <-received:
+			return err
+		case <-ends.C:
+			return api.Unproven{Err: fmt.Errorf("the certificate of this connection ended; connect again with the renewed one")}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// receive takes what the agent says until the stream ends.
+func (s *Server) receive(l *link, from api.Link) error {
+	for {
+		req, err := from.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := req.GetMessage().(type) {
+		case *pb.SyncRequest_Ack:
+			s.hub.ack(l, m.Ack.GetRevision(), clipAll(m.Ack.GetErrors()))
+		case *pb.SyncRequest_Endpoints:
+			if !s.hub.isCurrent(l) {
+				continue // what a replaced stream says counts no more
+			}
+			if err := s.directory.report(l.node, m.Endpoints.GetEndpoints()); err != nil {
+				return err
+			}
+		case *pb.SyncRequest_Why:
+			s.hub.answer(l, m.Why)
+		case *pb.SyncRequest_LastSeen:
+			s.issued.used(l.node, m.LastSeen.GetIdentities())
+		default:
+			return fault.Invalidf("a message this server does not know; upgrade it first")
+		}
+	}
+}
+
+// clipAll bounds what an agent says in plain text.
+func clipAll(texts []string) []string {
+	out := texts[:min(len(texts), 64)]
+	for i, t := range out {
+		if len(t) > maxFaultText {
+			out[i] = t[:maxFaultText] + "…"
+		}
+	}
+	return out
+}
+
+// stateOf is everything an agent is to hold, at one snapshot.
+func (s *Server) stateOf(snap *snapshot, node string) *pb.SyncResponse {
+	m := snap.members[node]
+	state := &pb.State{
+		Revision:       snap.revision,
+		Epoch:          snap.epoch,
+		TrustDomain:    snap.trustDomain.String(),
+		Node:           node,
+		Class:          m.node.Class,
+		NodeAttributes: m.node.Scope(),
+		Bundles:        s.bundles(),
+		NowUnixNano:    s.cfg.Now().UnixNano(),
+		Dev:            s.cfg.Dev,
+	}
+	for _, key := range snap.sorted() {
+		state.Objects = append(state.Objects, snap.objects[key])
+	}
+	return &pb.SyncResponse{Message: &pb.SyncResponse_State{State: state}}
+}
+
+// bundles is the roots of the own trust domain.
+func (s *Server) bundles() []*pb.Bundle {
+	jwks, err := s.ca.Bundle().Marshal()
+	if err != nil {
+		s.log.Error("bundle not marshalled", "error", err)
+		return nil
+	}
+	return []*pb.Bundle{{TrustDomain: s.TrustDomain().String(), Jwks: jwks}}
+}
+
+// nodeMoved is told when a node's stream comes or goes.
+func (s *Server) nodeMoved(name string) {
+	info, connected := s.nodeInfo(name)
+	s.directory.seen(name, connected)
+	s.seen.touch(name, s.cfg.Now())
+	event := "disconnected"
+	if connected {
+		event = "connected"
+	}
+	s.log.Info("node "+event, "node", name, "remote", info.GetAddress())
+	s.events.publish(&pb.WatchEvent{Event: event, Node: info}, s.cfg.Now())
+}
+
+// runDirectory builds and pushes the directory until ctx ends.
+func (s *Server) runDirectory(ctx context.Context) error {
+	return s.directory.run(ctx, s.snap, func(dir *pb.SyncResponse, size int) time.Duration {
+		s.hub.direct(dir)
+		return pushPause(size, s.hub.connected())
+	})
+}

@@ -1,0 +1,256 @@
+package server
+
+import (
+	"sync"
+	"time"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+)
+
+const (
+	// ringSize is how many revisions an agent may lag before it gets everything
+	// anew. The ring is every agent's queue at once: a slow one costs no memory.
+	ringSize = 512
+	// liveGrace is how long after its stream ended a node still counts as live:
+	// its enforcement points go on with what they have, so a change waits for it.
+	liveGrace = 3 * time.Second
+)
+
+// hub fans changes out to the sync streams of the connected agents. Publishing
+// marshals once and wakes; each stream's own goroutine takes what it lacks.
+type hub struct {
+	now func() time.Time
+
+	mu       sync.Mutex
+	links    map[string]*link      // by node; guarded by mu, as is all below
+	lost     map[string]time.Time  // when the stream of a node ended, for liveGrace
+	snap     *snapshot             // the newest published
+	ring     []message             // deltas, gapless, the last one leads to snap.revision
+	dir      *pb.SyncResponse      // the newest directory, shared by all streams
+	dirRev   uint64                // moves with dir
+	waits    map[*wait]struct{}    // changes that wait for acks
+	answers  map[uint64]*whyGather // queries that wait for answers
+	queries  uint64                // the last query's number
+	onChange func(node string)     // called without mu when a node comes or goes
+}
+
+// message is a delta as it is sent to everybody.
+type message struct {
+	revision uint64
+	response *pb.SyncResponse
+}
+
+// link is the stream of one agent.
+type link struct {
+	node    string
+	remote  string
+	version string
+	since   time.Time
+	wake    chan struct{} // capacity 1
+
+	// guarded by hub.mu
+	fresh    bool   // has nothing that a delta could build on
+	sent     uint64 // the last revision handed to the stream
+	acked    uint64
+	faults   []string // of the last ack
+	dirSent  uint64
+	outbox   []*pb.SyncResponse // queries, few and small
+	cut      error              // why the stream must end
+	lastSeen time.Time
+}
+
+func newHub(now func() time.Time, first *snapshot, onChange func(string)) *hub {
+	return &hub{
+		now:      now,
+		links:    make(map[string]*link),
+		lost:     make(map[string]time.Time),
+		snap:     first,
+		waits:    make(map[*wait]struct{}),
+		answers:  make(map[uint64]*whyGather),
+		onChange: onChange,
+	}
+}
+
+// join adds the stream of a node; an older one of the same node is cut.
+func (h *hub) join(node, remote string, hello *pb.SyncHello) *link {
+	l := &link{
+		node: node, remote: remote, version: hello.GetVersion(), since: h.now(),
+		wake: make(chan struct{}, 1), sent: hello.GetRevision(), lastSeen: h.now(),
+	}
+	h.mu.Lock()
+	// A revision from another epoch, or from our future, is of another history.
+	l.fresh = hello.GetRevision() == 0 || hello.GetEpoch() != h.snap.epoch || hello.GetRevision() > h.snap.revision
+	if old := h.links[node]; old != nil {
+		old.cut = fault.Conflictf("another stream of node %s took over", node)
+		old.poke()
+	}
+	h.links[node] = l
+	delete(h.lost, node)
+	h.mu.Unlock()
+	h.onChange(node)
+	return l
+}
+
+// leave removes the stream, unless another has taken its place.
+func (h *hub) leave(l *link) {
+	h.mu.Lock()
+	mine := h.links[l.node] == l
+	if mine {
+		delete(h.links, l.node)
+		if l.cut == nil {
+			h.lost[l.node] = h.now()
+		}
+		h.dropAnswers(l.node)
+	}
+	h.mu.Unlock()
+	if mine {
+		h.onChange(l.node)
+	}
+}
+
+// cut ends the stream of a node, with a reason for it, at once.
+func (h *hub) cut(node string, why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.lost, node)
+	if l := h.links[node]; l != nil {
+		l.cut = why
+		l.poke()
+	}
+}
+
+// publish makes snap the newest. delta leads there from the one before; nil
+// says that nothing does, and everybody gets everything.
+func (h *hub) publish(snap *snapshot, delta *pb.SyncResponse) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	moved := snap.revision != h.snap.revision || snap.epoch != h.snap.epoch
+	h.snap = snap
+	switch {
+	case delta != nil:
+		h.ring = append(h.ring, message{snap.revision, delta})
+		if len(h.ring) > 2*ringSize {
+			h.ring = append([]message(nil), h.ring[len(h.ring)-ringSize:]...)
+		}
+	case moved:
+		h.ring = nil
+		for _, l := range h.links {
+			l.fresh = true
+		}
+	default:
+		return
+	}
+	for _, l := range h.links {
+		l.poke()
+	}
+}
+
+// direct makes dir the newest directory.
+func (h *hub) direct(dir *pb.SyncResponse) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dir = dir
+	h.dirRev++
+	for _, l := range h.links {
+		l.poke()
+	}
+}
+
+// next is what the stream has to send now; nothing means: wait for wake. full
+// is set when the stream must send the whole state of that snapshot first.
+func (h *hub) next(l *link) (full *snapshot, out []*pb.SyncResponse, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l.cut != nil {
+		return nil, nil, l.cut
+	}
+	if l.fresh || l.sent != h.snap.revision {
+		deltas, ok := h.since(l.sent)
+		if l.fresh || !ok {
+			full = h.snap
+		} else {
+			out = append(out, deltas...)
+		}
+		l.fresh, l.sent = false, h.snap.revision
+	}
+	if h.dir != nil && l.dirSent != h.dirRev {
+		out = append(out, h.dir)
+		l.dirSent = h.dirRev
+	}
+	out = append(out, l.outbox...)
+	l.outbox = nil
+	return full, out, nil
+}
+
+// since is the deltas that lead from revision to the newest.
+func (h *hub) since(revision uint64) ([]*pb.SyncResponse, bool) {
+	missing := h.snap.revision - revision
+	if revision > h.snap.revision || missing > uint64(len(h.ring)) {
+		return nil, false
+	}
+	out := make([]*pb.SyncResponse, 0, missing)
+	for _, m := range h.ring[uint64(len(h.ring))-missing:] {
+		out = append(out, m.response)
+	}
+	return out, true
+}
+
+// ack records that a node enforces a revision.
+func (h *hub) ack(l *link, revision uint64, faults []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.lastSeen = h.now()
+	if h.links[l.node] != l || revision > h.snap.revision {
+		return // a stream that was replaced, or a revision that we never sent
+	}
+	if revision >= l.acked {
+		l.acked, l.faults = revision, faults
+	}
+	for w := range h.waits {
+		if revision >= w.revision {
+			w.acked(l.node, faults, h.now())
+		}
+	}
+}
+
+// poke wakes the stream's goroutine; a pending wake is enough.
+func (l *link) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// linkState is what operators see of a stream.
+type linkState struct {
+	revision uint64
+	version  string
+	remote   string
+	lastSeen time.Time
+}
+
+// states is every connected node.
+func (h *hub) states() map[string]linkState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make(map[string]linkState, len(h.links))
+	for name, l := range h.links {
+		out[name] = linkState{revision: l.acked, version: l.version, remote: l.remote, lastSeen: l.lastSeen}
+	}
+	return out
+}
+
+// connected is how many nodes have a stream.
+func (h *hub) connected() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.links)
+}
+
+// isCurrent says whether the stream is still the one of its node.
+func (h *hub) isCurrent(l *link) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.links[l.node] == l
+}

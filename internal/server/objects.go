@@ -1,0 +1,137 @@
+package server
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// state is applied state: the objects as they are stored and sent, and what
+// registry and policy read in them. The three always say the same.
+type state struct {
+	objects map[objectKey]*pb.Object
+	rules   registry.Set
+	policy  policy.Set
+}
+
+func newState(td spiffe.TrustDomain) state {
+	return state{
+		objects: map[objectKey]*pb.Object{},
+		rules: registry.Set{
+			TrustDomain:   td,
+			NodeRules:     map[string]registry.NodeRule{},
+			IdentityRules: map[string]registry.IdentityRule{},
+		},
+		policy: policy.Set{TrustDomain: td, Services: map[string]policy.Service{}, Rules: map[string]policy.Rule{}},
+	}
+}
+
+// clone is a copy to change; the objects themselves are shared and immutable.
+func (s state) clone() state {
+	s.objects = maps.Clone(s.objects)
+	s.rules.NodeRules = maps.Clone(s.rules.NodeRules)
+	s.rules.IdentityRules = maps.Clone(s.rules.IdentityRules)
+	s.policy.Services = maps.Clone(s.policy.Services)
+	s.policy.Rules = maps.Clone(s.policy.Rules)
+	return s
+}
+
+// put places an object, or refuses one that cannot be read.
+func (s state) put(key objectKey, object *pb.Object) error {
+	var err error
+	switch kind := object.GetKind().(type) {
+	case *pb.Object_NodeRule:
+		s.rules.NodeRules[key.name] = registry.NodeRuleFromPB(kind.NodeRule)
+	case *pb.Object_IdentityRule:
+		s.rules.IdentityRules[key.name], err = registry.IdentityRuleFromPB(kind.IdentityRule)
+	case *pb.Object_Service:
+		s.policy.Services[key.name], err = policy.ServiceFromPB(kind.Service)
+	case *pb.Object_Rule:
+		s.policy.Rules[key.name], err = policy.RuleFromPB(kind.Rule)
+	default:
+		err = fault.Invalidf("%s: object of a kind this version does not know", key)
+	}
+	s.objects[key] = object
+	return err
+}
+
+func (s state) remove(key objectKey) {
+	delete(s.objects, key)
+	switch key.kind {
+	case registry.KindNode:
+		delete(s.rules.NodeRules, key.name)
+	case registry.KindIdentity:
+		delete(s.rules.IdentityRules, key.name)
+	case registry.KindService:
+		delete(s.policy.Services, key.name)
+	case registry.KindRule:
+		delete(s.policy.Rules, key.name)
+	}
+}
+
+// validate returns every fault of the state at once, and what an operator
+// should know of a state without faults.
+func (s state) validate() (warnings []string, err error) {
+	fromRules, rulesErr := s.rules.Validate()
+	fromPolicy, policyErr := s.policy.Validate()
+	if err := errors.Join(rulesErr, policyErr); err != nil {
+		return nil, fault.Wrap(fault.Invalid, err)
+	}
+	for _, w := range fromRules {
+		warnings = append(warnings, w.String())
+	}
+	return append(warnings, fromPolicy...), nil
+}
+
+// objectKey names an object of applied state.
+type objectKey struct {
+	kind registry.Kind
+	name string
+}
+
+func (k objectKey) String() string { return string(k.kind) + " " + k.name }
+
+func (k objectKey) pb() *pb.Key { return &pb.Key{Kind: string(k.kind), Name: k.name} }
+
+func compareKeys(a, b objectKey) int {
+	if a.kind != b.kind {
+		return slices.Index(registry.Kinds(), a.kind) - slices.Index(registry.Kinds(), b.kind)
+	}
+	return strings.Compare(a.name, b.name)
+}
+
+// keyOf is an object's kind and name, and its owner.
+func keyOf(o *pb.Object) (objectKey, string, error) {
+	switch kind := o.GetKind().(type) {
+	case *pb.Object_NodeRule:
+		return objectKey{registry.KindNode, kind.NodeRule.GetName()}, kind.NodeRule.GetOwner(), nil
+	case *pb.Object_IdentityRule:
+		return objectKey{registry.KindIdentity, kind.IdentityRule.GetName()}, kind.IdentityRule.GetOwner(), nil
+	case *pb.Object_Service:
+		return objectKey{registry.KindService, kind.Service.GetName()}, kind.Service.GetOwner(), nil
+	case *pb.Object_Rule:
+		return objectKey{registry.KindRule, kind.Rule.GetName()}, kind.Rule.GetOwner(), nil
+	default:
+		return objectKey{}, "", fault.Invalidf("object of a kind this version does not know")
+	}
+}
+
+func setOwner(o *pb.Object, owner string) {
+	switch kind := o.GetKind().(type) {
+	case *pb.Object_NodeRule:
+		kind.NodeRule.Owner = owner
+	case *pb.Object_IdentityRule:
+		kind.IdentityRule.Owner = owner
+	case *pb.Object_Service:
+		kind.Service.Owner = owner
+	case *pb.Object_Rule:
+		kind.Rule.Owner = owner
+	}
+}

@@ -1,0 +1,139 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/registry"
+)
+
+// List shows objects, from the snapshot.
+func (s *Server) List(_ context.Context, kind, name string) (*pb.ListResponse, error) {
+	if kind != "" && !slices.Contains(registry.Kinds(), registry.Kind(kind)) {
+		return nil, fault.Invalidf("unknown kind %q: node, identity, service or rule", kind)
+	}
+	snap := s.snap()
+	out := &pb.ListResponse{Revision: snap.revision}
+	var names []string
+	for _, key := range snap.sorted() {
+		if kind != "" && string(key.kind) != kind {
+			continue
+		}
+		names = append(names, key.name)
+		if name == "" || key.name == name {
+			out.Objects = append(out.Objects, snap.objects[key])
+		}
+	}
+	if name != "" && len(out.GetObjects()) == 0 {
+		err := fault.NotFoundf("there is no %s", strings.TrimSpace(kind+" "+name))
+		if near := nearestName(name, names); near != "" {
+			return nil, fault.Hint(err, "did you mean %s?", near)
+		}
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListNodes shows every node, by name.
+func (s *Server) ListNodes(context.Context) ([]*pb.NodeInfo, error) {
+	snap := s.snap()
+	links, endpoints := s.hub.states(), s.directory.count()
+	var out []*pb.NodeInfo
+	for name := range snap.members {
+		out = append(out, s.infoOf(snap, name, links, endpoints[name]))
+	}
+	slices.SortFunc(out, func(a, b *pb.NodeInfo) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return out, nil
+}
+
+// nodeInfo is one node, and whether it is connected.
+func (s *Server) nodeInfo(name string) (*pb.NodeInfo, bool) {
+	links := s.hub.states()
+	_, connected := links[name]
+	return s.infoOf(s.snap(), name, links, s.directory.count()[name]), connected
+}
+
+func (s *Server) infoOf(snap *snapshot, name string, links map[string]linkState, endpoints int) *pb.NodeInfo {
+	m := snap.members[name]
+	l, connected := links[name]
+	last, expires := s.seen.of(name)
+	if expires.IsZero() {
+		expires = m.node.Expires
+	}
+	for _, t := range []time.Time{l.lastSeen, m.node.LastAttested} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	info := &pb.NodeInfo{
+		Name: name, Class: m.node.Class, Attestor: m.node.Attestor, Banned: snap.banned(name),
+		Connected: connected, Revision: l.revision, Version: l.version, Address: l.remote,
+		Endpoints:  uint32(endpoints),
+		JoinedUnix: unixOf(m.node.Joined), LastSeenUnix: unixOf(last), SvidExpiresUnix: unixOf(expires),
+	}
+	if id, err := nodeID(snap.trustDomain, name); err == nil {
+		info.SpiffeId = id.String()
+	}
+	return info
+}
+
+func unixOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
+}
+
+// ListIdentities shows what this server issued and still holds.
+func (s *Server) ListIdentities(context.Context) ([]*pb.IdentityInfo, error) {
+	rows := s.issued.list(s.cfg.Now())
+	snap := s.snap()
+	services := snap.servicesByID()
+	out := make([]*pb.IdentityInfo, len(rows))
+	for i, row := range rows {
+		out[i] = &pb.IdentityInfo{
+			SpiffeId: row.GetSpiffeId(), Rule: row.GetRule(), Node: row.GetNode(), Serial: row.GetSerial(),
+			ExpiresUnix: row.GetExpiresUnix(), IssuedUnix: row.GetIssuedUnix(),
+			Service: services[row.GetSpiffeId()],
+		}
+	}
+	return out, nil
+}
+
+// servicesByID is the first service of each identity.
+func (s *snapshot) servicesByID() map[string]string {
+	out := make(map[string]string)
+	for name := range s.policy.Services {
+		for _, id := range s.identitiesOf(name) {
+			if other, ok := out[id]; !ok || name < other {
+				out[id] = name
+			}
+		}
+	}
+	return out
+}
+
+// Status is the server's state in one message.
+func (s *Server) Status(context.Context) (*pb.StatusResponse, error) {
+	snap := s.snap()
+	status := s.ca.Status()
+	store, reason := s.storeState()
+	if reason != "" {
+		store += ": " + reason
+	}
+	entries, _ := s.directory.build(snap, s.cfg.Now())
+	return &pb.StatusResponse{
+		Version: s.cfg.Version, TrustDomain: snap.trustDomain.String(), Revision: snap.revision, Store: store,
+		Nodes: uint32(len(snap.members)), NodesConnected: uint32(s.hub.connected()),
+		Services: uint32(len(snap.policy.Services)), Rules: uint32(len(snap.policy.Rules)),
+		IdentityRules:   uint32(len(snap.rules.IdentityRules)),
+		RootExpiresUnix: unixOf(status.RootNotAfter), IssuingCaExpiresUnix: unixOf(status.IssuingNotAfter),
+		Address: s.address(), Pin: s.Pin().String(), StartedUnix: unixOf(s.started),
+		JournalUsed: status.JournalUsed, Dev: s.cfg.Dev, MetricsAddress: s.MetricsAddr(),
+		Alarms: s.alarms(), NowUnixNano: s.cfg.Now().UnixNano(), Directory: entries,
+	}, nil
+}

@@ -1,0 +1,77 @@
+package server
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// Keys of our own below meta/. The revision counts changes of applied state
+// only: the store's version also moves with tokens, nodes and journals, and
+// agents are not to be told of those.
+const (
+	revisionKey = "meta/revision"
+	clockKey    = "meta/clock"
+)
+
+// member is a node record and the version it was read at.
+type member struct {
+	node registry.Node
+	item registry.Item
+}
+
+// snapshot is everything the server knows of the store, at one version of it.
+// It is immutable; a change makes a new one that shares what did not change.
+type snapshot struct {
+	trustDomain spiffe.TrustDomain
+	epoch       uint64
+	version     registry.Version
+	revision    uint64
+	counter     registry.Item // the item of revisionKey
+	changedAt   time.Time     // when this server learned of the revision
+
+	state // applied state and its two readings
+
+	nodes      *registry.Nodes
+	identities *registry.Identities
+	reach      []registry.Reach
+
+	members map[string]member
+	byKey   map[registry.Hash]string
+}
+
+// identitiesOf is the whole SPIFFE IDs of a service.
+func (s *snapshot) identitiesOf(service string) []string {
+	ids, err := s.policy.Services[service].IDs(s.trustDomain)
+	if err != nil {
+		return nil // refused at apply; nobody is the service then
+	}
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = id.String()
+	}
+	return out
+}
+
+// answersFor says whether an identity is one of the service's.
+func (s *snapshot) answersFor(id spiffe.ID, service string) bool {
+	found, ok := s.policy.Services[service]
+	if !ok {
+		return false
+	}
+	ids, err := found.IDs(s.trustDomain)
+	return err == nil && slices.Contains(ids, id)
+}
+
+// banned says whether a node may not be served.
+func (s *snapshot) banned(name string) bool { return s.members[name].node.Banned }
+
+// sorted is every object in the order of kinds and names.
+func (s *snapshot) sorted() []objectKey {
+	keys := slices.Collect(maps.Keys(s.objects))
+	slices.SortFunc(keys, compareKeys)
+	return keys
+}
