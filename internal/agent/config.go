@@ -1,0 +1,123 @@
+// Package agent is the program that runs once on every node: it proves the node
+// to the server, says which process is which workload, hands out their SVIDs,
+// and brings policy and directory to the enforcement points - also while the
+// server is away. It decides no request and signs nothing but its own proofs.
+package agent
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// Config is what an agent needs.
+type Config struct {
+	// StateDir holds the node key and what is cached of the server. It is made
+	// with mode 0700 if it is missing.
+	StateDir string
+	// Socket is the path workloads connect to.
+	Socket string
+
+	// Server is host:port of the server, and Pin the root it must show in the
+	// first contact. Empty and zero: as at the last start.
+	Server string
+	Pin    spiffe.Pin
+	// Join proves the node the first time, by the method JoinMethod. Nil for a
+	// node that has joined before.
+	Join       attest.Prover
+	JoinMethod string
+	// Rejoin proves the node by its key when it was away longer than its SVID.
+	Rejoin func(key crypto.Signer) attest.Prover
+
+	// Inspector measures workloads; Processes tells processes apart; and
+	// Credentials capture who connects to the socket, as attest.Peered.
+	Inspector   attest.Inspector
+	Processes   attest.Processes
+	Credentials credentials.TransportCredentials
+
+	// Declare makes the server know a service name; set in kith dev only.
+	Declare func(ctx context.Context, name string) error
+
+	// Streams is how many streams one user may hold open; 0 is 512.
+	Streams int
+	Version string
+	Now     func() time.Time
+	Log     *slog.Logger
+	// Metrics is where the agent registers what it measures; nil for nowhere.
+	Metrics prometheus.Registerer
+}
+
+func (c Config) check() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, fault.Invalidf("agent: %s is not set", what))
+		}
+	}
+	need(c.StateDir != "", "the state directory")
+	need(c.Socket != "", "the socket")
+	need(c.Inspector != nil && c.Processes != nil && c.Credentials != nil, "the inspector")
+	need(c.Rejoin != nil, "the proof to rejoin with")
+	need(c.Join == nil || c.JoinMethod != "", "the method to join with")
+	need(c.Now != nil && c.Log != nil, "clock or log")
+	return errors.Join(append(errs, checkSocketPath(c.Socket))...)
+}
+
+// files is where the agent keeps what must outlive it.
+type files struct{ dir string }
+
+func (f files) lock() string  { return filepath.Join(f.dir, "agent.lock") }
+func (f files) key() string   { return filepath.Join(f.dir, "node.key") }
+func (f files) node() string  { return filepath.Join(f.dir, "node.json") }
+func (f files) state() string { return filepath.Join(f.dir, "state.cache") }
+func (f files) svids() string { return filepath.Join(f.dir, "svids.cache") }
+
+// write replaces a file in one step: after a crash it is the old one or the new
+// one, never half of it.
+func (f files) write(path string, data []byte) error {
+	tmp, err := os.CreateTemp(f.dir, ".tmp-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), path)
+}
+
+// read reads a file of at most limit bytes; a missing one is nil without an error.
+func (f files) read(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > limit {
+		return nil, fault.Invalidf("%s has %d bytes, at most %d are read", path, info.Size(), limit)
+	}
+	return os.ReadFile(path)
+}
+
+// sweep removes what a crash left of write.
+func (f files) sweep() {
+	left, _ := filepath.Glob(filepath.Join(f.dir, ".tmp-*"))
+	for _, path := range left {
+		os.Remove(path)
+	}
+}

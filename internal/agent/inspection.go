@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/kith-id/kith/internal/api"
+	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/internal/workload"
+)
+
+// inspection explains identities to people on the node.
+type inspection struct {
+	pb.UnimplementedInspectionServer
+	a *Agent
+}
+
+// Explain evaluates a process and shows every rule's outcome.
+func (i *inspection) Explain(ctx context.Context, req *pb.ExplainIdentityRequest) (*pb.ExplainIdentityResponse, error) {
+	out, err := i.explain(ctx, req)
+	return out, api.ToWire(i.a.cfg.Log, "Explain", err)
+}
+
+func (i *inspection) explain(ctx context.Context, req *pb.ExplainIdentityRequest) (*pb.ExplainIdentityResponse, error) {
+	a := i.a
+	caller, err := workload.PeerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w := a.world.Load()
+	if w == nil {
+		return nil, errNoState()
+	}
+	target := caller
+	if pid := req.GetPid(); pid != 0 && pid != caller.PID {
+		if target, err = a.cfg.Processes.Find(pid); err != nil {
+			return nil, fault.Wrap(fault.NotFound, err)
+		}
+		defer release(target)
+		if caller.UID != 0 && caller.UID != a.uid && caller.UID != target.UID {
+			return nil, fault.Hint(fault.Deniedf("process %d belongs to another user", pid), "ask as root")
+		}
+	}
+	attrs, err := a.inspect(ctx, w, target)
+	if err != nil {
+		return nil, err
+	}
+	attrs = a.withClaim(w, target, attrs)
+	if as := req.GetAs(); as != "" {
+		if err := policy.ValidateName(as); err != nil {
+			return nil, fault.Wrap(fault.Invalid, err)
+		}
+		if _, known := w.policy.Services[as]; !known && !w.dev {
+			return nil, errUnknownService(as, w)
+		}
+		delete(attrs, attrClaim)
+		if a.mayClaim(w, as, target.UID, attrs) {
+			attrs[attrClaim] = as
+		}
+	}
+	return explanation(w, attrs), nil
+}
+
+func explanation(w *world, attrs registry.Attributes) *pb.ExplainIdentityResponse {
+	all := registry.Combine(registry.Scope(w.scope, w.class), attrs)
+	out := &pb.ExplainIdentityResponse{Attributes: all, Provenance: make(map[string]string, len(all))}
+	for name := range all {
+		out.Provenance[name] = string(registry.ProvenanceOf(name))
+	}
+	for _, o := range w.evaluate(attrs).Outcomes {
+		out.Rules = append(out.Rules, &pb.RuleOutcome{Rule: o.Rule, Outcome: string(o.Result), Detail: o.Detail, SpiffeId: o.ID})
+	}
+	return out
+}
+
+func release(p attest.Peer) {
+	if p.PIDFD != nil {
+		p.PIDFD.Close()
+	}
+}
+
+// Status is the state of the agent. It holds nothing that a local user must not
+// see.
+func (i *inspection) Status(ctx context.Context, _ *pb.AgentStatusRequest) (*pb.AgentStatus, error) {
+	return i.a.status(), nil
+}
+
+func (a *Agent) status() *pb.AgentStatus {
+	at := a.standing.Load()
+	connected, last, skew, failure := a.contact.get()
+	active, _ := a.identities.Count()
+	out := &pb.AgentStatus{
+		Version: a.cfg.Version, TrustDomain: at.domain().String(), Node: at.node, Class: at.class,
+		Server: at.server, Connected: connected, ClockSkewNano: int64(skew), LastError: failure,
+		Workloads: uint32(active), EnforcementPoints: uint32(a.points.count()),
+		OutageBudgetSeconds: int64(a.outageBudget().Seconds()),
+	}
+	if at.admitted() {
+		out.NodeSvidExpiresUnix = at.svid.Expiry().Unix()
+	}
+	if !last.IsZero() {
+		out.LastContactUnix = last.Unix()
+	}
+	if w := a.world.Load(); w != nil {
+		out.Revision, out.Dev = w.revision, w.dev
+	}
+	return out
+}
+
+// outageBudget is how long nothing here breaks without the server: until the
+// first SVID in use ends, or the node's own when none is.
+func (a *Agent) outageBudget() time.Duration {
+	_, first := a.identities.Count()
+	if at := a.standing.Load(); first.IsZero() && at != nil && at.admitted() {
+		first = at.svid.Expiry()
+	}
+	if first.IsZero() {
+		return 0
+	}
+	return max(0, first.Sub(a.cfg.Now()))
+}

@@ -1,0 +1,332 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// swapLimit is how long an enforcement point may take to swap before the ack
+// goes to the server without it, naming it.
+const swapLimit = 8 * time.Second
+
+// points are the attached enforcement points. A change is acked to the server
+// once every point whose slice it altered has swapped; the server takes an ack
+// as being for all revisions before it too, so they go out in order.
+type points struct {
+	identify func(*world, attest.Peer, registry.Attributes) []spiffe.ID
+	acked    func(revision uint64, faults []string) // called with mu held; must not block
+	limit    time.Duration
+
+	mu       sync.Mutex
+	all      map[*point]struct{} // guarded by mu, as is all below and in each point
+	pending  []change            // by revision
+	revision uint64              // newest pushed
+	faults   []string            // of the world at that revision
+}
+
+// change is a revision that waits for enforcement points.
+type change struct {
+	revision uint64
+	timer    *time.Timer
+	expired  bool
+}
+
+// point is one attached enforcement point.
+type point struct {
+	peer  attest.Peer
+	attrs registry.Attributes
+	open  *pb.Open
+	wake  chan struct{} // capacity 1
+
+	ids      []spiffe.ID
+	services []string
+	slice    *pb.Slice // at revision 0: what the point should have
+	wanted   uint64    // revision of that slice
+	first    uint64    // revision of the first slice, before which it was closed
+	unsent   bool      // the slice has not been handed to the stream
+	acked    uint64
+	sent     uint64 // revision handed to the stream
+	stuck    bool   // did not swap in time; waited for no more until it does
+	fault    string
+	catalog  bool // the directory is to be sent
+	register *pb.Register
+}
+
+func (p *point) name() string {
+	service := "no service"
+	if len(p.services) > 0 {
+		service = strings.Join(p.services, ",")
+	}
+	return fmt.Sprintf("%s (pid %d)", service, p.peer.PID)
+}
+
+func (p *point) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// late reports whether the point has yet to swap to what a revision needs. Its
+// first slice is waited for by nobody: until then it lets nothing in.
+func (p *point) late(revision uint64) bool {
+	return p.open.GetServes() && !p.stuck && p.wanted != p.first && p.acked < p.wanted && p.wanted <= revision
+}
+
+// attach adds a point under the world of now.
+func (s *points) attach(current func() *world, peer attest.Peer, attrs registry.Attributes, open *pb.Open) *point {
+	p := &point{peer: peer, attrs: attrs, open: open, wake: make(chan struct{}, 1), catalog: open.GetCalls()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := current() // with the lock, so that no push comes in between
+	s.place(w, p, nil)
+	p.first = p.wanted
+	s.all[p] = struct{}{}
+	p.poke()
+	return p
+}
+
+// place computes a point's slice; it reports whether it differs.
+func (s *points) place(w *world, p *point, slicesOf map[string]*pb.Slice) bool {
+	p.ids = s.identify(w, p.peer, p.attrs)
+	p.services = w.servicesOf(p.ids)
+	var names []string
+	if p.open.GetServes() {
+		names = p.services
+	}
+	key := strings.Join(names, "\x00")
+	shared, ok := slicesOf[key]
+	if !ok {
+		shared = w.slice(names)
+		if slicesOf != nil {
+			slicesOf[key] = shared
+		}
+	}
+	own := &pb.Slice{
+		Schema: shared.Schema, TrustDomain: shared.TrustDomain, Services: shared.Services, Rules: shared.Rules,
+		Named: shared.Named, Node: shared.Node, Dev: shared.Dev,
+	}
+	for _, id := range p.ids {
+		own.Ids = append(own.Ids, id.String())
+	}
+	if p.slice != nil && sameSlice(p.slice, own) {
+		return false
+	}
+	p.slice, p.wanted, p.unsent = own, w.revision, true
+	return true
+}
+
+// push brings a world to every point that it concerns, and acks its revision
+// once they have swapped.
+func (s *points) push(w *world) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spread(w)
+	s.revision, s.faults = w.revision, w.faults
+	c := change{revision: w.revision}
+	c.timer = time.AfterFunc(s.limit, func() { s.expire(w.revision) })
+	s.pending = append(s.pending, c)
+	s.flush()
+}
+
+// refresh brings the world to the points again after claims have changed.
+func (s *points) refresh(current func() *world) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spread(current())
+}
+
+func (s *points) spread(w *world) {
+	shared := make(map[string]*pb.Slice)
+	for p := range s.all {
+		if s.place(w, p, shared) {
+			p.poke()
+		}
+	}
+}
+
+// flush acks the revisions that wait for nobody any more. The caller holds mu.
+func (s *points) flush() {
+	done := 0
+	for _, c := range s.pending {
+		if !c.expired && s.waiting(c.revision) {
+			break
+		}
+		c.timer.Stop()
+		done++
+	}
+	if done == 0 {
+		return
+	}
+	revision := s.pending[done-1].revision
+	s.pending = slices.Delete(s.pending, 0, done)
+	s.acked(revision, s.reasons())
+}
+
+func (s *points) waiting(revision uint64) bool {
+	for p := range s.all {
+		if p.late(revision) {
+			return true
+		}
+	}
+	return false
+}
+
+// reasons names what is not in force. The caller holds mu.
+func (s *points) reasons() []string {
+	out := slices.Clone(s.faults)
+	for p := range s.all {
+		switch {
+		case !p.open.GetServes():
+		case p.fault != "":
+			out = append(out, p.name()+": "+p.fault)
+		case p.stuck:
+			out = append(out, p.name()+": has not swapped")
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s *points) expire(revision uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range s.all {
+		if p.late(revision) {
+			p.stuck = true
+		}
+	}
+	for i := range s.pending {
+		if s.pending[i].revision <= revision {
+			s.pending[i].expired = true
+		}
+	}
+	s.flush()
+}
+
+// settled is the newest revision that waits for nobody, for an ack on a new
+// stream; ok is false while changes are pending, which will be acked by
+// themselves.
+func (s *points) settled() (revision uint64, faults []string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.revision, s.reasons(), len(s.pending) == 0 && s.revision > 0
+}
+
+// ack records that a point enforces a revision, or why it cannot.
+func (s *points) ack(p *point, ack *pb.PolicyAck) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ack.GetRevision() > p.sent {
+		return // of a slice it never got
+	}
+	p.acked = max(p.acked, ack.GetRevision())
+	p.fault = cut(ack.GetError(), 256)
+	if p.acked >= p.wanted {
+		p.stuck = false
+	}
+	s.flush()
+}
+
+// detach removes a point that is gone; nobody waits for it.
+func (s *points) detach(p *point) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, p)
+	s.flush()
+}
+
+// outgoing is what a point's stream has to send next; nil for nothing.
+func (s *points) outgoing(p *point, directory func() *pb.DirectoryView) *pb.EnforceResponse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.unsent {
+		p.sent, p.unsent = p.wanted, false
+		out := &pb.Slice{
+			Revision: p.wanted, Schema: p.slice.Schema, TrustDomain: p.slice.TrustDomain, Ids: p.slice.Ids,
+			Services: p.slice.Services, Rules: p.slice.Rules, Named: p.slice.Named, Node: p.slice.Node, Dev: p.slice.Dev,
+		}
+		return &pb.EnforceResponse{Message: &pb.EnforceResponse_Slice{Slice: out}}
+	}
+	if p.catalog {
+		p.catalog = false
+		return &pb.EnforceResponse{Message: &pb.EnforceResponse_Directory{Directory: directory()}}
+	}
+	return nil
+}
+
+// direct tells the callers among the points that the directory has changed.
+func (s *points) direct() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range s.all {
+		if p.open.GetCalls() {
+			p.catalog = true
+			p.poke()
+		}
+	}
+}
+
+// count is how many points are attached.
+func (s *points) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.all)
+}
+
+// announce replaces what a point answers on.
+func (s *points) announce(p *point, r *pb.Register) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if want := r.GetService(); want != "" && !slices.Contains(p.services, want) {
+		return fault.Deniedf("process %d does not answer for service %q: its identity belongs to %s",
+			p.peer.PID, cut(want, 64), p.name())
+	}
+	p.register = r
+	return nil
+}
+
+// idsOf is the point's SPIFFE IDs, default first.
+func (s *points) idsOf(p *point) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return p.slice.GetIds()
+}
+
+// endpoints is the addresses of the attached points. A point announces itself
+// only for services that its identity belongs to.
+func (s *points) endpoints(w *world) []*pb.LocalEndpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*pb.LocalEndpoint
+	for p := range s.all {
+		for _, service := range p.services {
+			if want := p.register.GetService(); want != "" && want != service {
+				continue
+			}
+			id := p.idFor(w, service)
+			for _, address := range p.register.GetAddresses() {
+				out = append(out, &pb.LocalEndpoint{Service: service, Address: address, SpiffeId: id})
+			}
+		}
+	}
+	return out
+}
+
+func (p *point) idFor(w *world, service string) string {
+	for _, id := range p.ids {
+		if slices.Contains(w.byID[id], service) {
+			return id.String()
+		}
+	}
+	return ""
+}

@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/pb/workloadpb"
+	"github.com/kith-id/kith/internal/workload"
+)
+
+const (
+	maxRequest  = 4 << 20 // a report of decisions
+	maxMetadata = 4 << 10
+	maxStreams  = 256 // of one connection
+)
+
+// serve answers on the socket until ctx ends.
+func (a *Agent) serve(ctx context.Context, l *socket) error {
+	guard := workload.NewGuard(a.cfg.Streams)
+	server := grpc.NewServer(
+		grpc.Creds(a.cfg.Credentials),
+		grpc.StreamInterceptor(guard.Stream),
+		grpc.UnaryInterceptor(guard.Unary),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxHeaderListSize(maxMetadata),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(5*time.Second),
+	)
+	workloadpb.RegisterSpiffeWorkloadAPIServer(server, workload.NewService(a, a.identities, a.cfg.Log, a.metrics.workload))
+	pb.RegisterEnforcementServer(server, &enforcement{a: a})
+	pb.RegisterInspectionServer(server, &inspection{a: a})
+	reflection.Register(server) // Workload Endpoint 7
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	a.cfg.Log.Info("agent serving", "socket", a.cfg.Socket)
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve %s: %w", a.cfg.Socket, err)
+	case <-ctx.Done():
+	}
+	// Streams here never end by themselves, and every client attaches again: a
+	// graceful stop would only be a slower one.
+	server.Stop()
+	<-served
+	return nil
+}

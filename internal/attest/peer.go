@@ -1,0 +1,72 @@
+package attest
+
+import (
+	"context"
+	"os"
+
+	"github.com/kith-id/kith/internal/registry"
+)
+
+// Peer is the process at the other end of a local socket, as it was when the
+// connection was accepted. A pid alone names nobody: it is always taken
+// together with Started, and with the pidfd where the system has one.
+type Peer struct {
+	PID int32
+	UID uint32
+	GID uint32
+	// Started is the process's start in clock ticks since boot.
+	Started uint64
+	// Exe is the program file; the zero Program where it could not be read.
+	Exe Program
+	// PIDFD refers to this very process, whatever becomes of its number; nil on
+	// systems without it. It is owned by whoever captured the peer and may be
+	// closed at any moment, which makes every later check fail.
+	PIDFD *os.File
+}
+
+// Program names a program file by what cannot be renamed.
+type Program struct {
+	Dev, Inode uint64
+}
+
+// Process is a pid together with its start: unique until the next boot.
+type Process struct {
+	PID     int32
+	Started uint64
+}
+
+// Process is who the peer is, without what was found out about it.
+func (p Peer) Process() Process { return Process{PID: p.PID, Started: p.Started} }
+
+// Inspector says who is on the socket: workload.* attributes that were measured
+// and none that the peer said. A process that is gone or is no longer the one
+// captured is a Denied error, never attributes of another one.
+type Inspector interface {
+	Inspect(ctx context.Context, peer Peer) (registry.Attributes, error)
+}
+
+// Sparing is an Inspector that measures a costly attribute only when it is
+// wanted.
+type Sparing interface {
+	Inspector
+	InspectFor(ctx context.Context, peer Peer, want func(attribute string) bool) (registry.Attributes, error)
+}
+
+// Processes knows the local processes. Its methods do not block for long and
+// are safe for concurrent use.
+type Processes interface {
+	// Check says nil when the peer is still the process that was captured,
+	// running the same program under the same user; otherwise a Denied error.
+	Check(peer Peer) error
+	// Find captures a running process by its number. The caller closes its PIDFD.
+	Find(pid int32) (Peer, error)
+	// Lineage is the process and its ancestors, nearest first, as far as they
+	// can be followed without doubt.
+	Lineage(peer Peer) ([]Process, error)
+}
+
+// Peered is the gRPC AuthInfo (or any other record of a connection) that knows
+// the process on the other end.
+type Peered interface {
+	Peer() Peer
+}

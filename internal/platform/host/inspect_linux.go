@@ -1,0 +1,91 @@
+package host
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/registry"
+)
+
+// Inspect implements attest.Inspector: every attribute but the pid, which is
+// no fact about a workload.
+func (h *Host) Inspect(ctx context.Context, peer attest.Peer) (registry.Attributes, error) {
+	return h.InspectFor(ctx, peer, func(name string) bool { return name != attrPID })
+}
+
+// InspectFor implements attest.Sparing: pid and sha256 only if they are wanted.
+// What cannot be read is left out; rules that name it then do not match. The
+// process is checked after everything was read, so no fact is of another one.
+func (h *Host) InspectFor(ctx context.Context, peer attest.Peer, want func(string) bool) (registry.Attributes, error) {
+	own, err := readOwner(peer.PID)
+	if err != nil {
+		return nil, gone(peer.PID, "is gone")
+	}
+	attrs := registry.Attributes{
+		attrUID: registry.Int(int64(own.uid)),
+		attrGID: registry.Int(int64(own.gid)),
+	}
+	put := func(name, value string) {
+		if value != "" {
+			attrs[name] = value
+		}
+	}
+	put(attrUser, h.names.user(own.uid))
+	put(attrGroup, h.names.group(own.gid))
+	put(attrGroups, h.groupList(own.groups))
+	if want(attrPID) {
+		attrs[attrPID] = strconv.Itoa(int(peer.PID))
+	}
+	h.inspectProgram(peer, want, put)
+	if text, err := procFile(peer.PID, "cgroup"); err == nil {
+		unit, slice, deeper := systemdPlace(string(text))
+		if deeper && !sameNamespaces(peer.PID) {
+			unit, slice = "", ""
+		}
+		put(attrUnit, unit)
+		put(attrSlice, slice)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := h.Check(peer); err != nil {
+		return nil, err
+	}
+	return attrs, nil
+}
+
+func (h *Host) inspectProgram(peer attest.Peer, want func(string) bool, put func(name, value string)) {
+	p, err := openProgram(peer.PID)
+	if err != nil {
+		return
+	}
+	defer p.file.Close()
+	if p.path == "" || p.version.Program != peer.Exe {
+		return // deleted, in memory, or under another name here: neither path nor hash
+	}
+	put(attrPath, p.path)
+	if !want(attrSHA256) {
+		return
+	}
+	if sum, err := h.hash(p.file, p.version); err == nil {
+		put(attrSHA256, sum)
+	}
+}
+
+// groupList names the supplementary groups. A list that would be cut is left
+// out: a requirement must never pass because a group is missing from it.
+func (h *Host) groupList(gids []uint32) string {
+	const most = 256
+	if len(gids) > most {
+		return ""
+	}
+	groups := make([]string, 0, len(gids))
+	for _, gid := range gids {
+		groups = append(groups, h.names.group(gid))
+	}
+	if list := registry.List(groups...); len(list) <= 4<<10 {
+		return list
+	}
+	return ""
+}

@@ -1,0 +1,194 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kith-id/kith/internal/attest"
+)
+
+// capture finds out who connected. The kernel's own reference to the process
+// (SO_PEERPIDFD, Linux 6.5) cannot be fooled by a reused number. Without it a
+// pidfd is opened by number and the process must not be younger than the
+// accepted connection.
+func capture(conn *net.UnixConn) (attest.Peer, error) {
+	accepted, err := ticksSinceBoot()
+	if err != nil {
+		return attest.Peer{}, err
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return attest.Peer{}, err
+	}
+	var cred *unix.Ucred
+	pidfd, kernelKnows := -1, false
+	var credErr, fdErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		pidfd, fdErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	})
+	if err := errors.Join(err, credErr); err != nil {
+		return attest.Peer{}, fmt.Errorf("peer credentials: %w", err)
+	}
+	if cred.Pid <= 0 { // in a pid namespace that is not ours or below ours
+		return attest.Peer{}, gone(cred.Pid, "is not visible from here")
+	}
+	switch {
+	case fdErr == nil:
+		kernelKnows = true
+		unix.CloseOnExec(pidfd)
+	case errors.Is(fdErr, unix.ENOPROTOOPT) || errors.Is(fdErr, unix.EINVAL):
+		if pidfd, err = unix.PidfdOpen(int(cred.Pid), 0); err != nil {
+			return attest.Peer{}, gone(cred.Pid, "is gone")
+		}
+	default:
+		return attest.Peer{}, gone(cred.Pid, "is gone")
+	}
+	return identify(cred, pidfd, kernelKnows, accepted)
+}
+
+// identify fills in what is compared at every later check.
+func identify(cred *unix.Ucred, pidfd int, kernelKnows bool, accepted uint64) (attest.Peer, error) {
+	peer := attest.Peer{
+		PID: cred.Pid, UID: cred.Uid, GID: cred.Gid,
+		PIDFD: os.NewFile(uintptr(pidfd), "pidfd"),
+	}
+	err := func() error {
+		st, err := readStat(peer.PID)
+		if err != nil {
+			return gone(peer.PID, "is gone")
+		}
+		if !kernelKnows && st.started > accepted {
+			return gone(peer.PID, "is younger than its connection")
+		}
+		peer.Started = st.started
+		if peer.Exe, err = programOf(peer.PID); err != nil {
+			return gone(peer.PID, "has no program file")
+		}
+		return (*Host)(nil).Check(peer)
+	}()
+	if err != nil {
+		peer.PIDFD.Close()
+		return attest.Peer{}, err
+	}
+	return peer, nil
+}
+
+// Check implements attest.Processes. The pidfd is asked last: if it is alive
+// then, everything read before was about this process.
+func (h *Host) Check(peer attest.Peer) error {
+	st, err := readStat(peer.PID)
+	if err != nil {
+		return gone(peer.PID, "is gone")
+	}
+	if st.started != peer.Started {
+		return gone(peer.PID, "is another process by now")
+	}
+	if st.state == 'Z' || st.state == 'X' {
+		return gone(peer.PID, "has ended")
+	}
+	own, err := readOwner(peer.PID)
+	if err != nil {
+		return gone(peer.PID, "is gone")
+	}
+	if own.uid != peer.UID {
+		return gone(peer.PID, "has changed its user")
+	}
+	exe, err := programOf(peer.PID)
+	if err != nil {
+		return gone(peer.PID, "is gone")
+	}
+	if exe != peer.Exe {
+		return gone(peer.PID, "runs another program by now")
+	}
+	return alive(peer)
+}
+
+func alive(peer attest.Peer) error {
+	if peer.PIDFD == nil {
+		return gone(peer.PID, "is not held")
+	}
+	raw, err := peer.PIDFD.SyscallConn()
+	if err != nil {
+		return gone(peer.PID, "is no longer connected")
+	}
+	var ended bool
+	var pollErr error
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for {
+			n, err := unix.Poll(fds, 0)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			ended, pollErr = n > 0, err
+			return
+		}
+	})
+	switch {
+	case err != nil:
+		return gone(peer.PID, "is no longer connected")
+	case pollErr != nil:
+		return fmt.Errorf("watch process %d: %w", peer.PID, pollErr)
+	case ended:
+		return gone(peer.PID, "has ended")
+	}
+	return nil
+}
+
+// Find implements attest.Processes.
+func (h *Host) Find(pid int32) (attest.Peer, error) {
+	if pid <= 0 {
+		return attest.Peer{}, gone(pid, "does not exist")
+	}
+	pidfd, err := unix.PidfdOpen(int(pid), 0)
+	if err != nil {
+		return attest.Peer{}, gone(pid, "does not exist")
+	}
+	unix.CloseOnExec(pidfd)
+	own, err := readOwner(pid)
+	if err != nil {
+		unix.Close(pidfd)
+		return attest.Peer{}, gone(pid, "does not exist")
+	}
+	return identify(&unix.Ucred{Pid: pid, Uid: own.uid, Gid: own.gid}, pidfd, true, 0)
+}
+
+// Lineage implements attest.Processes. A parent is never younger than its
+// child; the child's parent is read again once the parent is known, so that a
+// process whose parent ended meanwhile is not given a stranger's number.
+func (h *Host) Lineage(peer attest.Peer) ([]attest.Process, error) {
+	line := []attest.Process{peer.Process()}
+	for len(line) < maxLineage {
+		child := line[len(line)-1]
+		before, err := readStat(child.PID)
+		if err != nil || before.started != child.Started || before.parent <= 0 {
+			break
+		}
+		parent, err := readStat(before.parent)
+		if err != nil || parent.started > child.Started {
+			break
+		}
+		after, err := readStat(child.PID)
+		if err != nil || after.parent != before.parent || after.started != child.Started {
+			break
+		}
+		line = append(line, attest.Process{PID: before.parent, Started: parent.started})
+	}
+	return line, alive(peer)
+}
+
+// ticksSinceBoot is the boot clock in the unit of /proc/PID/stat, rounded up.
+func ticksSinceBoot() (uint64, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("boot clock: %w", err)
+	}
+	const perSecond = 100 // USER_HZ is 100 on every architecture Go runs on
+	return uint64(ts.Nano())/uint64(time.Second/perSecond) + 1, nil
+}

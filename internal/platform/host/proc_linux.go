@@ -1,0 +1,210 @@
+package host
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kith-id/kith/internal/attest"
+)
+
+// procStat is what is used of /proc/PID/stat.
+type procStat struct {
+	state   byte
+	parent  int32
+	started uint64
+}
+
+// procFile reads a file of a process, bounded.
+func procFile(pid int32, name string) ([]byte, error) {
+	f, err := os.Open("/proc/" + strconv.Itoa(int(pid)) + "/" + name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxProcFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxProcFile {
+		return nil, fmt.Errorf("/proc/%d/%s is longer than %d bytes", pid, name, maxProcFile)
+	}
+	return text, nil
+}
+
+func readStat(pid int32) (procStat, error) {
+	text, err := procFile(pid, "stat")
+	if err != nil {
+		return procStat{}, err
+	}
+	return parseStat(text)
+}
+
+// parseStat reads proc(5) stat: the command, in parentheses, may itself hold
+// spaces and parentheses, so fields are counted from the last one.
+func parseStat(text []byte) (procStat, error) {
+	end := bytes.LastIndexByte(text, ')')
+	if end < 0 {
+		return procStat{}, fmt.Errorf("process status without a command")
+	}
+	fields := strings.Fields(string(text[end+1:]))
+	const state, parent, start = 0, 1, 19 // fields 3, 4 and 22
+	if len(fields) <= start || len(fields[state]) != 1 {
+		return procStat{}, fmt.Errorf("process status with %d fields", len(fields))
+	}
+	ppid, err := strconv.ParseInt(fields[parent], 10, 32)
+	if err != nil {
+		return procStat{}, fmt.Errorf("parent process: %w", err)
+	}
+	started, err := strconv.ParseUint(fields[start], 10, 64)
+	if err != nil {
+		return procStat{}, fmt.Errorf("start of process: %w", err)
+	}
+	return procStat{state: fields[state][0], parent: int32(ppid), started: started}, nil
+}
+
+// owner is a process's effective user and group and its supplementary groups.
+type owner struct {
+	uid, gid uint32
+	groups   []uint32
+}
+
+func readOwner(pid int32) (owner, error) {
+	text, err := procFile(pid, "status")
+	if err != nil {
+		return owner{}, err
+	}
+	return parseOwner(string(text))
+}
+
+func parseOwner(text string) (owner, error) {
+	var o owner
+	found := 0
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(line, ":")
+		if !ok {
+			continue
+		}
+		fields := strings.Fields(value)
+		var err error
+		switch key {
+		case "Uid", "Gid": // real, effective, saved, file system
+			if len(fields) != 4 {
+				return owner{}, fmt.Errorf("process status: %s has %d fields", key, len(fields))
+			}
+			into := &o.uid
+			if key == "Gid" {
+				into = &o.gid
+			}
+			*into, err = number(fields[1])
+			found++
+		case "Groups":
+			for _, field := range fields {
+				var gid uint32
+				if gid, err = number(field); err != nil {
+					break
+				}
+				o.groups = append(o.groups, gid)
+			}
+			found++
+		}
+		if err != nil {
+			return owner{}, fmt.Errorf("process status: %s: %w", key, err)
+		}
+	}
+	if found != 3 {
+		return owner{}, fmt.Errorf("process status names no user or no groups")
+	}
+	return o, nil
+}
+
+func number(text string) (uint32, error) {
+	n, err := strconv.ParseUint(text, 10, 32)
+	return uint32(n), err
+}
+
+// program is an open program file and where it says it lies.
+type program struct {
+	file    *os.File
+	version fileVersion
+	path    string // "" when the file has no trustworthy name
+}
+
+// openProgram opens the program a process runs, through the kernel's own link,
+// so that renaming or replacing the file on disk changes nothing.
+func openProgram(pid int32) (program, error) {
+	link := "/proc/" + strconv.Itoa(int(pid)) + "/exe"
+	path, err := os.Readlink(link)
+	if err != nil {
+		return program{}, err
+	}
+	f, err := os.Open(link)
+	if err != nil {
+		return program{}, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return program{}, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() {
+		f.Close()
+		return program{}, fmt.Errorf("%s is not a regular file", link)
+	}
+	p := program{file: f, version: fileVersion{
+		Program: attest.Program{Dev: st.Dev, Inode: st.Ino},
+		size:    info.Size(),
+		mtime:   info.ModTime(),
+		ctime:   time.Unix(st.Ctim.Unix()),
+	}}
+	if st.Nlink == 0 || strings.HasPrefix(path, "/memfd:") || strings.HasSuffix(path, " (deleted)") {
+		return p, nil
+	}
+	// The name is the one in the process's own mount namespace: it counts only
+	// if it leads to the same file here.
+	here, err := os.Stat(path)
+	if err == nil && os.SameFile(here, info) {
+		p.path = path
+	}
+	return p, nil
+}
+
+// programOf is the program's number; the zero Program when it cannot be read,
+// as for processes of others when the agent is not root.
+func programOf(pid int32) (attest.Program, error) {
+	info, err := os.Stat("/proc/" + strconv.Itoa(int(pid)) + "/exe")
+	if errors.Is(err, os.ErrPermission) {
+		return attest.Program{}, nil
+	}
+	if err != nil {
+		return attest.Program{}, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return attest.Program{}, nil
+	}
+	return attest.Program{Dev: st.Dev, Inode: st.Ino}, nil
+}
+
+// sameNamespaces reports whether a process shares the agent's pid and cgroup
+// namespaces; a container seldom does.
+func sameNamespaces(pid int32) bool {
+	for _, ns := range []string{"pid", "cgroup"} {
+		own, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil {
+			return false
+		}
+		its, err := os.Readlink("/proc/" + strconv.Itoa(int(pid)) + "/ns/" + ns)
+		if err != nil || own != its {
+			return false
+		}
+	}
+	return true
+}

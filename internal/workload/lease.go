@@ -1,0 +1,216 @@
+package workload
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// Lease is one stream's hold on the SVIDs of its workload. One goroutine uses it.
+type Lease struct {
+	of      *Identities
+	matches []registry.Match
+	entries []*entry // same order as matches
+	changed chan struct{}
+}
+
+// Acquire wants the SVIDs of an evaluation. Release gives them back.
+func (m *Identities) Acquire(ev Evaluation) *Lease {
+	l := &Lease{of: m, matches: ev.Matches, changed: make(chan struct{}, 1)}
+	attrs := ev.Attributes.Workload()
+	digest := attributesDigest(attrs)
+	trust := m.cfg.Trust()
+	m.mu.Lock()
+	now := m.cfg.Now()
+	for _, match := range ev.Matches {
+		key := entryKey(match, digest)
+		e, ok := m.entries[key]
+		if !ok {
+			e = &entry{
+				key: key, rule: match.Rule, id: match.ID, ttl: match.TTL, attrs: attrs,
+				leases: make(map[*Lease]struct{}), due: now,
+			}
+			m.entries[key] = e
+		}
+		e.refresh(trust, now)
+		e.leases[l] = struct{}{}
+		l.entries = append(l.entries, e)
+	}
+	m.mu.Unlock()
+	m.wake()
+	return l
+}
+
+// refresh drops an SVID that has expired or that the bundle no longer vouches
+// for, and makes one due that has lain unused past half its life.
+func (e *entry) refresh(trust Trust, now time.Time) {
+	if e.issued == nil || len(e.leases) > 0 {
+		return
+	}
+	if e.issued.verify(trust, now) != nil {
+		e.issued, e.due = nil, now
+		return
+	}
+	if half := e.issued.issuedAt.Add(e.issued.NotAfter.Sub(e.issued.issuedAt) / 2); e.due.IsZero() || e.due.After(half) {
+		e.due = half
+	}
+}
+
+func entryKey(match registry.Match, digest string) string {
+	return match.Rule + "\x00" + match.ID.String() + "\x00" + match.TTL.String() + "\x00" + digest
+}
+
+func attributesDigest(attrs registry.Attributes) string {
+	sum := sha256.Sum256(attrs.Text())
+	return hex.EncodeToString(sum[:])
+}
+
+// Held is one identity of a lease: with an SVID, or with the reason why not.
+type Held struct {
+	Match  registry.Match
+	Issued *Issued // nil while there is none
+	Err    error   // of the last attempt
+}
+
+// State is what the lease holds now, in the order of the matches.
+func (l *Lease) State() []Held {
+	l.of.mu.Lock()
+	defer l.of.mu.Unlock()
+	now := l.of.cfg.Now()
+	held := make([]Held, len(l.entries))
+	for i, e := range l.entries {
+		held[i] = Held{Match: l.matches[i], Err: e.err}
+		if e.issued != nil && now.Before(e.issued.NotAfter) {
+			held[i].Issued = e.issued
+		}
+	}
+	return held
+}
+
+// Changed has a value after State may have changed.
+func (l *Lease) Changed() <-chan struct{} { return l.changed }
+
+// Wait blocks until every identity has an SVID or a failed attempt behind it,
+// or ctx is done.
+func (l *Lease) Wait(ctx context.Context) error {
+	for {
+		waiting := false
+		for _, h := range l.State() {
+			waiting = waiting || h.Issued == nil && h.Err == nil
+		}
+		if !waiting {
+			return nil
+		}
+		select {
+		case <-l.changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Release ends the lease. The SVIDs stay for whoever comes back before they
+// expire, as a restarted workload does.
+func (l *Lease) Release() {
+	m := l.of
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	idle := 0
+	for _, e := range l.entries {
+		delete(e.leases, l)
+		if len(e.leases) == 0 && e.issued == nil && !e.signing {
+			delete(m.entries, e.key)
+		}
+	}
+	for _, e := range m.entries {
+		if len(e.leases) == 0 {
+			idle++
+		}
+	}
+	if idle > maxIdle {
+		m.evict()
+	}
+}
+
+// evict drops the idle SVID that ends first. The caller holds mu.
+func (m *Identities) evict() {
+	var victim *entry
+	for _, e := range m.entries {
+		if len(e.leases) > 0 || e.signing {
+			continue
+		}
+		if victim == nil || e.issued != nil && victim.issued != nil && e.issued.NotAfter.Before(victim.issued.NotAfter) {
+			victim = e
+		}
+	}
+	if victim != nil {
+		delete(m.entries, victim.key)
+	}
+}
+
+// notify tells the leases of an entry. The caller holds mu.
+func (e *entry) notify() {
+	for l := range e.leases {
+		select {
+		case l.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Saved is an SVID as it is kept across a restart of the agent.
+type Saved struct {
+	Rule       string              `json:"rule"`
+	ID         string              `json:"id"`
+	TTL        time.Duration       `json:"ttl,omitempty"`
+	Attributes registry.Attributes `json:"attributes"`
+	Chain      []byte              `json:"chain"`
+	Key        []byte              `json:"key"`
+	IssuedAt   time.Time           `json:"issued_at"`
+}
+
+// Snapshot is every SVID there is, for keeping.
+func (m *Identities) Snapshot() []Saved {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	saved := make([]Saved, 0, len(m.entries))
+	for _, e := range m.entries {
+		if e.issued == nil {
+			continue
+		}
+		saved = append(saved, Saved{
+			Rule: e.rule, ID: e.id.String(), TTL: e.ttl, Attributes: e.attrs,
+			Chain: e.issued.Chain, Key: e.issued.Key, IssuedAt: e.issued.issuedAt,
+		})
+	}
+	return saved
+}
+
+// Restore brings back what Snapshot gave; what cannot be read, has expired or
+// does not verify is left out. A workload gets one of these only if it is
+// evaluated to the same identity again, on the same attributes.
+func (m *Identities) Restore(saved []Saved) {
+	trust, now := m.cfg.Trust(), m.cfg.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range saved[:min(len(saved), maxIdle)] {
+		svid, err := spiffe.ParseX509SVID(s.Chain, s.Key)
+		if err != nil || svid.ID.String() != s.ID {
+			continue
+		}
+		issued := &Issued{ID: svid.ID, Chain: s.Chain, Key: s.Key, NotAfter: svid.Expiry(), issuedAt: s.IssuedAt}
+		if issued.verify(trust, now) != nil {
+			continue
+		}
+		match := registry.Match{Rule: s.Rule, ID: svid.ID, TTL: s.TTL}
+		key := entryKey(match, attributesDigest(s.Attributes))
+		m.entries[key] = &entry{
+			key: key, rule: s.Rule, id: svid.ID, ttl: s.TTL, attrs: s.Attributes,
+			leases: make(map[*Lease]struct{}), issued: issued,
+		}
+	}
+}
