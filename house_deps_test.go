@@ -85,7 +85,7 @@ func TestDependenciesAreInTheirRooms(t *testing.T) {
 				t.Errorf("%s imports %s: %s", s.name, p, why)
 				continue
 			}
-			if p == "testing" && !s.test && kits()[s.pkg] == 0 && !outside(s.pkg) {
+			if p == "testing" && !inTests(s) {
 				t.Errorf("%s imports testing: it would be in the binary", s.name)
 			}
 			if first, _, _ := strings.Cut(p, "/"); !strings.Contains(first, ".") {
@@ -95,7 +95,7 @@ func TestDependenciesAreInTheirRooms(t *testing.T) {
 			switch {
 			case d == nil:
 				t.Errorf("%s imports %s, which is in no row of dependencies(): a new one is its own commit, saying what, why not std, and its room", s.name, p)
-			case s.test || outside(s.pkg) || kits()[s.pkg] != 0:
+			case inTests(s):
 			case !slices.Contains(d.rooms, s.pkg):
 				t.Errorf("%s imports %s: %s (%s) belongs in %s", s.name, p, d.module, d.why, roomsOf(d))
 			}

@@ -3,6 +3,7 @@
 package kith_test
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -46,10 +47,10 @@ const (
 	doorFloor   = 6
 )
 
-// kits are packages for tests only, with the floor whose tests they serve first:
-// only test files and other kits import them.
-func kits() map[string]int {
-	return map[string]int{"internal/registry/registrytest": 2, "internal/testenv": doorFloor}
+// kit reports whether a package is for tests only: testenv, and footest beside
+// foo. Only test files and other kits import one.
+func kit(pkg string) bool {
+	return pkg == "internal/testenv" || path.Base(pkg) == path.Base(path.Dir(pkg))+"test"
 }
 
 // outside are trees that stand beside the house: end-to-end tests and examples.
@@ -132,8 +133,7 @@ func TestEveryPackageHasAFloor(t *testing.T) {
 	for _, s := range sources(t) {
 		seen[s.pkg] = true
 		_, floor := known[s.pkg]
-		_, kit := kits()[s.pkg]
-		if !floor && !kit && !outside(s.pkg) {
+		if !floor && !kit(s.pkg) && !outside(s.pkg) {
 			t.Errorf("%s: package %s has no floor: give it one in floors() and a row in docs/ARCHITECTURE.md", s.name, s.pkg)
 		}
 	}
@@ -145,41 +145,43 @@ func TestEveryPackageHasAFloor(t *testing.T) {
 }
 
 func TestImportsGoDown(t *testing.T) {
-	known, helpers := floors(), kits()
 	for _, s := range sources(t) {
-		floor, inHouse := known[s.pkg]
-		if !inHouse {
-			floor = helpers[s.pkg]
-		}
 		ours, _ := s.imports()
 		for _, to := range ours {
-			_, toKit := helpers[to]
-			switch {
-			case outside(to):
-				if !outside(s.pkg) || path.Dir(to) != path.Dir(s.pkg) && !strings.HasPrefix(to, "test/") {
-					t.Errorf("%s imports %s: what stands outside the house is not for use in it", s.name, to)
-				}
-			case outside(s.pkg):
-				if strings.HasPrefix(s.pkg, "examples/") && strings.HasPrefix(to, "internal/") {
-					t.Errorf("%s imports %s: an example shows what a customer can import", s.name, to)
-				}
-			case toKit:
-				if !s.test && helpers[s.pkg] == 0 {
-					t.Errorf("%s imports %s: that is a kit for tests", s.name, to)
-				}
-			case s.test && (to == s.pkg || known[to] <= max(floor, driverFloor)):
-				// A test may use its own room, its floor and the real drivers.
-			case known[to] >= floor && helpers[s.pkg] == 0:
-				t.Errorf("%s (floor %d) imports %s (floor %d): imports go to lower floors only; put the interface where it is used and let the door hand the value down", s.name, floor, to, known[to])
+			if why := wrongWay(s, to); why != "" {
+				t.Errorf("%s imports %s: %s", s.name, to, why)
 			}
 		}
 	}
 }
 
+// wrongWay says why a file may not import one of our packages, or "".
+func wrongWay(s source, to string) string {
+	known := floors()
+	switch {
+	case outside(to) && !outside(s.pkg):
+		return "what stands outside the house is not for use in it"
+	case strings.HasPrefix(s.pkg, "examples/") && strings.HasPrefix(to, "internal/"):
+		return "an example shows what a customer can import"
+	case outside(s.pkg), kit(s.pkg):
+		return ""
+	case kit(to):
+		if !s.test {
+			return "that is a kit for tests"
+		}
+	case s.test && (to == s.pkg || known[to] <= max(known[s.pkg], driverFloor)):
+		// A test may use its own room, its floor and the real drivers.
+	case known[to] >= known[s.pkg]:
+		return fmt.Sprintf("floor %d looks up or sideways at floor %d: imports go to lower floors only; "+
+			"declare an interface where it is used and let the door hand the value down", known[s.pkg], known[to])
+	}
+	return ""
+}
+
 func TestOnlyTheDoorKnowsDrivers(t *testing.T) {
 	known := floors()
 	for _, s := range sources(t) {
-		if s.test || s.pkg == "cmd/kith" || s.pkg == "internal/testenv" || outside(s.pkg) {
+		if s.test || s.pkg == "cmd/kith" || kit(s.pkg) || outside(s.pkg) {
 			continue
 		}
 		ours, _ := s.imports()
@@ -232,7 +234,7 @@ func pureBans() []string {
 func TestDomainIsPure(t *testing.T) {
 	known := floors()
 	for _, s := range sources(t) {
-		if s.test || s.generated || known[s.pkg] != 1 || kits()[s.pkg] != 0 {
+		if s.test || s.generated || known[s.pkg] != 1 {
 			continue
 		}
 		_, others := s.imports()

@@ -79,7 +79,7 @@ type Agent struct {
 type Survive struct {
 	// ControlPlaneOutage is how long every node must go on working with no
 	// server at all. Leaf certificates live twice as long, the issuing CA four
-	// times; both are renewed at half life. From 5m to 168h.
+	// times; both are renewed at half life. From 30s to 84h.
 	ControlPlaneOutage Duration `yaml:"control_plane_outage"`
 }
 
@@ -92,9 +92,3 @@ func Default() File {
 		Survive: Survive{ControlPlaneOutage: Duration(30 * time.Minute)},
 	}
 }
-
-// LeafTTL is the lifetime of a leaf certificate under the outage budget.
-func (s Survive) LeafTTL() time.Duration { return 2 * time.Duration(s.ControlPlaneOutage) }
-
-// IssuingTTL is the lifetime of the issuing CA under the outage budget.
-func (s Survive) IssuingTTL() time.Duration { return 4 * time.Duration(s.ControlPlaneOutage) }

@@ -65,12 +65,6 @@ survive: {control_plane_outage: 12h}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if got, want := got.Survive.LeafTTL(), 24*time.Hour; got != want {
-		t.Errorf("LeafTTL = %v, want %v", got, want)
-	}
-	if got, want := got.Survive.IssuingTTL(), 48*time.Hour; got != want {
-		t.Errorf("IssuingTTL = %v, want %v", got, want)
-	}
 }
 
 func TestFaultsNameTheLine(t *testing.T) {

@@ -20,8 +20,8 @@ var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`)
 // The span of the outage budget: below, certificates would be renewed all the
 // time; above, a stolen key would live for weeks.
 const (
-	minOutage = 5 * time.Minute
-	maxOutage = 7 * 24 * time.Hour
+	minOutage = 30 * time.Second
+	maxOutage = 84 * time.Hour
 )
 
 // Validate returns every fault at once, each with the path of its key, or nil.
