@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kith-id/kith/internal/agent"
+	"github.com/kith-id/kith/internal/config"
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/obs"
+	"github.com/kith-id/kith/internal/run"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// agentVerb is the program that runs once on every node.
+func (a *app) agentVerb() *cobra.Command {
+	var level string
+	cmd := &cobra.Command{
+		Use: "agent", Short: "serve the workloads of this node", Args: atMost(0),
+		Long: `Identify the workloads of this node, keep their SVIDs fresh and bring rules to
+their proxies. The node has to have joined once (kith join); after that the agent
+goes on while the server is away.`,
+		Example: "  kith agent\n  systemctl enable --now kith-agent",
+	}
+	cmd.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error (log.level)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		file, err := a.loadConfig()
+		if err != nil {
+			return err
+		}
+		if level != "" {
+			file.Log.Level = config.Level(level)
+		}
+		return a.serveAgent(cmd.Context(), file)
+	}
+	return cmd
+}
+
+// agentDir is where an agent keeps the node key and what it has cached.
+func agentDir(stateDir string) string { return filepath.Join(stateDir, "agent") }
+
+// agentConfig is what kith.yaml says, in the agent's own terms.
+func (a *app) agentConfig(file config.File) (agent.Config, error) {
+	cfg := withPlatform(agent.Config{
+		StateDir: agentDir(a.paths.State), Socket: a.paths.AgentSocket, Server: file.Agent.Server,
+		Version: obs.BuildVersion().Version, Now: a.now,
+	})
+	if file.Agent.Pin == "" {
+		return cfg, nil
+	}
+	pin, err := spiffe.ParsePin(file.Agent.Pin)
+	if err != nil {
+		return cfg, fault.Invalidf("agent.pin: %w", err)
+	}
+	cfg.Pin = pin
+	return cfg, nil
+}
+
+// serveAgent is kith agent.
+func (a *app) serveAgent(ctx context.Context, file config.File) error {
+	log, err := logTo(a.stderr, string(file.Log.Level), string(file.Log.Format))
+	if err != nil {
+		return err
+	}
+	if err := a.makeDirs(); err != nil {
+		return err
+	}
+	cfg, err := a.agentConfig(file)
+	if err != nil {
+		return err
+	}
+	registry := obs.NewRegistry()
+	cfg.Log, cfg.Metrics = log, registry
+	served, err := agent.New(cfg)
+	if err != nil {
+		return err
+	}
+	var parts []run.Part
+	if file.Agent.Metrics != "" {
+		m, err := obs.NewMetrics(obs.MetricsConfig{Address: file.Agent.Metrics, Gatherer: registry, Log: log})
+		if err != nil {
+			served.Close()
+			return err
+		}
+		log.Info("metrics", "address", m.Addr())
+		parts = append(parts, run.Part{Name: "metrics", Run: m.Run})
+	}
+	parts = append(parts, run.Part{Name: "agent", Run: served.Run, Ready: served.Ready()})
+	return run.Group(ctx, run.Config{
+		Log: log, Notify: run.NewNotifier(os.Getenv),
+		OnReady: func() { log.Info("agent ready", "socket", a.paths.AgentSocket) },
+	}, parts...)
+}
+
+// makeDirs makes the private state directory and the one of the sockets.
+func (a *app) makeDirs() error {
+	if err := a.paths.MakeState(); err != nil {
+		return err
+	}
+	return a.paths.MakeRun()
+}

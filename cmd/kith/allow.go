@@ -1,0 +1,130 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
+)
+
+// allowVerb lets a source do something on a service.
+func (a *app) allowVerb() *cobra.Command {
+	return a.ruleVerb(&cobra.Command{
+		Use:   `allow FROM ACTION... on TO`,
+		Short: "let one service do something on another one",
+		Example: `  kith allow web "GET /v1/orders/{**}" on orders
+  kith allow web "GET,HEAD /v1/orders/{id}" "POST /v1/orders" on orders --name web-reads
+  kith allow batch "grpc orders.v1.Orders/*" on orders
+  kith allow orders tcp on postgres
+  kith allow "/vms/*" "GET /healthz" on orders --dry-run`,
+	}, false)
+}
+
+// ruleVerb makes allow and deny, which differ in one field of the rule.
+func (a *app) ruleVerb(cmd *cobra.Command, deny bool) *cobra.Command {
+	cmd.Long = strings.ToUpper(cmd.Short[:1]) + cmd.Short[1:] + `.
+
+FROM is a service, an ID pattern (/vms/web, /vms/*, /vms/**), any or anonymous;
+several are joined by commas. An ACTION is "METHOD[,METHOD] /path/template" with
+{x} for one segment and {**} for any number, "grpc pkg.Service/Method", tcp or
+"tcp PORT". A deny beats every allow. The command returns when all live nodes
+enforce the rule, also on connections that are open already.`
+	f := addChangeFlags(cmd)
+	name := cmd.Flags().String("name", "", "the rule's name (default: made from what it says)")
+	replace := cmd.Flags().Bool("replace", false, "replace the rule of that name")
+	var except []string
+	var guardrail bool
+	if deny {
+		cmd.Flags().StringSliceVar(&except, "except", nil, "sources that the rule does not bind")
+		cmd.Flags().BoolVar(&guardrail, "guardrail", false, "a platform rule, above those of the service's owner")
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		from, actions, to, err := sentence(cmd, args)
+		if err != nil {
+			return err
+		}
+		rule := &pb.Rule{Name: *name, From: from, To: to, Except: except, Guardrail: guardrail, Owner: ownerCLI}
+		if deny {
+			rule.Deny = actions
+		} else {
+			rule.Allow = actions
+		}
+		if rule.Name == "" {
+			rule.Name = derivedName(rule)
+		}
+		return a.change(cmd.Context(), f, &pb.ApplyRequest{
+			Put:        []*pb.Object{{Kind: &pb.Object_Rule{Rule: rule}}},
+			Owner:      ownerCLI,
+			CreateOnly: *name != "" && !*replace,
+			Declare:    bareNames(append(append([]string{to}, from...), except...)),
+		})
+	}
+	return cmd
+}
+
+// sentence reads FROM ACTION... on TO.
+func sentence(cmd *cobra.Command, args []string) (from, actions []string, to string, err error) {
+	if len(args) < 4 || args[len(args)-2] != "on" {
+		return nil, nil, "", usagef(cmd, `want FROM "ACTION" on TO, as in: %s web "GET /v1/orders/{**}" on orders`, cmd.CommandPath())
+	}
+	for _, text := range args[1 : len(args)-2] {
+		action, err := policy.ParseAction(text)
+		if err != nil {
+			return nil, nil, "", err
+		}
+		actions = append(actions, action.String())
+	}
+	return strings.Split(args[0], ","), actions, args[len(args)-1], nil
+}
+
+// derivedName names a rule by what it says, so that the same words are the
+// same rule and other words are another one: web-orders-k3f9q.
+func derivedName(r *pb.Rule) string {
+	text := strings.Join([]string{
+		strings.Join(r.GetFrom(), ","), r.GetTo(), strings.Join(r.GetAllow(), "\n"),
+		strings.Join(r.GetDeny(), "\n"), strings.Join(r.GetExcept(), ","),
+	}, "\x00")
+	sum := sha256.Sum256([]byte(text))
+	tail := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:5]
+	words := []string{slug(r.GetFrom()[0]), slug(r.GetTo()), tail}
+	if len(r.GetDeny()) > 0 {
+		words = append([]string{"deny"}, words...)
+	}
+	return strings.Join(words, "-")
+}
+
+// slug is what of a pattern can stand in a name: /vms/* gives vms.
+func slug(pattern string) string {
+	clean := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		case r == '/', r == '.', r == '_':
+			return '-'
+		}
+		return -1
+	}, pattern)
+	clean = strings.Trim(clean, "-")
+	if clean == "" {
+		return "all"
+	}
+	return strings.TrimRight(clean[:min(len(clean), 24)], "-")
+}
+
+// bareNames are the words that are service names: kith dev declares unknown
+// ones on first use, every other server refuses them.
+func bareNames(words []string) []string {
+	var names []string
+	for _, w := range words {
+		if w != "any" && w != "anonymous" && !strings.ContainsAny(w, "/*:") {
+			names = append(names, w)
+		}
+	}
+	return names
+}

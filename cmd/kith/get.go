@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kith-id/kith"
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/obs"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// getVerb fetches what the agent has for this process.
+func (a *app) getVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "get", Short: "fetch an SVID or the bundle from the agent, as PEM", Args: noSuchVerb, RunE: helpOnly,
+	}
+	cmd.AddCommand(a.getSVID(), a.getBundle())
+	return cmd
+}
+
+// pemFile is one file of a fetched identity; private ones are 0600.
+type pemFile struct {
+	name    string
+	text    []byte
+	private bool
+}
+
+func (a *app) getSVID() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "svid", Short: "fetch an X.509-SVID", Args: atMost(0),
+		Long: `Fetch the X.509-SVID of this process, or with --as the one of a service that you
+may claim. --dir writes svid.pem (leaf first, then the issuing CA), chain.pem (the
+issuing CA alone), key.pem (0600) and bundle.pem; without it the certificates are
+printed and the key is not. The files are not renewed: see --help of kith run.`,
+		Example: "  kith get svid --as web\n  kith get svid --as web --dir ./web-identity\n  kith get svid --as web -o json",
+	}
+	as := cmd.Flags().String("as", "", "the service to be")
+	dir := cmd.Flags().String("dir", "", "write PEM files into this directory")
+	f := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		w, err := a.open(cmd.Context(), kith.Config{As: *as, Calls: true})
+		if err != nil {
+			return err
+		}
+		defer w.Close()
+		svid, err := w.X509SVID()
+		if err != nil {
+			return err
+		}
+		bundle, ok := w.Bundle(svid.ID.TrustDomain())
+		if !ok {
+			return fmt.Errorf("the agent sent no bundle of %s", svid.ID.TrustDomain())
+		}
+		if *dir != "" {
+			return a.writeSVID(*dir, svid, bundle)
+		}
+		if *f != asTable {
+			return a.print(*f, table{values: map[string]any{
+				"spiffe_id": svid.ID.String(), "expires_unix": svid.Expiry().Unix(),
+				"serial": svid.Certificates[0].SerialNumber.Text(16),
+				"chain":  string(chainPEM(svid)), "bundle": string(bundlePEM(bundle)),
+			}})
+		}
+		fmt.Fprintf(a.stderr, "%s, %s left\n", svid.ID, short(svid.Expiry().Sub(a.now())))
+		_, err = a.stdout.Write(chainPEM(svid))
+		return err
+	}
+	return cmd
+}
+
+func (a *app) getBundle() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "bundle", Short: "fetch the roots of the trust domain", Args: atMost(0),
+		Example: "  kith get bundle > roots.pem",
+	}
+	as := cmd.Flags().String("as", "", "the service to ask as")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		w, err := a.open(cmd.Context(), kith.Config{As: *as, Calls: true})
+		if err != nil {
+			return err
+		}
+		defer w.Close()
+		svid, err := w.X509SVID()
+		if err != nil {
+			return err
+		}
+		bundle, ok := w.Bundle(svid.ID.TrustDomain())
+		if !ok {
+			return fmt.Errorf("the agent sent no bundle of %s", svid.ID.TrustDomain())
+		}
+		_, err = a.stdout.Write(bundlePEM(bundle))
+		return err
+	}
+	return cmd
+}
+
+// open attaches to the agent of this node.
+func (a *app) open(ctx context.Context, cfg kith.Config) (*kith.Workload, error) {
+	if err := present(a.paths.AgentSocket); err != nil {
+		return nil, noAgent(a.paths.AgentSocket, err)
+	}
+	cfg.Socket, cfg.Now = a.paths.AgentSocket, a.now
+	cfg.Version = obs.BuildVersion().Version
+	if cfg.Wait == 0 {
+		cfg.Wait = 10 * time.Second
+	}
+	w, err := kith.Open(ctx, cfg)
+	if err != nil && fault.HintOf(err) == "" {
+		err = fault.Hint(err, "kith ids explain --as %s", cfg.As)
+	}
+	return w, err
+}
+
+func (a *app) writeSVID(dir string, svid *spiffe.X509SVID, bundle *spiffe.Bundle) error {
+	key, err := keyPEM(svid)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	files := []pemFile{
+		{"svid.pem", chainPEM(svid), false},
+		{"chain.pem", certificatesPEM(derOf(svid)[1:]), false},
+		{"bundle.pem", bundlePEM(bundle), false},
+		{"key.pem", key, true},
+	}
+	for _, f := range files {
+		if err := replaceFile(filepath.Join(dir, f.name), f); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(a.stderr, "%s, %s left: svid.pem chain.pem key.pem bundle.pem in %s\n",
+		svid.ID, short(svid.Expiry().Sub(a.now())), dir)
+	return nil
+}
+
+// replaceFile swaps the file in whole, so that a reader never sees half a key.
+func replaceFile(path string, f pemFile) error {
+	mode := os.FileMode(0o644)
+	if f.private {
+		mode = 0o600
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+f.name+"-*") // 0600 from the start
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(f.text)
+	if err == nil {
+		err = tmp.Chmod(mode)
+	}
+	if closeErr := tmp.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		os.Remove(tmp.Name())
+	}
+	return err
+}
+
+func derOf(svid *spiffe.X509SVID) [][]byte {
+	out := make([][]byte, 0, len(svid.Certificates))
+	for _, c := range svid.Certificates {
+		out = append(out, c.Raw)
+	}
+	return out
+}
+
+func chainPEM(svid *spiffe.X509SVID) []byte { return certificatesPEM(derOf(svid)) }
+
+func bundlePEM(b *spiffe.Bundle) []byte {
+	var der [][]byte
+	for _, root := range b.Roots() {
+		der = append(der, root.Raw)
+	}
+	return certificatesPEM(der)
+}
+
+func certificatesPEM(der [][]byte) []byte {
+	var out []byte
+	for _, one := range der {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one})...)
+	}
+	return out
+}
+
+func keyPEM(svid *spiffe.X509SVID) ([]byte, error) {
+	der, err := svid.MarshalKey()
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}

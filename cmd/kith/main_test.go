@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain makes this binary kith itself for the scripts, and app the
+// unmodified HTTP server that they put behind it.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"kith": main,
+		"app":  func() { os.Exit(unmodified(os.Args[1:])) },
+	})
+}
+
+// unmodified serves HTTP on a port of loopback until it is killed; with a second
+// argument it exits with that code instead.
+func unmodified(args []string) int {
+	if len(args) == 2 {
+		code, err := strconv.Atoi(args[1])
+		if err != nil {
+			return 1
+		}
+		return code
+	}
+	srv := &http.Server{
+		Addr: "127.0.0.1:" + args[0], ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "app saw %s %s\n", r.Method, r.URL)
+		}),
+	}
+	fmt.Fprintln(os.Stderr, srv.ListenAndServe())
+	return 1
+}
+
+// TestScripts is the behaviour of the whole command line, a file a verb.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup:               oneHost,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"port":       cmdPort,
+			"eventually": cmdEventually,
+			"capture":    cmdCapture,
+		},
+	})
+}
+
+// oneHost gives a script directories of its own. They are short, because a
+// socket's path is limited to 107 bytes.
+func oneHost(env *testscript.Env) error {
+	dir, err := os.MkdirTemp("", "k")
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { os.RemoveAll(dir) })
+	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
+	env.Setenv("HOST", dir)
+	env.Setenv("KITH_RUN_DIR", filepath.Join(dir, "run"))
+	env.Setenv("KITH_STATE_DIR", filepath.Join(dir, "state"))
+	env.Setenv("KITH_CONFIG", filepath.Join(dir, "kith.yaml"))
+	return nil
+}
+
+// cmdPort sets each named variable to a port that was free a moment ago.
+func cmdPort(ts *testscript.TestScript, _ bool, names []string) {
+	for _, name := range names {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		defer l.Close() // all of them stay taken until each has its own
+		ts.Setenv(name, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	}
+}
+
+// cmdEventually repeats a command until it succeeds (or, with !, fails).
+func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(30 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ts.Exec(args[0], args[1:]...)
+		if (err != nil) == neg {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s: not as wanted within 20 s: %v", strings.Join(args, " "), err)
+		}
+		<-tick.C
+	}
+}
+
+// cmdCapture runs a command that must succeed and sets a variable to the last
+// word that it prints.
+func cmdCapture(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(ts.Exec(args[1], args[2:]...))
+	words := strings.Fields(ts.ReadFile("stdout"))
+	if len(words) == 0 {
+		ts.Fatalf("%s printed nothing", strings.Join(args[1:], " "))
+	}
+	ts.Setenv(args[0], words[len(words)-1])
+}

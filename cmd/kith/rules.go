@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kith-id/kith/internal/config"
+	"github.com/kith-id/kith/internal/pb"
+)
+
+// rulesVerb lists, shows and removes rules.
+func (a *app) rulesVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "rules [NAME]", Aliases: []string{"rule"}, Short: "list, show and remove rules",
+	}
+	list := a.rulesList()
+	cmd.AddCommand(list, a.rulesShow(), a.rulesRemove())
+	return listByDefault(cmd, list)
+}
+
+// ruleView is a rule for machines.
+type ruleView struct {
+	Name      string   `json:"name"`
+	From      []string `json:"from"`
+	To        string   `json:"to"`
+	Allow     []string `json:"allow,omitempty"`
+	Deny      []string `json:"deny,omitempty"`
+	Except    []string `json:"except,omitempty"`
+	Guardrail bool     `json:"guardrail,omitempty"`
+	Owner     string   `json:"owner,omitempty"`
+}
+
+func (a *app) rulesList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list [NAME]", Short: "list rules", Args: atMost(1),
+		Example: "  kith rules list\n  kith rules list --to orders -o json",
+	}
+	f := outputFlag(cmd)
+	to := cmd.Flags().String("to", "", "only rules to this service")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		objects, err := a.someObjects(cmd.Context(), "rule", args)
+		if err != nil {
+			return err
+		}
+		views := []ruleView{}
+		t := table{head: []string{"NAME", "FROM", "TO", "EFFECT", "ACTIONS", "OWNER"}, empty: "no rules: everything is denied"}
+		for _, o := range objects {
+			r := o.GetRule()
+			if *to != "" && r.GetTo() != *to {
+				continue
+			}
+			views = append(views, ruleView{r.GetName(), r.GetFrom(), r.GetTo(), r.GetAllow(), r.GetDeny(), r.GetExcept(), r.GetGuardrail(), r.GetOwner()})
+			from := strings.Join(r.GetFrom(), ",")
+			for _, action := range r.GetAllow() {
+				t.rows = append(t.rows, []string{r.GetName(), from, r.GetTo(), "allow", action, r.GetOwner()})
+			}
+			for _, action := range r.GetDeny() {
+				t.rows = append(t.rows, []string{r.GetName(), from, r.GetTo(), "deny", action, r.GetOwner()})
+			}
+		}
+		t.values = views
+		return a.print(*f, t)
+	}
+	return cmd
+}
+
+func (a *app) rulesShow() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "print a rule as YAML, ready for kith apply", Args: exactly(1),
+		Example: "  kith rules show web-reads > web-reads.yaml",
+	}
+	cmd.ValidArgsFunction = a.completeNames("rule")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), "rule", args[0]) }
+	return cmd
+}
+
+func (a *app) rulesRemove() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "remove NAME...", Aliases: []string{"rm", "delete"}, Short: "remove rules", Args: atLeast(1),
+		Example: "  kith rules remove web-reads --dry-run\n  kith rules remove web-reads",
+	}
+	f := addChangeFlags(cmd)
+	cmd.ValidArgsFunction = a.completeNames("rule")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.remove(cmd.Context(), f, "rule", args) }
+	return cmd
+}
+
+// show prints one object as YAML.
+func (a *app) show(ctx context.Context, kind, name string) error {
+	objects, err := a.objects(ctx, kind, name)
+	if err != nil {
+		return err
+	}
+	if len(objects) == 0 {
+		return a.unknown(ctx, kind, name)
+	}
+	text, err := config.EncodeObject(objects[0])
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(a.stdout, string(text))
+	return err
+}
+
+// remove deletes objects by name; a name that is unknown stops the whole.
+func (a *app) remove(ctx context.Context, f *changeFlags, kind string, names []string) error {
+	req := &pb.ApplyRequest{Owner: ownerCLI}
+	for _, name := range names {
+		objects, err := a.objects(ctx, kind, name)
+		if err != nil {
+			return err
+		}
+		if len(objects) == 0 {
+			return a.unknown(ctx, kind, name)
+		}
+		req.Delete = append(req.Delete, &pb.Key{Kind: kind, Name: name})
+	}
+	return a.change(ctx, f, req)
+}

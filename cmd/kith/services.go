@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kith-id/kith/internal/pb"
+)
+
+// servicesVerb lists and edits services.
+func (a *app) servicesVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "services [NAME]", Aliases: []string{"service"}, Short: "list, add, edit and remove services",
+	}
+	list := a.servicesList()
+	cmd.AddCommand(list, a.servicesAdd(), a.servicesEdit(), a.servicesShow(), a.servicesRemove())
+	return listByDefault(cmd, list)
+}
+
+// serviceView is a service for machines.
+type serviceView struct {
+	Name       string   `json:"name"`
+	Protocol   string   `json:"protocol"`
+	Identities []string `json:"identities"`
+	RunAs      []string `json:"run_as,omitempty"`
+	Static     []string `json:"endpoints,omitempty"`
+	Live       []string `json:"live"`
+	Owner      string   `json:"owner,omitempty"`
+}
+
+func (a *app) servicesList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list [NAME]", Short: "list services and where they answer", Args: atMost(1),
+		Example: "  kith services list\n  kith services list -o json",
+	}
+	f := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		objects, err := a.someObjects(cmd.Context(), "service", args)
+		if err != nil {
+			return err
+		}
+		live, err := a.liveEndpoints(cmd.Context())
+		if err != nil {
+			return err
+		}
+		views := []serviceView{}
+		t := table{head: []string{"NAME", "PROTOCOL", "IDENTITIES", "RUN AS", "ENDPOINTS", "OWNER"}, empty: "no services"}
+		for _, o := range objects {
+			s := o.GetService()
+			at := live[s.GetName()]
+			if at == nil {
+				at = []string{}
+			}
+			views = append(views, serviceView{s.GetName(), protocol(s), s.GetIdentities(), s.GetRunAs(), s.GetEndpoints(), at, s.GetOwner()})
+			t.rows = append(t.rows, []string{
+				s.GetName(), protocol(s), dash(s.GetIdentities()), dash(s.GetRunAs()), dash(at), s.GetOwner(),
+			})
+		}
+		t.values = views
+		return a.print(*f, t)
+	}
+	return cmd
+}
+
+// liveEndpoints is where each service answers now.
+func (a *app) liveEndpoints(ctx context.Context) (map[string][]string, error) {
+	s, err := a.serverStatus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	live := make(map[string][]string)
+	for _, entry := range s.GetDirectory() {
+		for _, e := range entry.GetEndpoints() {
+			live[entry.GetService()] = append(live[entry.GetService()], e.GetAddress())
+		}
+	}
+	return live, nil
+}
+
+func protocol(s *pb.Service) string {
+	if s.GetProtocol() == "" {
+		return "http"
+	}
+	return s.GetProtocol()
+}
+
+// dash joins words, "-" for none.
+func dash(words []string) string {
+	if len(words) == 0 {
+		return "-"
+	}
+	return strings.Join(words, ",")
+}
+
+// serviceFlags are the fields of a service that add and edit can set.
+type serviceFlags struct {
+	protocol, owner              string
+	identities, runAs, endpoints []string
+	encodedSlash, doubleSlash    bool
+}
+
+func addServiceFlags(cmd *cobra.Command) *serviceFlags {
+	f := &serviceFlags{}
+	flags := cmd.Flags()
+	flags.StringVar(&f.protocol, "protocol", "http", "http, grpc or tcp")
+	flags.StringSliceVar(&f.identities, "identity", nil, "IDs that are this service, as /vms/orders")
+	flags.StringSliceVar(&f.runAs, "run-as", nil, "users (orders), uids (1000) or groups (%ops) that may claim the name")
+	flags.StringSliceVar(&f.endpoints, "endpoint", nil, "fixed host:port addresses, beside those that register themselves")
+	flags.BoolVar(&f.encodedSlash, "keep-encoded-slash", false, "match %2f as it was sent instead of refusing it")
+	flags.BoolVar(&f.doubleSlash, "keep-double-slash", false, "match // as it was sent instead of refusing it")
+	complete(cmd, "protocol", "http", "grpc", "tcp")
+	return f
+}
+
+// set copies the flags that were given into s.
+func (f *serviceFlags) set(cmd *cobra.Command, s *pb.Service) {
+	changed := func(name string) bool { return cmd.Flags().Changed(name) }
+	if changed("protocol") || s.GetProtocol() == "" {
+		s.Protocol = f.protocol
+	}
+	if changed("identity") {
+		s.Identities = f.identities
+	}
+	if changed("run-as") {
+		s.RunAs = f.runAs
+	}
+	if changed("endpoint") {
+		s.Endpoints = f.endpoints
+	}
+	if changed("keep-encoded-slash") || changed("keep-double-slash") {
+		if s.GetPaths() == nil {
+			s.Paths = &pb.PathOptions{}
+		}
+		if changed("keep-encoded-slash") {
+			s.Paths.KeepEncodedSlash = f.encodedSlash
+		}
+		if changed("keep-double-slash") {
+			s.Paths.KeepDoubleSlash = f.doubleSlash
+		}
+	}
+}
+
+func (a *app) servicesAdd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "add NAME", Short: "add a service", Args: exactly(1),
+		Example: `  kith services add orders --identity /vms/orders --run-as orders
+  kith services add postgres --identity /vms/postgres --protocol tcp --endpoint 10.0.0.7:8443`,
+	}
+	fields, f := addServiceFlags(cmd), addChangeFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		s := &pb.Service{Name: args[0], Owner: ownerCLI}
+		fields.set(cmd, s)
+		if len(s.GetIdentities()) == 0 {
+			if !a.dev(cmd.Context()) {
+				return usagef(cmd, "service %s: say which IDs it is, as in --identity /vms/%s", s.GetName(), s.GetName())
+			}
+			s.Identities = []string{"/dev/" + s.GetName()}
+		}
+		return a.change(cmd.Context(), f, &pb.ApplyRequest{
+			Put: []*pb.Object{{Kind: &pb.Object_Service{Service: s}}}, Owner: ownerCLI, CreateOnly: true,
+		})
+	}
+	return cmd
+}
+
+func (a *app) servicesEdit() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "edit NAME", Short: "change fields of a service; those not given stay", Args: exactly(1),
+		Example: "  kith services edit orders --run-as orders,%ops --dry-run",
+	}
+	fields, f := addServiceFlags(cmd), addChangeFlags(cmd)
+	cmd.ValidArgsFunction = a.completeNames("service")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		objects, err := a.objects(cmd.Context(), "service", args[0])
+		if err != nil {
+			return err
+		}
+		if len(objects) == 0 {
+			return a.unknown(cmd.Context(), "service", args[0])
+		}
+		s := objects[0].GetService()
+		fields.set(cmd, s)
+		return a.change(cmd.Context(), f, &pb.ApplyRequest{
+			Put: []*pb.Object{{Kind: &pb.Object_Service{Service: s}}}, Owner: s.GetOwner(),
+		})
+	}
+	return cmd
+}
+
+func (a *app) servicesShow() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "print a service as YAML, ready for kith apply", Args: exactly(1),
+		Example: "  kith services show orders",
+	}
+	cmd.ValidArgsFunction = a.completeNames("service")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), "service", args[0]) }
+	return cmd
+}
+
+func (a *app) servicesRemove() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "remove NAME...", Aliases: []string{"rm", "delete"}, Args: atLeast(1),
+		Short:   "remove services that no rule names",
+		Example: "  kith services remove orders --dry-run",
+	}
+	f := addChangeFlags(cmd)
+	cmd.ValidArgsFunction = a.completeNames("service")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.remove(cmd.Context(), f, "service", args) }
+	return cmd
+}

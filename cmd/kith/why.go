@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+)
+
+// whyVerb explains decisions.
+func (a *app) whyVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "why last | DECISION | FROM ACTION on TO",
+		Short: "say who was allowed or denied, by which rule, on what evidence",
+		Long: `Explain the latest decision, one by its id (the kith-decision header and the body
+of a 403 carry it), or what would be decided for a call that has not happened.`,
+		Example: `  kith why last
+  kith why last --denied -n 5
+  kith why k2m4x7q3abcd5efg
+  kith why web "GET /v1/orders/7" on orders`,
+	}
+	denied := cmd.Flags().Bool("denied", false, "with last: only denials")
+	limit := cmd.Flags().Uint32P("number", "n", 1, "with last: how many")
+	f := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 4 && args[2] == "on":
+			return a.whyIf(cmd, *f, args[0], args[1], args[3])
+		case len(args) != 1:
+			return usagef(cmd, `want: last, a decision id, or FROM "ACTION" on TO`)
+		}
+		req := &pb.WhyRequest{Id: args[0]}
+		if args[0] == "last" {
+			req = &pb.WhyRequest{Last: *limit <= 1, Limit: *limit, DeniedOnly: *denied}
+		}
+		decisions, err := a.decisions(cmd.Context(), req)
+		if err != nil {
+			return err
+		}
+		return a.printDecisions(cmd.Context(), *f, decisions)
+	}
+	return cmd
+}
+
+// decisions asks the server, which asks the nodes, newest first.
+func (a *app) decisions(ctx context.Context, req *pb.WhyRequest) ([]*pb.Decision, error) {
+	var reply *pb.WhyResponse
+	err := a.withAdmin(ctx, func(ctx context.Context, admin pb.AdminClient) (err error) {
+		reply, err = admin.Why(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(reply.GetDecisions()) == 0 {
+		if req.GetId() != "" {
+			return nil, fault.Hint(fault.NotFoundf("no node remembers decision %s", req.GetId()), "kith why last")
+		}
+		return nil, fault.Hint(fault.NotFoundf("no decision has been made yet"), "kith curl --as web http://orders/")
+	}
+	return reply.GetDecisions(), nil
+}
+
+// whyIf asks what would be decided.
+func (a *app) whyIf(cmd *cobra.Command, f format, from, action, to string) error {
+	req := &pb.TestRequest{From: from, To: to}
+	words := strings.Fields(action)
+	switch {
+	case len(words) == 2 && words[0] == "grpc":
+		req.Protocol, req.Method, req.Path = "grpc", "POST", "/"+strings.TrimPrefix(words[1], "/")
+	case len(words) >= 1 && words[0] == "tcp":
+		req.Protocol = "tcp"
+		if len(words) == 2 {
+			if _, err := fmt.Sscanf(words[1], "%d", &req.Port); err != nil {
+				return usagef(cmd, "%q is no port", words[1])
+			}
+		}
+	case len(words) == 2 && strings.HasPrefix(words[1], "/"):
+		req.Method, req.Path = words[0], words[1]
+	default:
+		return usagef(cmd, `%q is no call; want "GET /path", "grpc pkg.Service/Method" or "tcp 5432"`, action)
+	}
+	var d *pb.Decision
+	err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {
+		d, err = admin.Test(ctx, req)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.printDecisions(cmd.Context(), f, []*pb.Decision{d})
+}
+
+// decisionView is a decision for machines.
+type decisionView struct {
+	ID       string `json:"id,omitempty"`
+	Time     string `json:"time,omitempty"`
+	Effect   string `json:"effect"`
+	Reason   string `json:"reason"`
+	Rule     string `json:"rule,omitempty"`
+	Revision uint64 `json:"revision"`
+	From     string `json:"from,omitempty"`
+	To       string `json:"to"`
+	ToID     string `json:"to_id,omitempty"`
+	Protocol string `json:"protocol,omitempty"`
+	Method   string `json:"method,omitempty"`
+	Path     string `json:"path,omitempty"`
+	Port     uint32 `json:"port,omitempty"`
+	Node     string `json:"node,omitempty"`
+	NearRule string `json:"near_rule,omitempty"`
+	NearWhy  string `json:"near_why,omitempty"`
+	Fix      string `json:"fix,omitempty"`
+}
+
+func viewDecision(d *pb.Decision) decisionView {
+	v := decisionView{
+		ID: d.GetId(), Effect: d.GetEffect(), Reason: d.GetReason(), Rule: d.GetRule(), Revision: d.GetRevision(),
+		From: d.GetFrom(), To: d.GetTo(), ToID: d.GetToId(), Protocol: d.GetProtocol(), Method: d.GetMethod(),
+		Path: d.GetPath(), Port: d.GetPort(), Node: d.GetNode(), NearRule: d.GetNearRule(), NearWhy: nearMiss(d), Fix: d.GetHint(),
+	}
+	if d.GetTimeUnixNano() != 0 {
+		v.Time = time.Unix(0, d.GetTimeUnixNano()).UTC().Format(time.RFC3339Nano)
+	}
+	return v
+}
+
+func (a *app) printDecisions(ctx context.Context, f format, decisions []*pb.Decision) error {
+	if f != asTable {
+		views := make([]decisionView, 0, len(decisions))
+		for _, d := range decisions {
+			views = append(views, viewDecision(d))
+		}
+		return a.print(f, table{values: views})
+	}
+	for i, d := range decisions {
+		if i > 0 {
+			fmt.Fprintln(a.stdout)
+		}
+		if err := a.printDecision(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printDecision says who, what, by which rule, on what evidence.
+func (a *app) printDecision(ctx context.Context, d *pb.Decision) error {
+	verdict := "denied"
+	if d.GetEffect() == "allow" {
+		verdict = "allowed"
+	}
+	fmt.Fprintf(a.stdout, "%s: %s on %s\n", verdict, call(d), d.GetTo())
+	when := ""
+	if d.GetTimeUnixNano() != 0 {
+		when = time.Unix(0, d.GetTimeUnixNano()).UTC().Format("2006-01-02 15:04:05.000Z")
+		if d.GetNode() != "" {
+			when += " on node " + d.GetNode()
+		}
+	}
+	return facts(a.stdout,
+		"  who", who(d),
+		"  rule", a.ruleText(ctx, d),
+		"  reason", reasonText(d),
+		"  nearest", nearMiss(d),
+		"  evidence", a.evidence(ctx, d),
+		"  when", when,
+		"  decision", d.GetId(),
+		"  revision", fmt.Sprint(d.GetRevision()),
+		"  to allow it", d.GetHint(),
+	)
+}
+
+// call is the request in the words of a rule.
+func call(d *pb.Decision) string {
+	switch d.GetProtocol() {
+	case "tcp":
+		if d.GetPort() != 0 {
+			return fmt.Sprintf("tcp %d", d.GetPort())
+		}
+		return "tcp"
+	case "grpc":
+		return "grpc " + strings.TrimPrefix(d.GetPath(), "/")
+	}
+	return strings.TrimSpace(d.GetMethod() + " " + d.GetPath())
+}
+
+func who(d *pb.Decision) string {
+	if d.GetFrom() == "" {
+		return "anonymous: no client certificate"
+	}
+	return d.GetFrom()
+}
+
+// ruleText is the deciding rule with what it says, as far as it still exists.
+func (a *app) ruleText(ctx context.Context, d *pb.Decision) string {
+	if d.GetRule() == "" {
+		return ""
+	}
+	objects, err := a.objects(ctx, "rule", d.GetRule())
+	if err != nil || len(objects) == 0 {
+		return d.GetRule() + " (removed since)"
+	}
+	r := objects[0].GetRule()
+	effect, actions := "allow", r.GetAllow()
+	if len(r.GetDeny()) > 0 && d.GetEffect() != "allow" {
+		effect, actions = "deny", r.GetDeny()
+	}
+	return fmt.Sprintf("%s: %s %s %q on %s", r.GetName(), effect, strings.Join(r.GetFrom(), ","), actions, r.GetTo())
+}
+
+// evidence is how the caller came by its identity.
+func (a *app) evidence(ctx context.Context, d *pb.Decision) string {
+	if d.GetFrom() == "" || d.GetTimeUnixNano() == 0 {
+		return ""
+	}
+	ids, err := a.identities(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, id := range ids {
+		if id.GetSpiffeId() == d.GetFrom() {
+			return fmt.Sprintf("mutual TLS with an X.509-SVID issued by identity rule %q on attested node %s, serial %s, %s left",
+				id.GetRule(), id.GetNode(), id.GetSerial(), a.rest(id.GetExpiresUnix()))
+		}
+	}
+	return "mutual TLS with an X.509-SVID of this trust domain"
+}
+
+// reasonText is the closed set of reasons in words.
+func reasonText(d *pb.Decision) string {
+	words := map[string]string{
+		"allow_rule":           "an allow rule matches",
+		"deny_rule":            "a deny rule matches; deny beats allow",
+		"no_rule":              "no rule allows it",
+		"no_source":            "no rule is about this caller",
+		"path_not_canonical":   "the path can be read in two ways",
+		"unknown_trust_domain": "the caller is of an unknown trust domain",
+		"no_policy":            "the enforcement point has no policy for the service",
+		"guardrail_deny":       "a guardrail of the platform matches",
+		"outside_boundary":     "outside the boundary of the platform",
+		"peer_revoked":         "the caller's identity was revoked",
+	}
+	if text := words[d.GetReason()]; text != "" {
+		return d.GetReason() + ": " + text
+	}
+	return d.GetReason()
+}
+
+// nearMiss names the rule that came closest and what failed.
+func nearMiss(d *pb.Decision) string {
+	if d.GetNearRule() == "" {
+		return ""
+	}
+	return fmt.Sprintf("rule %s, but %s is %q, not %q", d.GetNearRule(), d.GetNearField(), d.GetNearGot(), d.GetNearWant())
+}
