@@ -62,45 +62,50 @@ func Compile(set Set, service string) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, err := rulesTo(set, service, ids)
+	names, err := rulesTo(set, service, ids)
 	if err != nil {
 		return nil, err
 	}
 	c := compiler{
 		set:     set,
 		svc:     svc,
-		table:   newTable(set, svc, len(rules)),
+		table:   newTable(set, svc, names),
 		actions: make(map[string]compiled),
 		classes: make(map[classKey]uint32),
 		excepts: make(map[string]uint32),
 	}
-	for _, r := range rules {
-		if err := c.rule(r); err != nil {
-			return nil, fault.Invalidf("rules.%s.%w", clip(r.Name), err)
+	for i, name := range names {
+		r := set.Rules[name]
+		if err := c.rule(&r, uint32(i)); err != nil {
+			return nil, fault.Invalidf("rules.%s.%w", clip(name), err)
 		}
 	}
 	c.table.actions.compact()
 	c.table.sources.compact()
+	c.table.texts = slices.Clone(c.table.texts)
 	return c.table, nil
 }
 
-// rulesTo are the rules that bind the service, by name.
-func rulesTo(set Set, service string, ids []spiffe.ID) ([]Rule, error) {
-	var rules []Rule
+// rulesTo are the names of the rules that bind the service, sorted.
+func rulesTo(set Set, service string, ids []spiffe.ID) ([]string, error) {
+	names := make([]string, 0, min(len(set.Rules), 1024))
 	for name, r := range set.Rules {
-		bound, err := r.binds(service, ids, set.TrustDomain)
-		if err != nil {
-			return nil, fault.Invalidf("rules.%s.to: %w", clip(name), err)
-		}
 		if r.Name != name {
 			return nil, fault.Invalidf("rule %q is kept as %q", clip(r.Name), clip(name))
 		}
-		if bound {
-			rules = append(rules, r)
+		if r.To != service {
+			bound, err := r.binds(service, ids, set.TrustDomain)
+			if err != nil {
+				return nil, fault.Invalidf("rules.%s.to: %w", clip(name), err)
+			}
+			if !bound {
+				continue
+			}
 		}
+		names = append(names, name)
 	}
-	slices.SortFunc(rules, func(a, b Rule) int { return strings.Compare(a.Name, b.Name) })
-	return rules, nil
+	slices.Sort(names)
+	return names, nil
 }
 
 // compiler fills one table.
@@ -125,10 +130,8 @@ type classKey struct {
 	from string
 }
 
-func (c *compiler) rule(r Rule) error {
+func (c *compiler) rule(r *Rule, number uint32) error {
 	t := c.table
-	number := uint32(len(t.rules))
-	t.rules = append(t.rules, r.Name)
 	denies := tierDeny
 	if r.Guardrail {
 		denies = tierGuardrail
@@ -158,7 +161,7 @@ func (c *compiler) rule(r Rule) error {
 }
 
 // enter puts one list of actions under each source of the rule.
-func (c *compiler) enter(r Rule, number uint32, field string, at tier, list []string) error {
+func (c *compiler) enter(r *Rule, number uint32, field string, at tier, list []string) error {
 	if len(list) == 0 {
 		return nil
 	}

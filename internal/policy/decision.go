@@ -129,7 +129,10 @@ type NearMiss struct {
 
 // Peer is who is on a connection, resolved against one Table. The zero Peer is
 // nobody, and denied.
-type Peer struct {
+type Peer struct{ r *resolved }
+
+// resolved is what a table knows of a peer. It is immutable.
+type resolved struct {
 	table     *Table
 	id        spiffe.ID
 	anonymous bool
@@ -139,7 +142,12 @@ type Peer struct {
 }
 
 // ID is the peer's SPIFFE ID; zero for an anonymous peer.
-func (p Peer) ID() spiffe.ID { return p.id }
+func (p Peer) ID() spiffe.ID {
+	if p.r == nil {
+		return spiffe.ID{}
+	}
+	return p.r.id
+}
 
 // Anonymous is true for a peer that showed no identity.
-func (p Peer) Anonymous() bool { return p.anonymous }
+func (p Peer) Anonymous() bool { return p.r != nil && p.r.anonymous }

@@ -11,13 +11,12 @@ func (t *Table) Explain(p Peer, r Request) Decision {
 	d := t.Decide(p, r)
 	switch d.Reason {
 	case NoRule, NoSource, UnknownTrustDomain:
-		p = t.current(p)
-		d.Near = t.near(&p, &r)
+		d.Near = t.near(t.current(p), &r)
 	}
 	return d
 }
 
-func (t *Table) near(p *Peer, r *Request) NearMiss {
+func (t *Table) near(p *resolved, r *Request) NearMiss {
 	switch {
 	case t.protocol.carriesRequests() != r.Protocol.carriesRequests():
 		return NearMiss{Field: FieldProtocol, Want: t.protocol.String(), Got: r.Protocol.String()}
@@ -28,7 +27,7 @@ func (t *Table) near(p *Peer, r *Request) NearMiss {
 	}
 }
 
-func (t *Table) nearConnection(p *Peer, r *Request) NearMiss {
+func (t *Table) nearConnection(p *resolved, r *Request) NearMiss {
 	for _, own := range p.roots[p.allows:] {
 		i := t.actions.nodes[own.node].first
 		e := t.actions.entries[i]
@@ -51,7 +50,7 @@ func (t *Table) nearConnection(p *Peer, r *Request) NearMiss {
 
 // nearRequest prefers, in this order: the wrong method on the right path; the
 // right path up to its last segment; what somebody else may do; any other path.
-func (t *Table) nearRequest(p *Peer, r *Request) NearMiss {
+func (t *Table) nearRequest(p *resolved, r *Request) NearMiss {
 	var q query
 	t.actions.aim(&q, r.Path)
 	var own reach
@@ -87,7 +86,7 @@ func (t *Table) nearRequest(p *Peer, r *Request) NearMiss {
 }
 
 // others yields the allow classes the peer is not in.
-func (t *Table) others(p *Peer) func(yield func(class) bool) {
+func (t *Table) others(p *resolved) func(yield func(class) bool) {
 	return func(yield func(class) bool) {
 		compared := 0
 		for _, c := range t.classes {
@@ -101,7 +100,7 @@ func (t *Table) others(p *Peer) func(yield func(class) bool) {
 	}
 }
 
-func (p *Peer) in(c class) bool {
+func (p *resolved) in(c class) bool {
 	for _, r := range p.roots[p.allows:] {
 		if r.node == c.root {
 			return true
@@ -116,7 +115,7 @@ func (t *Table) missedPath(entry uint32, r *Request) NearMiss {
 }
 
 // missedFrom is no near miss at all where entry is 0.
-func (t *Table) missedFrom(p *Peer, entry uint32, from string) NearMiss {
+func (t *Table) missedFrom(p *resolved, entry uint32, from string) NearMiss {
 	if entry == 0 {
 		return NearMiss{}
 	}

@@ -50,10 +50,10 @@ type root struct {
 	node uint32
 }
 
-func newTable(set Set, svc Service, rules int) *Table {
+func newTable(set Set, svc Service, rules []string) *Table {
 	return &Table{
 		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: set.Revision, own: set.TrustDomain,
-		rules: make([]string, 0, rules), actions: newTrie(), sources: newTrie(),
+		rules: rules, actions: newTrie(), sources: newTrie(),
 		domains: map[spiffe.TrustDomain]uint32{},
 	}
 }
@@ -111,10 +111,10 @@ func (t *Table) Peer(id spiffe.ID) Peer {
 	if id.IsZero() {
 		return t.Anonymous()
 	}
+	p := &resolved{table: t, id: id}
 	if t == nil {
-		return Peer{id: id}
+		return Peer{p}
 	}
-	p := Peer{table: t, id: id}
 	bindings := slices.Clone(t.everyone)
 	if root, ok := t.domains[id.TrustDomain()]; ok && id.Path() != "" {
 		q := query{mask: 1, collect: true}
@@ -125,22 +125,22 @@ func (t *Table) Peer(id spiffe.ID) Peer {
 			bindings = append(bindings, binding{class: e.text == 1, number: e.rule})
 		}
 	}
-	t.resolve(&p, bindings)
-	return p
+	t.resolve(p, bindings)
+	return Peer{p}
 }
 
 // Anonymous is a peer that showed no identity. Only rules that say anonymous
 // bind it.
 func (t *Table) Anonymous() Peer {
-	p := Peer{table: t, anonymous: true}
+	p := &resolved{table: t, anonymous: true}
 	if t != nil {
-		t.resolve(&p, t.anonymous)
+		t.resolve(p, t.anonymous)
 	}
-	return p
+	return Peer{p}
 }
 
 // resolve orders the peer's classes by tier and gathers its exceptions.
-func (t *Table) resolve(p *Peer, bindings []binding) {
+func (t *Table) resolve(p *resolved, bindings []binding) {
 	for _, b := range bindings {
 		if b.class {
 			c := t.classes[b.number]
@@ -169,86 +169,46 @@ func (t *Table) resolve(p *Peer, bindings []binding) {
 }
 
 // current is p as this table knows it; a peer of another table is looked up again.
-func (t *Table) current(p Peer) Peer {
+func (t *Table) current(p Peer) *resolved {
 	switch {
-	case p.table == t:
-		return p
-	case p.anonymous:
-		return t.Anonymous()
-	case p.id.IsZero():
-		return Peer{table: t}
+	case p.r.table == t:
+		return p.r
+	case p.r.anonymous:
+		return t.Anonymous().r
 	default:
-		return t.Peer(p.id)
+		return t.Peer(p.r.id).r
 	}
 }
 
 // Decide says whether the peer may do this, without allocating. A guardrail's
 // deny comes first, then any deny, then any allow; what nobody allows is denied.
 func (t *Table) Decide(p Peer, r Request) Decision {
-	if t == nil || t.protocol == 0 {
+	switch {
+	case t == nil || t.protocol == 0:
 		return Decision{}
-	}
-	if p.table != t {
-		p = t.current(p)
-	}
-	if !p.anonymous && p.id.IsZero() {
+	case p.r == nil:
 		return Decision{Revision: t.revision}
 	}
+	who := p.r
+	if who.table != t {
+		who = t.current(p)
+	}
+	var at tier
+	var by uint32
 	if t.protocol.carriesRequests() {
-		return t.decideRequest(&p, &r)
-	}
-	return t.decideConnection(&p, &r)
-}
-
-func (t *Table) decideRequest(p *Peer, r *Request) Decision {
-	if !r.Protocol.carriesRequests() || r.Method == "" {
-		return t.refused(p)
-	}
-	if r.Path == "" || r.Path[0] != '/' {
-		return t.Refuse(PathNotCanonical)
-	}
-	var q query
-	q.mask, q.excepts, q.excepted = t.methodMask(r.Method), t.excepts, p.excepted
-	t.actions.aim(&q, r.Path)
-	for i := range p.roots {
-		if i == p.allows {
-			q.excepts = nil
+		if r.Protocol.carriesRequests() && (r.Path == "" || r.Path[0] != '/') {
+			return t.Refuse(PathNotCanonical)
 		}
-		if t.actions.walk(&q, p.roots[i].node, 0) {
-			return t.decided(p.roots[i].tier, t.actions.entries[q.found].rule)
-		}
+		at, by = t.decideRequest(who, &r)
+	} else {
+		at, by = t.decideConnection(who, &r)
 	}
-	return t.refused(p)
-}
-
-func (t *Table) decideConnection(p *Peer, r *Request) Decision {
-	if r.Protocol != TCP {
-		return t.refused(p)
+	d := Decision{Revision: t.revision}
+	if by == 0 {
+		d.Reason = t.missing(who)
+		return d
 	}
-	q := query{excepts: t.excepts, excepted: p.excepted}
-	for _, root := range p.roots {
-		for i := t.actions.nodes[root.node].first; i != 0; i = t.actions.entries[i].next {
-			e := t.actions.entries[i]
-			unknown := r.Port == 0 && root.tier != tierAllow
-			if e.mask != 0 && e.mask != uint32(r.Port) && !unknown || root.tier != tierAllow && q.free(e.rule) {
-				continue
-			}
-			return t.decided(root.tier, e.rule)
-		}
-	}
-	return t.refused(p)
-}
-
-// Refuse is a denial that no rule made, for a request that was never decided.
-func (t *Table) Refuse(reason Reason) Decision {
-	if t == nil {
-		return Decision{Reason: reason}
-	}
-	return Decision{Reason: reason, Revision: t.revision}
-}
-
-func (t *Table) decided(at tier, rule uint32) Decision {
-	d := Decision{Rule: t.rules[rule], Revision: t.revision}
+	d.Rule = t.rules[t.actions.entries[by].rule]
 	switch at {
 	case tierGuardrail:
 		d.Reason = GuardrailDeny
@@ -260,15 +220,61 @@ func (t *Table) decided(at tier, rule uint32) Decision {
 	return d
 }
 
-// refused is the default deny, with what was missing.
-func (t *Table) refused(p *Peer) Decision {
+// decideRequest is the entry that decides and its tier; no entry is 0.
+func (t *Table) decideRequest(p *resolved, r *Request) (tier, uint32) {
+	if !r.Protocol.carriesRequests() || r.Method == "" || len(p.roots) == 0 {
+		return 0, 0
+	}
+	var q query
+	q.mask, q.excepts, q.excepted = t.methodMask(r.Method), t.excepts, p.excepted
+	t.actions.aim(&q, r.Path)
+	for i := range p.roots {
+		if i == p.allows {
+			q.excepts = nil
+		}
+		if t.actions.walk(&q, p.roots[i].node, 0) {
+			return p.roots[i].tier, q.found
+		}
+	}
+	return 0, 0
+}
+
+// decideConnection is decideRequest for TCP, where an entry's mask is its port.
+func (t *Table) decideConnection(p *resolved, r *Request) (tier, uint32) {
+	if r.Protocol != TCP {
+		return 0, 0
+	}
+	q := query{excepts: t.excepts, excepted: p.excepted}
+	for _, root := range p.roots {
+		denies := root.tier != tierAllow
+		for i := t.actions.nodes[root.node].first; i != 0; i = t.actions.entries[i].next {
+			e := t.actions.entries[i]
+			fits := e.mask == 0 || e.mask == uint32(r.Port) || denies && r.Port == 0
+			if fits && !(denies && q.free(e.rule)) {
+				return root.tier, i
+			}
+		}
+	}
+	return 0, 0
+}
+
+// Refuse is a denial that no rule made, for a request that was never decided.
+func (t *Table) Refuse(reason Reason) Decision {
+	if t == nil {
+		return Decision{Reason: reason}
+	}
+	return Decision{Reason: reason, Revision: t.revision}
+}
+
+// missing is why the default deny stood.
+func (t *Table) missing(p *resolved) Reason {
 	switch {
 	case p.allows < len(p.roots):
-		return t.Refuse(NoRule)
+		return NoRule
 	case !p.anonymous && p.id.TrustDomain() != t.own:
-		return t.Refuse(UnknownTrustDomain)
+		return UnknownTrustDomain
 	default:
-		return t.Refuse(NoSource)
+		return NoSource
 	}
 }
 

@@ -31,13 +31,13 @@ func parseTemplate(path string) ([]part, error) {
 	if path == "" || path[0] != '/' {
 		return nil, fault.Hint(fault.Invalidf("path %q does not begin with /", path), "write /%s", path)
 	}
-	segments := strings.Split(path[1:], "/")
-	if len(segments) > maxSegments {
+	segments := strings.Count(path, "/")
+	if segments > maxSegments {
 		return nil, fault.Invalidf("path has more than %d segments", maxSegments)
 	}
-	parts := make([]part, 0, len(segments))
+	parts := make([]part, 0, segments)
 	open := false
-	for _, s := range segments {
+	for s := range strings.SplitSeq(path[1:], "/") {
 		p, err := parsePart(s)
 		if err != nil {
 			return nil, err
@@ -54,6 +54,9 @@ func parseTemplate(path string) ([]part, error) {
 }
 
 func parsePart(s string) (part, error) {
+	if isWord(s) {
+		return part{text: s}, nil
+	}
 	if s == "*" || s == "{*}" {
 		return part{kind: one}, nil
 	}
@@ -73,6 +76,16 @@ func parsePart(s string) (part, error) {
 		return part{}, fault.Hint(err, "* and {name} stand for one whole segment, {**} for any number; write %%2A, %%7B, %%7D for the characters")
 	}
 	return parseLiteral(s)
+}
+
+// isWord is true for most literals: nothing in them has another spelling.
+func isWord(s string) bool {
+	for i := range len(s) {
+		if !unreserved(s[i]) {
+			return false
+		}
+	}
+	return s != "" && s[0] != '.' && len(s) <= maxLiteral
 }
 
 // parseLiteral brings one literal segment into the spelling paths are matched in.

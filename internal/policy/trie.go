@@ -116,7 +116,7 @@ func (t *trie) child(parent uint32, p part) uint32 {
 func (t *trie) compact() {
 	t.nodes = slices.Clip(slices.Clone(t.nodes))
 	t.entries = slices.Clip(slices.Clone(t.entries))
-	t.segments.texts = slices.Clip(slices.Clone(t.segments.texts))
+	t.segments.bytes = slices.Clip(slices.Clone(t.segments.bytes))
 }
 
 // query is one lookup. It lives on the stack.
@@ -135,29 +135,38 @@ type query struct {
 // aim points q at path, which is normal.
 func (t *trie) aim(q *query, path string) {
 	q.path = path
-	q.segments = strings.Count(path, "/")
-	escaped := strings.IndexByte(path, '%') >= 0
-	start := 1
-	for i := range min(q.segments, t.depth) {
-		end := strings.IndexByte(path[start:], '/')
-		if end += start; end < start {
-			end = len(path)
+	start, n := 1, 0
+	for ; n < t.depth && start <= len(path); n++ {
+		h, word, escaped := t.segments.seed, uint64(0), false
+		i := start
+		for ; i < len(path) && path[i] != '/'; i++ {
+			escaped = escaped || path[i] == '%'
+			word = word<<8 | uint64(path[i])
+			if (i-start)&7 == 7 {
+				h, word = mix(h^word), 0
+			}
 		}
-		q.head[i] = t.number(path[start:end], escaped)
-		start = end + 1
+		if escaped {
+			q.head[n] = t.foldedNumber(path[start:i])
+		} else {
+			q.head[n] = find(&t.segments, path[start:i], lastMix(h^word, i-start))
+		}
+		start = i + 1
 	}
+	if start <= len(path) {
+		n += 1 + strings.Count(path[start:], "/")
+	}
+	q.segments = n
 }
 
-// number is the number of a segment of a normal path.
-func (t *trie) number(segment string, escaped bool) uint32 {
-	if !escaped || strings.IndexByte(segment, '%') < 0 {
-		return t.segments.find(segment)
-	}
+// foldedNumber is the number of a segment of a normal path that may have escapes.
+func (t *trie) foldedNumber(segment string) uint32 {
 	if len(segment) > 3*maxLiteral {
 		return 0 // longer than any literal
 	}
 	var space [3 * maxLiteral]byte
-	return t.segments.findBytes(fold(space[:0], segment))
+	folded := fold(space[:0], segment)
+	return find(&t.segments, folded, hashSegment(&t.segments, folded))
 }
 
 // walk visits what q matches from node at, which depth segments led to, and
@@ -194,7 +203,7 @@ func (t *trie) walkBack(q *query, at uint32, left, end int) bool {
 		return false
 	}
 	start := strings.LastIndexByte(q.path[:end], '/')
-	segment := t.number(q.path[start+1:end], true)
+	segment := t.foldedNumber(q.path[start+1 : end])
 	if segment != 0 {
 		if child := t.edges.find(at, segment); child != 0 && t.walkBack(q, child, left-1, start) {
 			return true

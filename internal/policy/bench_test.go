@@ -1,0 +1,148 @@
+package policy
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+	"testing"
+)
+
+// benchSet is rules from many services to one, each to a resource of its own:
+// sources sources share the rules evenly.
+func benchSet(b testing.TB, rules, sources int) Set {
+	b.Helper()
+	set := newSet(b, []Service{{Name: "orders", Identities: []string{"/eks/shop/orders"}, Protocol: HTTP}})
+	for i := range sources {
+		name := fmt.Sprintf("src-%d", i)
+		set.Services[name] = Service{Name: name, Identities: []string{"/eks/shop/" + name}, Protocol: HTTP}
+	}
+	shapes := []string{"GET /v1/res%d/{id}", "GET,POST /v1/res%d", "* /v1/res%d/{id}/items/{**}", "PUT,DELETE /v1/res%d/{id}/lines/{line}"}
+	for i := range rules {
+		name := fmt.Sprintf("rule-%d", i)
+		r := Rule{Name: name, From: []string{fmt.Sprintf("src-%d", i%sources)}, To: "orders"}
+		action := fmt.Sprintf(shapes[i/sources%len(shapes)], i/sources/len(shapes))
+		if r.Allow = []string{action}; i%20 == 19 {
+			r.Allow, r.Deny = nil, []string{action}
+		}
+		set.Rules[name] = r
+	}
+	return set
+}
+
+// manySources is one source for each 100 rules, and one at least.
+func manySources(rules int) int { return max(1, rules/100) }
+
+func BenchmarkDecide(b *testing.B) {
+	for _, n := range []int{10, 1000, 100_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) { benchDecide(b, benchSet(b, n, manySources(n))) })
+	}
+	b.Run("hot-pair-100000", func(b *testing.B) { benchDecide(b, benchSet(b, 100_000, 1)) })
+}
+
+// benchDecide goes over many sources and paths, so that nothing stays in a cache
+// that would not in life.
+func benchDecide(b *testing.B, set Set) {
+	table := mustCompile(b, set, "orders")
+	var peers []Peer
+	for i := range min(64, len(set.Services)-1) {
+		peers = append(peers, table.Peer(mustID(b, "/eks/shop/src-"+strconv.Itoa(i))))
+	}
+	each := max(1, len(set.Rules)/(len(set.Services)-1)/4)
+	requests := make([]Request, 1024)
+	for i := range requests {
+		requests[i] = Request{Protocol: HTTP, Method: "GET", Path: fmt.Sprintf("/v1/res%d/order-%d", i*97%each, i)}
+	}
+	allowed := 0
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if table.Decide(peers[i%len(peers)], requests[i&1023]).Effect == Allow {
+			allowed++
+		}
+	}
+	if allowed*2 < b.N {
+		b.Fatalf("%d of %d allowed: the benchmark asks the wrong thing", allowed, b.N)
+	}
+}
+
+func BenchmarkDecideWholePath(b *testing.B) {
+	table := mustCompile(b, benchSet(b, 1000, 10), "orders")
+	peer := table.Peer(mustID(b, "/eks/shop/src-3"))
+	b.ReportAllocs()
+	for b.Loop() {
+		path, err := NormalizePath("/v1/res7/order-1234", table.Paths())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if d := table.Decide(peer, Request{Protocol: HTTP, Method: "GET", Path: path}); d.Effect != Allow {
+			b.Fatal(d)
+		}
+	}
+}
+
+func BenchmarkCompile(b *testing.B) {
+	for _, n := range []int{100, 1000, 100_000} {
+		for _, sources := range []int{manySources(n), 1} {
+			set := benchSet(b, n, sources)
+			b.Run(fmt.Sprintf("%d/sources-%d", n, sources), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					mustCompile(b, set, "orders")
+				}
+				b.ReportMetric(float64(tableBytes(b, set))/(1<<20), "table-MiB")
+			})
+		}
+	}
+}
+
+// tableBytes is what one compiled table keeps on the heap beyond its set.
+func tableBytes(b testing.TB, set Set) uint64 {
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	table := mustCompile(b, set, "orders")
+	after := heap()
+	runtime.KeepAlive(table)
+	return after - min(before, after)
+}
+
+func BenchmarkExplain(b *testing.B) {
+	for _, n := range []int{100, 1000, 100_000} {
+		table := mustCompile(b, benchSet(b, n, max(10, n/100)), "orders")
+		peer := table.Peer(mustID(b, "/eks/shop/src-3"))
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if d := table.Explain(peer, Request{Protocol: HTTP, Method: "GET", Path: "/v2/elsewhere"}); d.Near.Rule == "" {
+					b.Fatal(d)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkPeer(b *testing.B) {
+	table := mustCompile(b, benchSet(b, 1000, 10), "orders")
+	id := mustID(b, "/eks/shop/src-3")
+	b.ReportAllocs()
+	for b.Loop() {
+		table.Peer(id)
+	}
+}
+
+func BenchmarkNormalizePath(b *testing.B) {
+	for _, path := range []string{"/v1/orders/1234", "/v1/orders/a%20b", "/v1/./orders/../%41"} {
+		b.Run(path, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := NormalizePath(path, PathOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
