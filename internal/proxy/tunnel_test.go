@@ -1,0 +1,237 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/kith-id/kith/internal/proxy/proxytest"
+)
+
+// connectThrough asks an HTTP proxy for a tunnel.
+func connectThrough(ctx context.Context, proxy, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", proxy)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", addr, addr)
+	r := bufio.NewReader(conn)
+	res, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(res.Body)
+		conn.Close()
+		return nil, fmt.Errorf("%s: %s", res.Status, body)
+	}
+	return &peekedConn{Conn: conn, r: r}, nil
+}
+
+func TestConnectToAService(t *testing.T) {
+	h := newHouse(t)
+	h.expose("orders", "http", serve(t, echo))
+	out, _ := h.outbound("web")
+	h.agent.Rules(proxytest.Allow("all", "web", "orders", "GET /{**}"))
+	ctx := soon(t)
+
+	t.Run("HTTP/1.1 inside", func(t *testing.T) {
+		conn, err := connectThrough(ctx, out.OutboundAddr(), "orders:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
+		answer, _ := io.ReadAll(conn)
+		if !strings.Contains(string(answer), "200 OK") || !strings.Contains(string(answer), "GET /x") {
+			t.Errorf("got %q", answer)
+		}
+	})
+	t.Run("a ClientHello is told to use http", func(t *testing.T) {
+		conn, err := connectThrough(ctx, out.OutboundAddr(), "orders:443")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.Write([]byte{0x16, 3, 1, 0, 200, 1, 0})
+		answer, _ := io.ReadAll(conn)
+		if !strings.HasPrefix(string(answer), "HTTP/1.1 502 ") || !strings.Contains(string(answer), "use http://orders") {
+			t.Errorf("got %q", answer)
+		}
+	})
+	t.Run("anything else is refused", func(t *testing.T) {
+		conn, err := connectThrough(ctx, out.OutboundAddr(), "orders:5432")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.Write([]byte{0, 0, 0, 8, 4, 210, 22, 47})
+		answer, _ := io.ReadAll(conn)
+		if !strings.Contains(string(answer), "--upstream") {
+			t.Errorf("got %q", answer)
+		}
+	})
+	t.Run("unknown service", func(t *testing.T) {
+		_, err := connectThrough(ctx, out.OutboundAddr(), "order:443")
+		if err == nil || !strings.Contains(err.Error(), `502`) || !strings.Contains(err.Error(), `"orders"`) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("another host", func(t *testing.T) {
+		conn, err := connectThrough(ctx, out.OutboundAddr(), serve(t, echo))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "GET /direct HTTP/1.0\r\n\r\n")
+		if answer, _ := io.ReadAll(conn); !strings.Contains(string(answer), "GET /direct") {
+			t.Errorf("got %q", answer)
+		}
+	})
+}
+
+func TestConnectThroughThePreviousProxy(t *testing.T) {
+	h := newHouse(t)
+	asked := make(chan string, 1)
+	old := listenTCP(t, func(conn net.Conn) {
+		req, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			return
+		}
+		asked <- req.Method + " " + req.Host + " " + req.Header.Get("Proxy-Authorization")
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\nhello") // the far side speaks first
+	})
+	out, _ := h.outbound("web", func(c *Config) { c.Environ = []string{"HTTPS_PROXY=http://u:p@" + old} })
+	conn, err := connectThrough(soon(t), out.OutboundAddr(), "example.com:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	got, _ := io.ReadAll(conn)
+	if how := <-asked; how != "CONNECT example.com:443 Basic dTpw" || string(got) != "hello" {
+		t.Errorf("it was asked %q, we got %q", how, got)
+	}
+}
+
+func wsEcho(rw http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(rw, r, nil)
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	for {
+		kind, data, err := conn.Read(r.Context())
+		if err != nil {
+			return
+		}
+		if err := conn.Write(r.Context(), kind, data); err != nil {
+			return
+		}
+	}
+}
+
+func TestWebSocket(t *testing.T) {
+	h := newHouse(t)
+	h.expose("orders", "http", serve(t, wsEcho))
+	_, client := h.outbound("web")
+	client.Timeout = 0
+	ctx := soon(t)
+	if _, res, err := websocket.Dial(ctx, "ws://orders/ws", &websocket.DialOptions{HTTPClient: client}); err == nil || res.StatusCode != 403 {
+		t.Fatalf("without a rule: got %v, want 403", err)
+	}
+	h.agent.Rules(proxytest.Allow("ws", "web", "orders", "GET /ws"))
+	conn, _, err := websocket.Dial(ctx, "ws://orders/ws", &websocket.DialOptions{HTTPClient: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	for i := range 20 {
+		want := fmt.Sprint("message ", i)
+		if err := conn.Write(ctx, websocket.MessageText, []byte(want)); err != nil {
+			t.Fatal(err)
+		}
+		if _, got, err := conn.Read(ctx); err != nil || string(got) != want {
+			t.Fatalf("got %q, %v", got, err)
+		}
+	}
+	h.agent.Rules()
+	if _, _, err := conn.Read(ctx); err == nil || ctx.Err() != nil {
+		t.Errorf("rule taken away: got %v, want the connection cut", err)
+	}
+}
+
+// tcpHouse is a raw TCP application and a local port that leads to it.
+func tcpHouse(t *testing.T, app func(net.Conn)) (h *house, local string) {
+	t.Helper()
+	h = newHouse(t)
+	h.expose("db", "tcp", listenTCP(t, app))
+	h.agent.Service("web", "http")
+	p, _ := h.run("web", func(c *Config) { c.Upstreams = []Upstream{{Service: "db", Listen: "127.0.0.1:0"}} })
+	h.agent.Settled()
+	return h, p.UpstreamAddrs()[0]
+}
+
+func TestTCPHalfClose(t *testing.T) {
+	// An application that answers only when its client has said that was all.
+	h, local := tcpHouse(t, func(conn net.Conn) {
+		all, _ := io.ReadAll(conn)
+		fmt.Fprintf(conn, "%d bytes", len(all))
+	})
+	h.agent.Rules(proxytest.Allow("db", "web", "db", "tcp"))
+	conn, err := net.Dial("tcp", local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	sent := strings.Repeat("x", 300_000)
+	if _, err := io.WriteString(conn, sent); err != nil {
+		t.Fatal(err)
+	}
+	conn.(*net.TCPConn).CloseWrite()
+	conn.SetDeadline(time.Now().Add(proxytest.Patience))
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "300000 bytes" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestTCPDenied(t *testing.T) {
+	h, local := tcpHouse(t, func(net.Conn) { t.Error("the application was reached") })
+	h.agent.Rules(proxytest.Allow("other-port", "web", "db", "tcp 1"))
+	conn, err := net.Dial("tcp", local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(proxytest.Patience))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("got %d bytes, %v, want an end", n, err)
+	}
+}
+
+func TestTCPIsCutWhenDenied(t *testing.T) {
+	h, local := tcpHouse(t, func(conn net.Conn) { io.Copy(conn, conn) })
+	h.agent.Rules(proxytest.Allow("db", "web", "db", "tcp"))
+	conn, err := net.Dial("tcp", local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(proxytest.Patience))
+	io.WriteString(conn, "ping")
+	if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	h.agent.Rules()
+	if _, err := conn.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("got %v, want a reset", err)
+	}
+}
