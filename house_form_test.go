@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -51,13 +52,21 @@ type ban struct {
 	reason string
 }
 
+// declares reports whether the file has a function of that name.
+func declares(s source, name string) bool {
+	return slices.ContainsFunc(s.file.Decls, func(d ast.Decl) bool {
+		f, ok := d.(*ast.FuncDecl)
+		return ok && f.Recv == nil && f.Name.Name == name
+	})
+}
+
 // inTests reports whether a file never gets into the binary.
 func inTests(s source) bool { return s.test || kit(s.pkg) || outside(s.pkg) }
 
 func bans() []ban {
 	nowhere := func(source) bool { return false }
-	inMain := func(s source) bool { // TestMain has to end its process, too
-		return path.Base(s.name) == "main.go" || path.Base(s.name) == "main_test.go" || outside(s.pkg)
+	inMain := func(s source) bool {
+		return path.Base(s.name) == "main.go" || outside(s.pkg) || s.test && declares(s, "TestMain")
 	}
 	inExamples := func(s source) bool { return path.Base(s.name) == "example_test.go" || outside(s.pkg) }
 	return []ban{
