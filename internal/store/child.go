@@ -23,7 +23,7 @@ import (
 const (
 	firstPause  = 50 * time.Millisecond
 	longestWait = 2 * time.Second
-	steadyAfter = 30 * time.Second // a member that ran this long starts afresh
+	steadyAfter = 500 * time.Millisecond // a member that ran this long is restarted at once
 )
 
 // child runs the member process and starts it again whenever it ends.

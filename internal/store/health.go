@@ -179,7 +179,7 @@ func (e *Etcd) repair(ctx context.Context) error {
 	if status.DbSize > e.cfg.Quota/10*9 {
 		return fmt.Errorf("%d MiB in use of %d MiB", status.DbSizeInUse>>20, e.cfg.Quota>>20)
 	}
-	if _, err := e.client.AlarmDisarm(ctx, &clientv3.AlarmMember{Alarm: pb.AlarmType_NOSPACE}); err != nil {
+	if _, err := e.client.AlarmDisarm(ctx, &clientv3.AlarmMember{MemberID: status.Header.MemberId, Alarm: pb.AlarmType_NOSPACE}); err != nil {
 		return fmt.Errorf("end alarm: %w", err)
 	}
 	e.health.refuse(e.whyDiskFull())

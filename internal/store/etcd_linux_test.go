@@ -1,0 +1,90 @@
+package store
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestFrozenMemberDiesWithItsServer needs the kernel: a frozen process reads
+// no pipe.
+func TestFrozenMemberDiesWithItsServer(t *testing.T) {
+	dir := testConfig(t).Dir
+	server, member := startParent(t, dir)
+	if err := syscall.Kill(member, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	waitUnlocked(t, dir)
+}
+
+// TestMemberHasNoNetworkSocket looks at every socket the member holds.
+func TestMemberHasNoNetworkSocket(t *testing.T) {
+	cfg := testConfig(t)
+	e := openEtcd(t, cfg)
+	if _, err := putOne(t.Context(), e, "a/x", "one"); err != nil {
+		t.Fatal(err)
+	}
+	proc := fmt.Sprintf("/proc/%d", e.child.pid())
+	fds, err := filepath.Glob(proc + "/fd/*")
+	if err != nil || len(fds) == 0 {
+		t.Fatalf("read fds: %d, %v", len(fds), err)
+	}
+	held := map[string]bool{}
+	for _, fd := range fds {
+		link, _ := os.Readlink(fd) // one that was closed meanwhile is no socket of interest
+		if inode, ok := strings.CutPrefix(link, "socket:["); ok {
+			held[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	if len(held) == 0 {
+		t.Error("the member holds no socket at all")
+	}
+	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		text, err := os.ReadFile(proc + "/net/" + table)
+		if err != nil {
+			continue // no IPv6 here
+		}
+		for line := range strings.Lines(string(text)) {
+			if fields := strings.Fields(line); len(fields) > 9 && held[fields[9]] {
+				t.Errorf("the member has a %s socket: %s", table, line)
+			}
+		}
+	}
+	info, err := os.Stat(filepath.Join(cfg.Dir, runName))
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("run directory is %v, %v; want 0700", info.Mode(), err)
+	}
+}
+
+// TestWriteErrorsEndTheMember lets no file of the member grow, so that its
+// engine meets what a full disk is to it. It must not acknowledge what it
+// could not write; a fresh member goes on.
+func TestWriteErrorsEndTheMember(t *testing.T) {
+	e := openEtcd(t, testConfig(t))
+	if _, err := putOne(t.Context(), e, "a/x", "one"); err != nil {
+		t.Fatal(err)
+	}
+	pid := e.child.pid()
+	limit := unix.Rlimit{Cur: 0, Max: 0}
+	if err := unix.Prlimit(pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+		t.Fatal(err)
+	}
+	version, err := putOne(t.Context(), e, "a/x", "two")
+	if err != nil || version != 2 {
+		t.Fatalf("got version %d, %v; want 2", version, err)
+	}
+	if e.child.pid() == pid {
+		t.Error("the member survived a write error")
+	}
+	if item, err := e.Get(t.Context(), "a/x"); err != nil || string(item.Value) != "two" {
+		t.Errorf("got %q, %v", item.Value, err)
+	}
+}
