@@ -62,8 +62,9 @@ func (l Lifetimes) CheckTTL(ttl time.Duration) error {
 }
 
 // backdate is how far before now a certificate begins, so that peers whose
-// clock is behind accept it; never more than half its life.
-func backdate(ttl time.Duration) time.Duration { return min(maxSkew, ttl/2) }
+// clock is behind accept it; never more than half its life. Certificates know
+// whole seconds only.
+func backdate(ttl time.Duration) time.Duration { return min(maxSkew, ttl/2).Truncate(time.Second) }
 
 // earlier is the earlier of two times.
 func earlier(a, b time.Time) time.Time {

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -121,7 +122,7 @@ func (r *root) open(kek *keys.KEK, td spiffe.TrustDomain) (*keys.Authority, erro
 	if err != nil {
 		return nil, err
 	}
-	if public, ok := r.cert.PublicKey.(interface{ Equal(any) bool }); ok && !public.Equal(key.Public()) {
+	if public, ok := r.cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
 		key.Wipe()
 		return nil, fault.Invalidf("stored root: the sealed key is not the certificate's")
 	}
@@ -147,7 +148,7 @@ func authorityTemplate(td spiffe.TrustDomain, role string, key *keys.Authority, 
 		SerialNumber:          serial,
 		Subject:               pkix.Name{Organization: []string{td.String()}, CommonName: "Kith " + role},
 		NotBefore:             now.Add(-backdate(ttl)),
-		NotAfter:              now.Add(ttl),
+		NotAfter:              now.Add(ttl.Truncate(time.Second)),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,

@@ -124,7 +124,7 @@ func (c *CA) plan(j *job, issuer *issuer, now time.Time) error {
 	j.want = expectation{
 		id: id, serial: serial, spki: spki, dns: j.request.DNS, issuer: issuer.cert, pathLen: -1,
 		notBefore: later(now.Add(-backdate(ttl)), issuer.cert.NotBefore),
-		notAfter:  earlier(now.Add(ttl), issuer.cert.NotAfter),
+		notAfter:  earlier(now.Add(ttl.Truncate(time.Second)), issuer.cert.NotAfter),
 	}
 	j.template = &x509.Certificate{
 		SerialNumber:          serial,
