@@ -16,8 +16,8 @@ import (
 
 const (
 	handshakeTime   = 10 * time.Second
-	handshakesTotal = 512 // half-open TLS connections, and
-	handshakesEach  = 128 // of those, from one address
+	handshakesTotal = 4096 // half-open TLS connections, and
+	handshakesEach  = 1024 // of those, from one address: many nodes behind one
 )
 
 // front accepts TLS connections, shakes hands under a limit and hands each to

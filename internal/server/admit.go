@@ -130,10 +130,8 @@ func (s *Server) admit(ctx context.Context, d *desk, who api.Applicant, evidence
 	if err != nil {
 		return nil, err
 	}
-	if !known {
-		if err := s.freshEnough(staleNewNodes); err != nil {
-			return nil, err
-		}
+	if err := s.freshEnough(staleNewNodes); err != nil {
+		return nil, err
 	}
 	event := audit.Event{
 		Kind: audit.Admitted, Actor: evidence.Attestor, Object: "node " + record.Name,

@@ -89,7 +89,7 @@ func (s *Server) receive(l *link, from api.Link) error {
 		case *pb.SyncRequest_Why:
 			s.hub.answer(l, m.Why)
 		case *pb.SyncRequest_LastSeen:
-			s.issued.used(l.node, m.LastSeen.GetIdentities())
+			s.issued.used(l.node, m.LastSeen.GetIdentities(), s.cfg.Now())
 		default:
 			return fault.Invalidf("a message this server does not know; upgrade it first")
 		}

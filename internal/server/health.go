@@ -17,7 +17,8 @@ const (
 	probeLimit = time.Second
 
 	// How old the last answer of the store may be, as DESIGN §7 has it: beyond
-	// staleNewNodes nobody is admitted, beyond staleAll nothing is signed.
+	// staleNewNodes nobody is admitted or comes back by its key, as its ban may
+	// have passed us by; beyond staleAll nothing is signed.
 	staleNewNodes = time.Hour
 	staleAll      = 24 * time.Hour
 

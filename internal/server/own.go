@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,20 +26,30 @@ type ownSource struct {
 	id  spiffe.ID
 	now func() time.Time
 
-	current atomic.Pointer[spiffe.X509SVID]
+	current  atomic.Pointer[spiffe.X509SVID]
+	renewing sync.Mutex
 }
 
 func newOwnSource(authority *ca.CA, id spiffe.ID, now func() time.Time) *ownSource {
 	return &ownSource{ca: authority, id: id, now: now}
 }
 
-// X509SVID is the current SVID.
+// X509SVID is the current SVID. One that has ended, because the host slept or
+// its clock was set, is renewed by the first handshake that asks.
 func (o *ownSource) X509SVID() (*spiffe.X509SVID, error) {
 	svid := o.current.Load()
 	if svid == nil {
 		return nil, errors.New("no SVID yet")
 	}
-	return svid, nil
+	if o.now().Before(svid.Expiry()) {
+		return svid, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := o.renew(ctx); err != nil {
+		return nil, err
+	}
+	return o.current.Load(), nil
 }
 
 // Bundle is the roots of the own trust domain.
@@ -47,8 +58,14 @@ func (o *ownSource) Bundle(td spiffe.TrustDomain) (*spiffe.Bundle, bool) {
 	return bundle, td == bundle.TrustDomain()
 }
 
-// renew signs a new SVID for a new key.
+// renew signs a new SVID for a new key, unless somebody else just has.
 func (o *ownSource) renew(ctx context.Context) error {
+	before := o.current.Load()
+	o.renewing.Lock()
+	defer o.renewing.Unlock()
+	if o.current.Load() != before {
+		return nil
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("make key: %w", err)

@@ -62,15 +62,16 @@ func (t *issuedTable) shrink(now time.Time) {
 }
 
 // used drops the rows of a node that its agent holds no more. An agent lists
-// all identities it serves.
-func (t *issuedTable) used(node string, identities map[string]int64) {
+// all identities it serves; what was issued just now may not be among them yet.
+func (t *issuedTable) used(node string, identities map[string]int64, now time.Time) {
 	if len(identities) == 0 || len(identities) > maxIssued {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for key := range t.rows {
-		if _, ok := identities[key.id]; key.node == node && !ok {
+	for key, row := range t.rows {
+		_, held := identities[key.id]
+		if key.node == node && !held && now.Unix()-row.GetIssuedUnix() > 10 {
 			delete(t.rows, key)
 		}
 	}

@@ -1,0 +1,217 @@
+package server_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/kith-id/kith/internal/api"
+	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/server"
+)
+
+func devServer(c *server.Config) { c.Dev = true }
+
+func asAway(err error, into *api.Away) bool { return errors.As(err, into) }
+
+func TestTokenAdmitsExactlyOnce(t *testing.T) {
+	r := start(t, nil)
+	line := r.line("n1")
+	var admitted atomic.Int32
+	var trying sync.WaitGroup
+	for range 200 {
+		key := newKey(t)
+		trying.Go(func() {
+			if _, err := r.attestBy(line, attest.JoinToken, key, byToken(t)); err == nil {
+				admitted.Add(1)
+			} else if !fault.Is(err, fault.Denied) {
+				t.Errorf("refusal: got %v, want Denied", err)
+			}
+		})
+	}
+	trying.Wait()
+	if got := admitted.Load(); got != 1 {
+		t.Errorf("200 uses of one token: %d admitted, want 1", got)
+	}
+}
+
+func TestRefusalsAreNeutralAndSayWhatToDo(t *testing.T) {
+	r := start(t, nil)
+	used := r.line("n1")
+	if _, err := r.attestBy(used, attest.JoinToken, newKey(t), byToken(t)); err != nil {
+		t.Fatal(err)
+	}
+	old := r.line("n2")
+	r.clock.add(11 * time.Minute)
+	unknown := old[:strings.LastIndex(old, "/")+1] + strings.Repeat("A", 43)
+	var texts []string
+	for _, line := range []string{used, old, unknown} {
+		_, err := r.attestBy(line, attest.JoinToken, newKey(t), byToken(t))
+		if !fault.Is(err, fault.Denied) || !strings.Contains(fault.HintOf(err), "kith nodes add") {
+			t.Errorf("refusal: got %v (hint %q), want Denied and the next step", err, fault.HintOf(err))
+			continue
+		}
+		texts = append(texts, err.Error())
+	}
+	if len(slices.Compact(texts)) != 1 {
+		t.Errorf("refusals tell tokens apart: %q", texts)
+	}
+}
+
+func TestNodeRejoinsByItsKey(t *testing.T) {
+	r := start(t, nil)
+	a := r.joined("n1")
+	line := r.line("other") // only for address and pin
+	r.clock.add(48 * time.Hour)
+	r.apply(&pb.ApplyRequest{Put: shop()}) // the store answers at the new time
+	admitted, err := r.attestBy(line, attest.NodeKey, a.key, byKey(a.key))
+	if err != nil || admitted.GetNode() != "n1" || admitted.GetClass() != "vms" {
+		t.Errorf("rejoin: got %v %v, want n1 of class vms", admitted, err)
+	}
+	if _, err := r.attestBy(line, attest.NodeKey, newKey(t), byKey(newKey(t))); !fault.Is(err, fault.Denied) {
+		t.Errorf("rejoin with a foreign key: got %v, want Denied", err)
+	}
+	r.clock.add(40 * 24 * time.Hour)
+	r.apply(&pb.ApplyRequest{Put: []*pb.Object{service("late", "/vms/late")}})
+	if _, err := r.attestBy(line, attest.NodeKey, a.key, byKey(a.key)); !fault.Is(err, fault.Denied) {
+		t.Errorf("rejoin after 40 days: got %v, want Denied", err)
+	}
+}
+
+func TestAddNodeChecksClassAndTime(t *testing.T) {
+	r := start(t, nil)
+	for name, req := range map[string]*pb.AddNodeRequest{
+		"unknown class": {Name: "n1", Class: "vm"},
+		"long ttl":      {Name: "n1", Class: "vms", Ttl: durationpb.New(11 * time.Minute)},
+		"bad name":      {Name: "../n1", Class: "vms"},
+		"reserved name": {Name: "kith", Class: "vms"},
+	} {
+		_, err := r.admin.AddNode(t.Context(), req)
+		if err = api.FromWire(err); err == nil || fault.KindOf(err) == fault.Internal {
+			t.Errorf("%s: got %v, want a refusal", name, err)
+		}
+	}
+}
+
+func TestBanCutsAtOnce(t *testing.T) {
+	r := start(t, nil)
+	a := r.joined("n1")
+	a.connect()
+	a.at(1)
+	if _, err := r.admin.BanNode(t.Context(), &pb.BanNodeRequest{Name: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "stream of the banned node to end", func() bool { return get(a, func() bool { return !a.live }) })
+	if !fault.Is(a.ended, fault.Denied) {
+		t.Errorf("the stream ended with %v, want Denied", a.ended)
+	}
+	if _, err := a.sign("as", "spiffe://acme.example/vms/orders", asOrders()); !fault.Is(err, fault.Denied) {
+		t.Errorf("signing for a banned node: got %v, want Denied", err)
+	}
+	if _, err := a.node.RenewNode(t.Context(), &pb.RenewNodeRequest{Csr: csrOf(t, a.key)}); !fault.Is(api.FromWire(err), fault.Denied) {
+		t.Errorf("renewal of a banned node: got %v, want Denied", err)
+	}
+	if _, err := r.attestBy(r.s.Addr()+"/"+r.s.Pin().String()+"/x", attest.NodeKey, a.key, byKey(a.key)); err == nil {
+		t.Error("a banned node rejoined")
+	}
+	if _, err := r.admin.BanNode(t.Context(), &pb.BanNodeRequest{Name: "n1", Lift: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.connect()
+	within(t, "the node to be back", func() bool { return r.status().GetNodesConnected() == 1 })
+}
+
+func TestRemovedNodeIsUnknown(t *testing.T) {
+	r := start(t, nil)
+	a := r.joined("n1")
+	if _, err := r.admin.RemoveNode(t.Context(), &pb.RemoveNodeRequest{Name: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.node.RenewNode(t.Context(), &pb.RenewNodeRequest{Csr: csrOf(t, a.key)}); !fault.Is(api.FromWire(err), fault.Denied) {
+		t.Errorf("renewal of a removed node: got %v, want Denied", err)
+	}
+	if _, err := r.admin.RemoveNode(t.Context(), &pb.RemoveNodeRequest{Name: "n1"}); !fault.Is(api.FromWire(err), fault.NotFound) {
+		t.Errorf("second removal: got %v, want NotFound", err)
+	}
+}
+
+func TestServerDecidesWhatIsSigned(t *testing.T) {
+	r := start(t, nil)
+	r.apply(&pb.ApplyRequest{Put: shop()})
+	a := r.joined("n1")
+	good := "spiffe://acme.example/vms/orders"
+	with := func(name, value string) map[string]string {
+		attrs := asOrders()
+		attrs[name] = value
+		return attrs
+	}
+	for name, c := range map[string]struct {
+		rule, id string
+		attrs    map[string]string
+		want     string // in the error; empty: signed
+	}{
+		"own user":              {"as", good, asOrders(), ""},
+		"other ID":              {"as", "spiffe://acme.example/vms/web", asOrders(), "conflict"},
+		"other trust domain":    {"as", "spiffe://evil.example/vms/orders", asOrders(), "conflict"},
+		"reserved":              {"as", "spiffe://acme.example/kith/node/n2", asOrders(), "conflict"},
+		"unknown rule":          {"nope", good, asOrders(), "denied"},
+		"foreign user":          {"as", good, with("workload.unix.user", "mallory"), "denied"},
+		"unknown service":       {"as", good, with("workload.kith.as", "order"), "denied"},
+		"node class of its own": {"as", "spiffe://acme.example/root/orders", with("node.class", "root"), "conflict"},
+		"escaping unit":         {"unit", good, map[string]string{"workload.systemd.unit": "../orders.service"}, "denied"},
+		"malformed attribute":   {"as", good, with("workload.unix.uid", "1e3"), "invalid"},
+	} {
+		got, err := a.sign(c.rule, c.id, c.attrs)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got.GetErrorKind() != c.want || (c.want == "") != (len(got.GetChain()) == 2) {
+			t.Errorf("%s: got %q %q with %d certificates, want %q", name, got.GetErrorKind(), got.GetError(), len(got.GetChain()), c.want)
+		}
+	}
+	ids, err := r.admin.ListIdentities(t.Context(), &pb.ListIdentitiesRequest{})
+	if err != nil || len(ids.GetIdentities()) != 1 || ids.GetIdentities()[0].GetService() != "orders" {
+		t.Errorf("identities: got %v %v, want orders' one", ids, err)
+	}
+}
+
+func TestRenewalIsForTheBoundKey(t *testing.T) {
+	r := start(t, nil)
+	a := r.joined("n1")
+	if _, err := a.node.RenewNode(t.Context(), &pb.RenewNodeRequest{Csr: csrOf(t, a.key)}); err != nil {
+		t.Errorf("renewal: %v", err)
+	}
+	_, err := a.node.RenewNode(t.Context(), &pb.RenewNodeRequest{Csr: csrOf(t, newKey(t))})
+	if !fault.Is(api.FromWire(err), fault.Denied) {
+		t.Errorf("renewal with another key: got %v, want Denied", err)
+	}
+}
+
+func TestStaleSnapshotStopsSigning(t *testing.T) {
+	r := start(t, nil)
+	r.apply(&pb.ApplyRequest{Put: shop()})
+	a := r.joined("n1")
+	r.store.set(true)
+	r.clock.add(30 * time.Minute) // SVIDs live 1 h
+	if got, err := a.sign("as", "spiffe://acme.example/vms/orders", asOrders()); err != nil || got.GetError() != "" {
+		t.Errorf("half an hour stale: got %v %v, want a chain", got, err)
+	}
+	line := r.s.Addr() + "/" + r.s.Pin().String() + "/x"
+	if _, err := r.attestBy(line, attest.NodeKey, a.key, byKey(a.key)); err != nil {
+		t.Errorf("rejoin half an hour stale: %v", err)
+	}
+	r.clock.add(40 * time.Minute)
+	var gone api.Away
+	if _, err := r.attestBy(line, attest.NodeKey, a.key, byKey(a.key)); !asAway(err, &gone) {
+		t.Errorf("rejoin 70 minutes stale: got %v, want Away", err)
+	}
+}
