@@ -19,14 +19,26 @@ func TestPaths(t *testing.T) {
 		env                              map[string]string
 		config, state, run, agent, admin string
 	}{
-		{"root", 0, map[string]string{"HOME": "/root", "XDG_STATE_HOME": "/x"},
-			"/etc/kith/kith.yaml", "/var/lib/kith", "/run/kith", "/run/kith/agent.sock", "/run/kith/admin.sock"},
-		{"user", 7, map[string]string{"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/7"},
-			"/home/u/.config/kith/kith.yaml", "/home/u/.local/state/kith", "/run/user/7/kith", "/run/user/7/kith/agent.sock", "/run/user/7/kith/admin.sock"},
-		{"user without a session", 7, map[string]string{"HOME": "/home/u", "XDG_CONFIG_HOME": "/c", "XDG_STATE_HOME": "relative"},
-			"/c/kith/kith.yaml", "/home/u/.local/state/kith", "/tmp/kith-7", "/tmp/kith-7/agent.sock", "/tmp/kith-7/admin.sock"},
-		{"overrides", 0, map[string]string{"KITH_CONFIG": "/a", "KITH_STATE_DIR": "/b", "KITH_RUN_DIR": "/c", "KITH_AGENT_SOCKET": "unix:///d", "KITH_ADMIN_SOCKET": "/e"},
-			"/a", "/b", "/c", "/d", "/e"},
+		{
+			"root", 0,
+			map[string]string{"HOME": "/root", "XDG_STATE_HOME": "/x"},
+			"/etc/kith/kith.yaml", "/var/lib/kith", "/run/kith", "/run/kith/agent.sock", "/run/kith/admin.sock",
+		},
+		{
+			"user", 7,
+			map[string]string{"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/7"},
+			"/home/u/.config/kith/kith.yaml", "/home/u/.local/state/kith", "/run/user/7/kith", "/run/user/7/kith/agent.sock", "/run/user/7/kith/admin.sock",
+		},
+		{
+			"user without a session", 7,
+			map[string]string{"HOME": "/home/u", "XDG_CONFIG_HOME": "/c", "XDG_STATE_HOME": "relative"},
+			"/c/kith/kith.yaml", "/home/u/.local/state/kith", "/tmp/kith-7", "/tmp/kith-7/agent.sock", "/tmp/kith-7/admin.sock",
+		},
+		{
+			"overrides", 0,
+			map[string]string{"KITH_CONFIG": "/a", "KITH_STATE_DIR": "/b", "KITH_RUN_DIR": "/c", "KITH_AGENT_SOCKET": "unix:///d", "KITH_ADMIN_SOCKET": "/e"},
+			"/a", "/b", "/c", "/d", "/e",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p, err := config.DefaultPaths(env(tc.env), tc.uid)
