@@ -15,6 +15,9 @@ const xfcc = "X-Forwarded-Client-Cert"
 // looked at by its prefix.
 const longestIdentityName = 48
 
+// reservedInitials begin every reserved name; most headers are told by them.
+const reservedInitials = "cfhklprsx"
+
 // strip removes the headers by which a caller could say who it is, or make the
 // application see another request than the one that was decided.
 func strip(head http.Header) {
@@ -43,6 +46,9 @@ func reserved(name string) bool {
 		folded[i] = c
 	}
 	word := folded[:n]
+	if n == 0 || strings.IndexByte(reservedInitials, word[0]) < 0 {
+		return false
+	}
 	switch string(word) {
 	case "forwarded", "proxy", "http2-settings",
 		"x-spiffe-id", "client-cert", "client-cert-chain", "x-client-cert", "x-real-ip",

@@ -144,3 +144,17 @@ func (a *Agent) Attached() int {
 	defer a.mu.Unlock()
 	return len(a.links)
 }
+
+// AttachedLocked is Attached inside Await.
+func (a *Agent) AttachedLocked() int { return len(a.links) }
+
+// AddressesLocked is the number of addresses a service has registered, inside
+// Await.
+func (a *Agent) AddressesLocked(service string) (n int) {
+	for l := range a.links {
+		if l.as == service {
+			n += len(l.addresses)
+		}
+	}
+	return n
+}
