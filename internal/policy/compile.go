@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"math/bits"
 	"slices"
 	"strings"
 
@@ -13,6 +12,7 @@ const (
 	allMethods   = ^uint32(0)
 	otherMethods = 1 << 31 // methods no rule names
 	knownMethods = 9
+	maxMethods   = 31 - knownMethods // others that the rules to one service can name
 )
 
 // methodBit numbers the methods of RFC 9110 and PATCH.
@@ -226,13 +226,16 @@ func (c *compiler) method(m string) (uint32, error) {
 	}
 	i := slices.Index(c.table.methods, m)
 	if i < 0 {
-		i = len(c.table.methods)
-		if knownMethods+i >= bits.Len32(otherMethods)-1 {
-			return 0, fault.Invalidf("method %s: the rules to one service name at most %d methods besides the standard ones", clip(m), i)
+		if i = len(c.table.methods); i == maxMethods {
+			return 0, tooManyMethods(m, c.svc.Name)
 		}
 		c.table.methods = append(c.table.methods, m)
 	}
 	return 1 << (knownMethods + i), nil
+}
+
+func tooManyMethods(m, service string) error {
+	return fault.Hint(fault.Invalidf("method %s: rules to %s name %d methods beyond the standard ones already", clip(m), service, maxMethods), "* is any method")
 }
 
 // class is the root of the rules of one tier that a source's peers are under.

@@ -28,20 +28,23 @@ func (t *Table) near(p *resolved, r *Request) NearMiss {
 }
 
 func (t *Table) nearConnection(p *resolved, r *Request) NearMiss {
-	for _, own := range p.roots[p.allows:] {
-		i := t.actions.nodes[own.node].first
-		e := t.actions.entries[i]
-		return NearMiss{t.rules[e.rule], FieldPort, strconv.Itoa(int(e.mask)), strconv.Itoa(int(r.Port))}
+	if p.allows < len(p.roots) {
+		e := t.actions.entries[t.actions.nodes[p.roots[p.allows].node].first]
+		got := "unknown"
+		if r.Port != 0 {
+			got = strconv.Itoa(int(r.Port))
+		}
+		return NearMiss{t.rules[e.rule], FieldPort, strconv.Itoa(int(e.mask)), got}
 	}
 	best, from := uint32(0), ""
 	for c := range t.others(p) {
 		for i := t.actions.nodes[c.root].first; i != 0; i = t.actions.entries[i].next {
 			fits := t.actions.entries[i].mask == 0 || t.actions.entries[i].mask == uint32(r.Port)
-			if best == 0 || fits {
-				best, from = i, c.from
-			}
 			if fits {
-				return t.missedFrom(p, best, from)
+				return t.missedFrom(p, i, c.from)
+			}
+			if best == 0 {
+				best, from = i, c.from
 			}
 		}
 	}

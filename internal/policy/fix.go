@@ -17,7 +17,7 @@ func Fix(d Decision, from, to, method, path string) string {
 	switch {
 	case method != "" || path != "":
 		action = method + " " + strings.NewReplacer("*", "%2A", "{", "%7B", "}", "%7D").Replace(path)
-	case d.Near.Field == FieldPort && d.Near.Got != "0":
+	case d.Near.Field == FieldPort && d.Near.Got != "unknown":
 		action = "tcp " + d.Near.Got
 	}
 	if _, err := ParseAction(action); err != nil {

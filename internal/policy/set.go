@@ -22,7 +22,7 @@ type Set struct {
 // sound but do not do what they seem to. A service that a rule still names cannot
 // be left out of the set.
 func (s Set) Validate() (warnings []string, err error) {
-	v := validation{set: s, names: slices.Sorted(maps.Keys(s.Services)), ids: map[string][]spiffe.ID{}, actions: map[string]Action{}}
+	v := validation{set: s, names: slices.Sorted(maps.Keys(s.Services)), ids: map[string][]spiffe.ID{}, actions: map[string]Action{}, methods: map[string][]string{}}
 	if s.TrustDomain.IsZero() {
 		v.faults.add("trust_domain", fault.Invalidf("empty"))
 		return nil, v.faults.err()
@@ -82,7 +82,8 @@ type validation struct {
 	set     Set
 	names   []string // of the services, sorted
 	ids     map[string][]spiffe.ID
-	actions map[string]Action // parsed so far, by text
+	actions map[string]Action   // parsed so far, by text
+	methods map[string][]string // by service: those beyond the standard ones that rules name
 	faults  faults
 }
 
@@ -178,6 +179,7 @@ func (v *validation) ruleActions(at string, r Rule, actions []string, targets []
 			continue
 		}
 		parsed = append(parsed, a)
+		v.countMethods(index(at, i), a, targets)
 		if svc := v.set.Services[r.To]; len(targets) == 1 && r.toOne() && !a.fits(svc.Protocol) {
 			v.faults.add(index(at, i), misfit(a, svc))
 		}
@@ -189,6 +191,25 @@ func (v *validation) ruleActions(at string, r Rule, actions []string, targets []
 		svc := v.set.Services[name]
 		if !slices.ContainsFunc(parsed, func(a Action) bool { return a.fits(svc.Protocol) }) {
 			v.faults.add(at, misfit(parsed[0], svc))
+		}
+	}
+}
+
+// countMethods holds each service to the methods its table has room for.
+func (v *validation) countMethods(at string, a Action, targets []string) {
+	for _, m := range a.methods {
+		if _, standard := methodBit(m); standard {
+			continue
+		}
+		for _, name := range targets {
+			named := v.methods[name]
+			switch {
+			case slices.Contains(named, m):
+			case len(named) == maxMethods:
+				v.faults.add(at, tooManyMethods(m, name))
+			default:
+				v.methods[name] = append(named, m)
+			}
 		}
 	}
 }
