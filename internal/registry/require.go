@@ -145,7 +145,7 @@ func (d *dialect) compile(text string) (*requirement, error) {
 		return nil, issueError(issues)
 	}
 	if !checked.OutputType().IsExactType(cel.BoolType) {
-		return nil, fault.Invalidf("requirement is a %s; want a comparison, which is true or false", checked.OutputType())
+		return nil, fault.Invalidf("requirement has type %s; want bool, such as a comparison", checked.OutputType())
 	}
 	program, err := d.env.Program(checked, cel.CostLimit(requireCost), cel.EvalOptions(cel.OptOptimize))
 	if err != nil {

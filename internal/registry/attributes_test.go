@@ -1,0 +1,107 @@
+package registry
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/kith-id/kith/internal/fault"
+)
+
+func TestAttributesRoundTripAsText(t *testing.T) {
+	attrs := workload("workload.unix.user", "a=b c", "workload.systemd.slice", "")
+	parsed, err := ParseAttributes(attrs.Text())
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(attrs, "workload.systemd.slice") // empty is absent
+	if diff := cmp.Diff(attrs, parsed); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err := ParseAttributes([]byte("# try it\n\nworkload.unix.uid=0\n")); err != nil {
+		t.Errorf("comments and empty lines: %v", err)
+	}
+}
+
+func TestBadAttributesAreRefused(t *testing.T) {
+	for name, text := range map[string]string{
+		"no value":        "workload.unix.uid",
+		"no scope":        "uid=1",
+		"other scope":     "meta.team=a",
+		"upper case":      "node.Name=a",
+		"empty word":      "node..name=a",
+		"digit first":     "node.1a=x",
+		"not an integer":  "workload.unix.uid=root",
+		"leading zero":    "workload.unix.uid=007",
+		"plus":            "workload.unix.uid=+7",
+		"huge":            "workload.unix.uid=99999999999999999999",
+		"empty element":   "workload.unix.groups=a,,b",
+		"control":         "workload.unix.user=a\x00b",
+		"carriage return": "workload.unix.user=a\rb",
+		"not UTF-8":       "workload.unix.user=\xff",
+		"twice":           "node.name=a\nnode.name=a",
+		"long value":      "workload.unix.user=" + strings.Repeat("a", maxAttributeValue+1),
+		"long name":       "node." + strings.Repeat("a", maxAttributeName) + "=x",
+		"big":             strings.Repeat("#", MaxAttributesBytes+1),
+	} {
+		if attrs, err := ParseAttributes([]byte(text)); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%s: got %v, %v; want an invalid error", name, attrs, err)
+		}
+	}
+	many := Attributes{}
+	for i := range 1000 {
+		many[fmt.Sprintf("workload.x%d.name", i)] = "value"
+	}
+	if err := many.Validate(); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a set of 23 KiB: got %v, want an invalid error", err)
+	}
+	if err := (Attributes{"workload.k9s.pod": "a", "workload.unix.uid": ""}).Validate(); err != nil {
+		t.Errorf("a newer agent's attribute and an empty one: %v", err)
+	}
+}
+
+func TestCanonicalTextOfValues(t *testing.T) {
+	if got := List("b", "a", "", "b", "x,y"); got != "a,b" {
+		t.Errorf("List: got %q, want a,b", got)
+	}
+	if got := Int(-7); got != "-7" {
+		t.Errorf("Int: got %q", got)
+	}
+	for _, d := range Schema() {
+		text := map[Type]string{TypeString: "a", TypeInt: "7", TypeBool: "true", TypeList: "a,b"}[d.Type]
+		if err := (Attributes{d.Name: text}).Validate(); err != nil {
+			t.Errorf("%s=%s: %v", d.Name, text, err)
+		}
+	}
+	if v, err := TypeBool.parse("true"); err != nil || v != true {
+		t.Errorf("true as a bool is %v, %v", v, err)
+	}
+	if _, err := TypeBool.parse("1"); err == nil {
+		t.Error("1 is accepted as a bool")
+	}
+}
+
+func FuzzParseAttributes(f *testing.F) {
+	f.Add(workload().Text())
+	f.Add([]byte("workload.unix.groups=a,b\n#\n\nnode.name=x"))
+	f.Add([]byte("=\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		attrs, err := ParseAttributes(text)
+		if err != nil {
+			return
+		}
+		if err := attrs.Validate(); err != nil {
+			t.Fatalf("parsed, but not valid: %v", err)
+		}
+		again, err := ParseAttributes(attrs.Text())
+		if err != nil || !maps.Equal(attrs, again) {
+			t.Fatalf("text form does not round trip: %q: %v", attrs.Text(), err)
+		}
+		if !bytes.Equal(attrs.Text(), again.Text()) {
+			t.Fatal("text form is not canonical")
+		}
+	})
+}
