@@ -122,11 +122,8 @@ func asStatus(err error) error {
 // is made good by the node key it is bound to.
 func (a *Agent) enter(ctx context.Context) error {
 	at := a.standing.Load()
-	if at == nil || at.server == "" {
+	if at.server == "" {
 		return errNotJoined()
-	}
-	if at.admitted() {
-		return nil
 	}
 	var err error
 	if a.cfg.Join != nil {

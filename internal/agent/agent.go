@@ -130,8 +130,8 @@ func (a *Agent) Close() error {
 // Ready is closed once the socket serves and the agent knows its rules.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
-// Join admits the node and returns; Run then needs no join proof. It is done
-// when the node has an SVID on disk.
+// Join admits the node, anew if it was admitted before, and returns; Run then
+// needs no join proof. It is done when the node has an SVID on disk.
 func (a *Agent) Join(ctx context.Context) error { return a.enter(ctx) }
 
 // Node is the node's name, class and SPIFFE ID once it was admitted.
@@ -147,8 +147,10 @@ func (a *Agent) Node() (name, class string, id spiffe.ID) {
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.Close()
 	// 1. Be somebody. A node with an SVID, even an expired one, goes on at once.
-	if err := a.enter(ctx); err != nil {
-		return err
+	if !a.standing.Load().admitted() {
+		if err := a.enter(ctx); err != nil {
+			return err
+		}
 	}
 	// 2. Own the socket: a second agent ends here, before it disturbs the first.
 	listener, err := listen(a.cfg.Socket)

@@ -32,10 +32,15 @@ type syncStream = grpc.BidiStreamingClient[pb.SyncRequest, pb.SyncResponse]
 
 // follow keeps the sync stream to the server open until ctx ends.
 func (a *Agent) follow(ctx context.Context) error {
-	pause := run.Backoff{Min: 50 * time.Millisecond, Max: time.Second}
+	var pause run.Backoff
+	var said string
 	lost := a.cfg.Now()
+	restart := func() {
+		pause = run.Backoff{Min: 50 * time.Millisecond, Max: time.Second}
+		lost, said = a.cfg.Now(), ""
+	}
+	restart()
 	for {
-		began := a.cfg.Now()
 		err := a.sync(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -43,12 +48,17 @@ func (a *Agent) follow(ctx context.Context) error {
 		if err == nil { // it waited for a new node SVID
 			continue
 		}
-		if a.contact.lost(err) { // it was up: start over
-			lost = a.cfg.Now()
-			pause = run.Backoff{Min: 50 * time.Millisecond, Max: time.Second}
+		worked := a.contact.lost(err)
+		if worked {
+			// Servers end streams of old certificates; mostly the next one is up
+			// before anybody notices.
+			restart()
+			a.cfg.Log.Info("server stream ended", "server", a.up.address, "error", err)
+		} else if text := err.Error(); text != said {
+			said = text
+			a.cfg.Log.Warn("server away", "server", a.up.address, "error", err, "hint", fault.HintOf(err))
 		}
-		a.judge(err)
-		a.cfg.Log.Warn("server away", "server", a.up.address, "error", err, "connected_for", a.cfg.Now().Sub(began).Round(time.Second))
+		a.judge(err, worked)
 		if a.cfg.Now().Sub(lost) > eager {
 			pause.Max = 5 * time.Second
 		}
@@ -58,19 +68,19 @@ func (a *Agent) follow(ctx context.Context) error {
 	}
 }
 
-// judge looks at what the end of a stream says about this node.
-func (a *Agent) judge(err error) {
+// judge looks at what the end of a stream says about this node. A stream that
+// worked and then ended for its certificate is opened again with the newer one.
+func (a *Agent) judge(err error, worked bool) {
 	var unproven api.Unproven
 	switch {
 	case errors.As(err, &unproven):
-		select {
-		case a.unproven <- struct{}{}:
-		default:
+		if !worked {
+			poke(a.unproven)
 		}
 	case fault.Is(err, fault.Denied):
 		// The server that we authenticated says that this node may not serve.
 		if !a.banned.Load() {
-			a.cfg.Log.Error("node refused by the server", "server", a.up.address, "error", err)
+			a.cfg.Log.Error("node refused by the server", "server", a.up.address, "error", err, "hint", fault.HintOf(err))
 		}
 		a.setBanned(true)
 	}

@@ -94,19 +94,21 @@ func (l *Lease) State() []Held {
 // Changed has a value after State may have changed.
 func (l *Lease) Changed() <-chan struct{} { return l.changed }
 
-// Wait blocks until every identity has an SVID or a failed attempt behind it,
-// or ctx is done.
-func (l *Lease) Wait(ctx context.Context) error {
+// Wait blocks until every identity has an SVID or was refused, or until ended
+// is closed or ctx done. A server that is away is waited for.
+func (l *Lease) Wait(ctx context.Context, ended <-chan struct{}) error {
 	for {
 		waiting := false
 		for _, h := range l.State() {
-			waiting = waiting || h.Issued == nil && h.Err == nil
+			waiting = waiting || h.Issued == nil && !Refused(h.Err)
 		}
 		if !waiting {
 			return nil
 		}
 		select {
 		case <-l.changed:
+		case <-ended:
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}

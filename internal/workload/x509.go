@@ -18,7 +18,7 @@ import (
 
 // signWait is how long a first message waits for the server before the client
 // is told to come back.
-const signWait = 15 * time.Second
+const signWait = 5 * time.Second
 
 // Service is the SPIFFE Workload API. The methods of the JWT and WIT profiles
 // are not part of it and answer Unimplemented by themselves.
@@ -80,13 +80,14 @@ func (s *Service) serve(stream grpc.ServerStreamingServer[workloadpb.X509SVIDRes
 ) error {
 	ctx := stream.Context()
 	wait, cancel := context.WithTimeout(ctx, signWait)
-	err := lease.Wait(wait)
+	_ = lease.Wait(wait, changed) // what is there by then is what is served
 	cancel()
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()
-	}
-	if err != nil && *last == nil {
-		return status.Error(codes.Unavailable, "the server has not answered yet")
+	case <-changed:
+		return nil
+	default:
 	}
 	for {
 		held := lease.State()
