@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -170,9 +171,17 @@ func (a *app) printDecision(ctx context.Context, d *pb.Decision) error {
 		"  evidence", a.evidence(ctx, d),
 		"  when", when,
 		"  decision", d.GetId(),
-		"  revision", fmt.Sprint(d.GetRevision()),
+		"  revision", revisionText(d.GetRevision()),
 		"  to allow it", d.GetHint(),
 	)
+}
+
+// revisionText is empty for a decision without a policy.
+func revisionText(revision uint64) string {
+	if revision == 0 {
+		return ""
+	}
+	return strconv.FormatUint(revision, 10)
 }
 
 // call is the request in the words of a rule.
