@@ -207,9 +207,13 @@ func (i identityRule) object(owner string) *pb.Object {
 	return &pb.Object{Kind: &pb.Object_IdentityRule{IdentityRule: r}}
 }
 
+// defaultProtocol is what a service speaks that does not say. A program that
+// speaks something else then gets no request through, rather than too many.
+const defaultProtocol = "http"
+
 func (b serviceBody) object(name, owner string) *pb.Object {
 	s := &pb.Service{
-		Name: name, Identities: b.Identities, Protocol: b.Protocol,
+		Name: name, Identities: b.Identities, Protocol: cmp.Or(b.Protocol, defaultProtocol),
 		RunAs: b.RunAs, Endpoints: b.Endpoints, Owner: owner,
 	}
 	if p := b.Paths; p != nil && *p != (pathOptions{}) {

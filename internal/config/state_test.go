@@ -142,6 +142,18 @@ func TestTwoOwnersAreNotOneApply(t *testing.T) {
 	}
 }
 
+func TestServiceSpeaksHTTPUnlessItSays(t *testing.T) {
+	s, err := config.ParseState("s", []byte("services: {a: {}, b: {protocol: tcp}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"http", "tcp"} {
+		if got := s.Objects[i].GetService().GetProtocol(); got != want {
+			t.Errorf("protocol %q, want %q", got, want)
+		}
+	}
+}
+
 func TestEncodeIsReadable(t *testing.T) {
 	got, err := config.EncodeObject(designObjects()[3])
 	if err != nil {
@@ -243,7 +255,7 @@ func TestEncodeRoundTrips(t *testing.T) {
 		s := config.State{Objects: []*pb.Object{
 			{Kind: &pb.Object_NodeRule{NodeRule: &pb.NodeRule{Name: "n" + text.Draw(t, "name"), Require: text.Draw(t, "require"), Owner: text.Draw(t, "owner")}}},
 			{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{Name: "i", Nodes: list.Draw(t, "nodes"), Id: text.Draw(t, "id"), Hint: text.Draw(t, "hint")}}},
-			{Kind: &pb.Object_Service{Service: &pb.Service{Name: text.Draw(t, "service") + "s", RunAs: list.Draw(t, "run_as")}}},
+			{Kind: &pb.Object_Service{Service: &pb.Service{Name: text.Draw(t, "service") + "s", Protocol: "p" + text.Draw(t, "protocol"), RunAs: list.Draw(t, "run_as")}}},
 			{Kind: &pb.Object_Rule{Rule: &pb.Rule{Name: "r", From: list.Draw(t, "from"), Allow: list.Draw(t, "allow"), Guardrail: rapid.Bool().Draw(t, "guardrail")}}},
 		}}
 		roundTrip(t, s)
