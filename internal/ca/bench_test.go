@@ -55,28 +55,37 @@ func benchmarkSign(b *testing.B, batch int) {
 }
 
 func BenchmarkFloor(b *testing.B) {
+	for _, batch := range []int{1, 10, 100} {
+		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) { benchmarkFloor(b, batch) })
+	}
+}
+
+func benchmarkFloor(b *testing.B, batch int) {
 	csr := csrOf(b, newKey(b), x509.CertificateRequest{})
 	key, err := keys.Generate()
 	if err != nil {
 		b.Fatal(err)
 	}
 	parent := &x509.Certificate{SubjectKeyId: []byte{1}, RawSubject: []byte{0x30, 0}}
-	measure(b, 1, func() {
-		request, err := x509.ParseCertificateRequest(csr)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := request.CheckSignature(); err != nil {
-			b.Fatal(err)
-		}
-		template := &x509.Certificate{
-			SerialNumber: big.NewInt(1), NotBefore: epoch, NotAfter: epoch.Add(time.Hour),
-			URIs:     []*url.URL{{Scheme: "spiffe", Host: "acme.example", Path: "/eks/shop/orders"}},
-			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: leafUsages(), BasicConstraintsValid: true,
-		}
-		if _, err := x509.CreateCertificate(rand.Reader, template, parent, request.PublicKey, key); err != nil {
-			b.Fatal(err)
-		}
+	measure(b, batch, func() {
+		inParallel(batch, func(int) {
+			request, err := x509.ParseCertificateRequest(csr)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			if err := request.CheckSignature(); err != nil {
+				b.Error(err)
+			}
+			template := &x509.Certificate{
+				SerialNumber: big.NewInt(1), NotBefore: epoch, NotAfter: epoch.Add(time.Hour),
+				URIs:     []*url.URL{{Scheme: "spiffe", Host: "acme.example", Path: "/eks/shop/orders"}},
+				KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: leafUsages(), BasicConstraintsValid: true,
+			}
+			if _, err := x509.CreateCertificate(rand.Reader, template, parent, request.PublicKey, key); err != nil {
+				b.Error(err)
+			}
+		})
 	})
 }
 

@@ -157,15 +157,15 @@ func kindName(kind byte) string {
 func (k *KEK) Wipe() { clear(k.secret) }
 
 // String says what this is and never what it holds.
-func (*KEK) String() string { return redactedKEK }
+func (KEK) String() string { return redactedKEK }
 
 // Format is String for every verb, %+v and %#v included.
-func (*KEK) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redactedKEK) }
+func (KEK) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redactedKEK) }
 
 // LogValue keeps the key out of logs.
-func (*KEK) LogValue() slog.Value { return slog.StringValue(redactedKEK) }
+func (KEK) LogValue() slog.Value { return slog.StringValue(redactedKEK) }
 
 // MarshalText refuses, so that no encoder writes the key by accident.
-func (*KEK) MarshalText() ([]byte, error) {
+func (KEK) MarshalText() ([]byte, error) {
 	return nil, errors.New("a key encryption key cannot be encoded")
 }
