@@ -85,6 +85,9 @@ func FromSlice(m *pb.Slice) (Set, error) {
 	if m.GetSchema() > Schema {
 		return Set{}, fault.Hint(fault.Invalidf("policy schema %d is newer than %d", m.GetSchema(), Schema), "upgrade kith here")
 	}
+	if err := understood(m); err != nil {
+		return Set{}, fault.Invalidf("policy: %w", err)
+	}
 	td, err := spiffe.ParseTrustDomain(m.GetTrustDomain())
 	if err != nil {
 		return Set{}, fault.Wrap(fault.Invalid, err)
@@ -93,6 +96,9 @@ func FromSlice(m *pb.Slice) (Set, error) {
 	for name, named := range m.GetNamed() {
 		if set.Services[name], err = ServiceFromPB(named); err != nil {
 			return Set{}, err
+		}
+		if named.GetName() != name {
+			return Set{}, fault.Invalidf("service %q is sent as %q", clip(named.GetName()), clip(name))
 		}
 	}
 	for _, service := range m.GetServices() {

@@ -1,0 +1,105 @@
+package policy
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+)
+
+func TestTheWireKeepsEverything(t *testing.T) {
+	s := Service{
+		Name: "orders", Identities: []string{"/n/orders"}, Protocol: GRPC, RunAs: []string{"orders"},
+		Paths: PathOptions{KeepEncodedSlash: true}, Endpoints: []string{"10.0.0.1:80"}, Owner: "cli",
+	}
+	if got, err := ServiceFromPB(s.PB()); err != nil || !cmp.Equal(got, s) {
+		t.Errorf("got %+v, %v; want %+v", got, err, s)
+	}
+	r := Rule{Name: "r", From: []string{"web"}, To: "orders", Allow: []string{"GET /"}, Deny: []string{"GET /a"}, Except: []string{"any"}, Guardrail: true, Owner: "cli"}
+	if got, err := RuleFromPB(r.PB()); err != nil || !cmp.Equal(got, r) {
+		t.Errorf("got %+v, %v; want %+v", got, err, r)
+	}
+	d := Decision{Rule: "r", Reason: GuardrailDeny, Revision: 9, Near: NearMiss{"a", "from", "b", "c"}}
+	if got, err := DecisionFromPB(d.PB()); err != nil || got != d {
+		t.Errorf("got %+v, %v; want %+v", got, err, d)
+	}
+	d = Decision{Effect: Allow, Reason: AllowRule, Rule: "r"}
+	if got, err := DecisionFromPB(d.PB()); err != nil || got != d {
+		t.Errorf("got %+v, %v; want %+v", got, err, d)
+	}
+	for _, m := range []*pb.Decision{nil, {}, {Effect: "allow", Reason: "because"}, {Effect: "observe", Reason: "no_rule"}} {
+		if got, err := DecisionFromPB(m); err == nil || got.Effect == Allow {
+			t.Errorf("%v: got %+v, %v", m, got, err)
+		}
+	}
+}
+
+// Attack 31: a policy from a newer server is refused, never enforced in part.
+func TestAttack31NewerSchemaIsRefused(t *testing.T) {
+	orders := Service{Name: "orders", Identities: []string{"/n/orders"}, Protocol: HTTP}.PB()
+	rule := Rule{Name: "r", From: []string{"any"}, To: "orders", Allow: []string{"GET /"}}.PB()
+	slice := func(change func(*pb.Slice)) *pb.Slice {
+		m := &pb.Slice{
+			Revision: 3, Schema: Schema, TrustDomain: ownDomain,
+			Services: []*pb.Service{proto.CloneOf(orders)}, Rules: []*pb.Rule{proto.CloneOf(rule)}, Named: map[string]*pb.Service{},
+		}
+		change(m)
+		return m
+	}
+	set, err := FromSlice(slice(func(*pb.Slice) {}))
+	if err != nil || set.Revision != 3 {
+		t.Fatalf("got %+v, %v", set, err)
+	}
+	if table := mustCompile(t, set, "orders"); table.Revision() != 3 || table.Service() != "orders" || table.Protocol() != HTTP {
+		t.Errorf("got %q at %d", table.Service(), table.Revision())
+	}
+	unknown := []byte{0xf8, 0x3f, 0x01} // field 1023, a varint
+	for name, change := range map[string]func(*pb.Slice){
+		"newer schema":             func(m *pb.Slice) { m.Schema = Schema + 1 },
+		"unknown field of slice":   func(m *pb.Slice) { m.ProtoReflect().SetUnknown(unknown) },
+		"unknown field of rule":    func(m *pb.Slice) { m.Rules[0].ProtoReflect().SetUnknown(unknown) },
+		"unknown field of service": func(m *pb.Slice) { m.Services[0].ProtoReflect().SetUnknown(unknown) },
+		"unknown field of paths": func(m *pb.Slice) {
+			m.Services[0].Paths = &pb.PathOptions{}
+			m.Services[0].Paths.ProtoReflect().SetUnknown(unknown)
+		},
+		"unknown field of named": func(m *pb.Slice) {
+			m.Named["web"] = &pb.Service{Name: "web", Protocol: "http"}
+			m.Named["web"].ProtoReflect().SetUnknown(unknown)
+		},
+		"unknown protocol": func(m *pb.Slice) { m.Services[0].Protocol = "quic" },
+		"no protocol":      func(m *pb.Slice) { m.Services[0].Protocol = "" },
+		"no trust domain":  func(m *pb.Slice) { m.TrustDomain = "" },
+		"rule twice":       func(m *pb.Slice) { m.Rules = append(m.Rules, m.Rules[0]) },
+		"nil rule":         func(m *pb.Slice) { m.Rules = append(m.Rules, nil) },
+		"nil service":      func(m *pb.Slice) { m.Services = append(m.Services, nil) },
+		"other name":       func(m *pb.Slice) { m.Named["web"] = &pb.Service{Name: "wed", Protocol: "http"} },
+	} {
+		if _, err := FromSlice(slice(change)); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%s: got %v, want an Invalid error", name, err)
+		}
+	}
+	for name, change := range map[string]func(*pb.Slice){
+		"unknown action":  func(m *pb.Slice) { m.Rules[0].Deny = []string{"udp 53"} },
+		"unknown source":  func(m *pb.Slice) { m.Rules[0].From = []string{"group:admins"} },
+		"unknown service": func(m *pb.Slice) { m.Rules[0].From = []string{"web"} },
+		"unknown target":  func(m *pb.Slice) { m.Rules[0].To = "label/app=x" },
+		"no identities":   func(m *pb.Slice) { m.Services[0].Identities = nil },
+		"no such service": func(m *pb.Slice) { m.Services = nil },
+	} {
+		set, err := FromSlice(slice(change))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if table, err := Compile(set, "orders"); err == nil || table != nil {
+			t.Errorf("%s compiles", name)
+		}
+	}
+	if _, err := FromSlice(nil); err == nil {
+		t.Error("no slice is a policy")
+	}
+}
