@@ -77,7 +77,8 @@ func (o *outbox) next(endpoints func() []*pb.LocalEndpoint) *pb.SyncRequest {
 	case look:
 		o.endpoints = false
 	case len(o.answers) > 0:
-		answer, o.answers = o.answers[0], slices.Delete(o.answers, 0, 1)
+		answer = o.answers[0] // before Delete clears its place
+		o.answers = slices.Delete(o.answers, 0, 1)
 	}
 	o.mu.Unlock()
 	switch {
