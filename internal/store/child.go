@@ -74,7 +74,7 @@ func (c *child) run(ctx context.Context, first chan<- error) {
 			first = nil
 		}
 	}
-	pause := firstPause
+	pause, before := firstPause, ""
 	for {
 		started := time.Now()
 		err := c.runOnce(ctx, func() {
@@ -90,7 +90,12 @@ func (c *child) run(ctx context.Context, first chan<- error) {
 			return
 		}
 		c.health.away("the store member ended and is started again: " + err.Error())
-		c.log.Warn("store member ended", "err", err, "restart_in", pause)
+		level := slog.LevelWarn
+		if err.Error() == before { // once is enough for a loop
+			level = slog.LevelDebug
+		}
+		before = err.Error()
+		c.log.Log(ctx, level, "store member ended", "err", err, "restart_in", pause)
 		if time.Since(started) > steadyAfter {
 			pause = firstPause
 		}

@@ -12,10 +12,12 @@ import (
 )
 
 func TestMemoryConforms(t *testing.T) {
+	t.Parallel()
 	registrytest.Store(t, func(*testing.T) registry.Store { return NewMemory() })
 }
 
 func TestEtcdConforms(t *testing.T) {
+	t.Parallel()
 	registrytest.Store(t, func(t *testing.T) registry.Store { return openEtcd(t, testConfig(t)) })
 }
 

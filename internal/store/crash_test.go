@@ -57,6 +57,7 @@ func putOne(ctx context.Context, e *Etcd, key, value string) (registry.Version, 
 // every acknowledged write is there, at the version that was acknowledged, no
 // commit fails, and a watch sees each version once and in order.
 func TestKilledMemberLosesNothing(t *testing.T) {
+	t.Parallel()
 	e := openEtcd(t, testConfig(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
@@ -131,6 +132,7 @@ func TestKilledMemberLosesNothing(t *testing.T) {
 }
 
 func TestConsumptionSurvivesAKill(t *testing.T) {
+	t.Parallel()
 	e := openEtcd(t, testConfig(t))
 	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
 	defer cancel()
@@ -166,6 +168,7 @@ func TestConsumptionSurvivesAKill(t *testing.T) {
 }
 
 func TestStateSurvivesClose(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t)
 	e := openEtcd(t, cfg)
 	if _, err := putOne(t.Context(), e, "a/x", "one"); err != nil {
@@ -195,6 +198,7 @@ func TestStateSurvivesClose(t *testing.T) {
 // TestStoppedMemberIsAway freezes the member: reads and commits end by their
 // contexts with an error that says why, and it recovers by itself.
 func TestStoppedMemberIsAway(t *testing.T) {
+	t.Parallel()
 	e := openEtcd(t, testConfig(t))
 	pid := e.child.pid()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -224,6 +228,7 @@ func TestStoppedMemberIsAway(t *testing.T) {
 
 // TestLongAbsenceIsRefusedAtOnce takes the member's binary away and kills it.
 func TestLongAbsenceIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t)
 	self, err := os.Executable()
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 // TestFrozenMemberDiesWithItsServer needs the kernel: a frozen process reads
 // no pipe.
 func TestFrozenMemberDiesWithItsServer(t *testing.T) {
+	t.Parallel()
 	dir := testConfig(t).Dir
 	server, member := startParent(t, dir)
 	if err := syscall.Kill(member, syscall.SIGSTOP); err != nil {
@@ -27,6 +28,7 @@ func TestFrozenMemberDiesWithItsServer(t *testing.T) {
 
 // TestMemberHasNoNetworkSocket looks at every socket the member holds.
 func TestMemberHasNoNetworkSocket(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t)
 	e := openEtcd(t, cfg)
 	if _, err := putOne(t.Context(), e, "a/x", "one"); err != nil {
@@ -68,6 +70,7 @@ func TestMemberHasNoNetworkSocket(t *testing.T) {
 // engine meets what a full disk is to it. It must not acknowledge what it
 // could not write; a fresh member goes on.
 func TestWriteErrorsEndTheMember(t *testing.T) {
+	t.Parallel()
 	e := openEtcd(t, testConfig(t))
 	if _, err := putOne(t.Context(), e, "a/x", "one"); err != nil {
 		t.Fatal(err)

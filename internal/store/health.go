@@ -54,6 +54,9 @@ func (h *healthBox) set(change func()) {
 	switch {
 	case h.absent != "":
 		next.State, next.Reason = Away, h.absent
+		if h.refusing != "" { // most likely the cause of the absence
+			next.Reason = h.refusing + "; " + h.absent
+		}
 	case h.refusing != "":
 		next.State, next.Reason = ReadOnly, h.refusing
 	}

@@ -45,8 +45,8 @@ const (
 	keptRevisions    = 10_000 // for watches that resume
 	maxRequestBytes  = registry.MaxTxnBytes + 1<<20
 	maxEngineOps     = 2*registry.MaxTxnOps + 2
-	memberTick       = 20 // ms; alone, an election has nobody to wait for
-	memberElection   = 100
+	memberTick       = 100 // ms
+	memberElection   = 500
 	memberGCPercent  = 50
 	memberStopLimit  = 5 * time.Second
 	memberReadyLimit = 60 * time.Second

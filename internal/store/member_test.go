@@ -77,6 +77,7 @@ func waitUnlocked(t *testing.T, dir string) {
 }
 
 func TestMemberEndsWithItsServer(t *testing.T) {
+	t.Parallel()
 	dir := testConfig(t).Dir
 	server, _ := startParent(t, dir)
 	if err := server.Process.Kill(); err != nil {
@@ -87,6 +88,7 @@ func TestMemberEndsWithItsServer(t *testing.T) {
 
 // TestMemberEndsWhenItsPipeCloses starts a member without the kernel's help.
 func TestMemberEndsWhenItsPipeCloses(t *testing.T) {
+	t.Parallel()
 	cfg, err := testConfig(t).withDefaults()
 	if err != nil {
 		t.Fatal(err)
@@ -111,6 +113,7 @@ func TestMemberEndsWhenItsPipeCloses(t *testing.T) {
 }
 
 func TestLockedDirectoryNamesItsHolder(t *testing.T) {
+	t.Parallel()
 	dir := testConfig(t).Dir
 	server, member := startParent(t, dir)
 	_, err := OpenEtcd(t.Context(), Config{Dir: dir, Log: testLog(t)})
@@ -124,6 +127,7 @@ func TestLockedDirectoryNamesItsHolder(t *testing.T) {
 }
 
 func TestStartWaitsForTheFormerServer(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t)
 	server, _ := startParent(t, cfg.Dir)
 	opened := make(chan error, 1)
@@ -143,6 +147,7 @@ func TestStartWaitsForTheFormerServer(t *testing.T) {
 }
 
 func TestLongSocketPathIsRefused(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), strings.Repeat("d", maxSocketPath))
 	_, err := OpenEtcd(t.Context(), Config{Dir: dir})
 	if !fault.Is(err, fault.Invalid) || !strings.Contains(fault.HintOf(err), "KITH_STATE_DIR") {
@@ -154,6 +159,7 @@ func TestLongSocketPathIsRefused(t *testing.T) {
 }
 
 func TestOpenRunDirectoryIsRefused(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t)
 	if _, err := prepareDir(cfg.Dir); err != nil {
 		t.Fatal(err)
@@ -167,6 +173,7 @@ func TestOpenRunDirectoryIsRefused(t *testing.T) {
 }
 
 func TestFirstStartFailureIsReported(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t)
 	cfg.Binary = filepath.Join(cfg.Dir, "none")
 	if _, err := OpenEtcd(t.Context(), cfg); err == nil || fault.HintOf(err) == "" {
@@ -186,6 +193,7 @@ func TestFirstStartFailureIsReported(t *testing.T) {
 }
 
 func TestCancelledOpenLeavesNothing(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -14,46 +14,41 @@ import (
 // maxLogLine bounds one line of a member's log.
 const maxLogLine = 64 << 10
 
-// forward reads the member's JSON log to its end and passes it on. What the
-// engine calls a warning or an error is advice to who runs it by hand, some of
-// it at every start and stop: debug. What ends it is our warning, and the
-// reason that the health gives.
+// forward reads the member's JSON log to its end and passes it on for
+// debugging: some of what the engine calls an error comes at every start and
+// stop. What ended it is kept; the supervisor and the health tell it.
 func (w *memberWords) forward(r io.Reader, log *slog.Logger) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 4<<10), maxLogLine)
 	for lines.Scan() {
-		level, text, attrs := parseMemberLine(lines.Bytes())
-		if level >= slog.LevelWarn {
+		last, text, attrs := parseMemberLine(lines.Bytes())
+		if last {
 			w.mu.Lock()
 			w.worst = text
 			w.mu.Unlock()
 		}
-		log.LogAttrs(context.Background(), level, "store member says", append([]slog.Attr{slog.String("text", text)}, attrs...)...)
+		log.LogAttrs(context.Background(), slog.LevelDebug, "store member says", append([]slog.Attr{slog.String("text", text)}, attrs...)...)
 	}
 	_, _ = io.Copy(io.Discard, r)
 }
 
-// parseMemberLine reads one line of zap's JSON. Anything else, such as a
-// goroutine's trace, is passed on as it is.
-func parseMemberLine(line []byte) (slog.Level, string, []slog.Attr) {
+// parseMemberLine reads one line of zap's JSON; last says that it is the cause
+// of the member's end. Anything that is no JSON, such as a goroutine's trace,
+// is passed on as it is.
+func parseMemberLine(line []byte) (last bool, text string, attrs []slog.Attr) {
 	var entry map[string]any
 	if err := json.Unmarshal(line, &entry); err != nil {
 		text := string(line)
-		if strings.HasPrefix(text, "panic:") || strings.HasPrefix(text, "fatal error:") {
-			return slog.LevelWarn, text, nil
-		}
-		return slog.LevelDebug, text, nil
+		return strings.HasPrefix(text, "panic:") || strings.HasPrefix(text, "fatal error:"), text, nil
 	}
-	level := slog.LevelDebug
 	switch entry["level"] {
 	case "dpanic", "panic", "fatal":
-		level = slog.LevelWarn
+		last = true
 	}
-	text, _ := entry["msg"].(string)
+	text, _ = entry["msg"].(string)
 	if reason, ok := entry["error"].(string); ok {
 		text += ": " + reason
 	}
-	var attrs []slog.Attr
 	for _, key := range slices.Sorted(maps.Keys(entry)) {
 		switch key {
 		case "level", "msg", "error", "ts", "caller", "stacktrace":
@@ -61,5 +56,5 @@ func parseMemberLine(line []byte) (slog.Level, string, []slog.Attr) {
 			attrs = append(attrs, slog.Any(key, entry[key]))
 		}
 	}
-	return level, text, attrs
+	return last, text, attrs
 }

@@ -13,6 +13,7 @@ import (
 
 // TestFullDiskRefusesCommits fills the disk as far as the store can see.
 func TestFullDiskRefusesCommits(t *testing.T) {
+	t.Parallel()
 	var free atomic.Uint64
 	free.Store(1 << 40)
 	cfg := testConfig(t)
@@ -44,6 +45,7 @@ func TestFullDiskRefusesCommits(t *testing.T) {
 // TestFullDatabaseRecovers writes one key until history fills the quota: the
 // commit is refused clearly, and the store makes room by itself.
 func TestFullDatabaseRecovers(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t)
 	cfg.Quota = 16 << 20
 	e := openEtcd(t, cfg)

@@ -45,7 +45,10 @@ func Store(t *testing.T, open func(t *testing.T) registry.Store) {
 		{"WatchEnds", watchEnds},
 		{"SnapshotThenWatchMissesNothing", snapshotThenWatch},
 	} {
-		t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			test.run(t, open(t))
+		})
 	}
 }
 
