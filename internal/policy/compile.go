@@ -70,7 +70,7 @@ func Compile(set Set, service string) (*Table, error) {
 		set:     set,
 		svc:     svc,
 		table:   newTable(set, svc, names),
-		actions: make(map[string]compiled),
+		actions: make(map[string]*compiled),
 		classes: make(map[classKey]uint32),
 		excepts: make(map[string]uint32),
 	}
@@ -82,13 +82,13 @@ func Compile(set Set, service string) (*Table, error) {
 	}
 	c.table.actions.compact()
 	c.table.sources.compact()
-	c.table.texts = slices.Clone(c.table.texts)
+	c.table.texts = fitted(c.table.texts)
 	return c.table, nil
 }
 
 // rulesTo are the names of the rules that bind the service, sorted.
 func rulesTo(set Set, service string, ids []spiffe.ID) ([]string, error) {
-	names := make([]string, 0, min(len(set.Rules), 1024))
+	names := make([]string, 0, len(set.Rules))
 	for name, r := range set.Rules {
 		if r.Name != name {
 			return nil, fault.Invalidf("rule %q is kept as %q", clip(r.Name), clip(name))
@@ -105,7 +105,7 @@ func rulesTo(set Set, service string, ids []spiffe.ID) ([]string, error) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	return names, nil
+	return fitted(names), nil
 }
 
 // compiler fills one table.
@@ -113,7 +113,7 @@ type compiler struct {
 	set     Set
 	svc     Service
 	table   *Table
-	actions map[string]compiled
+	actions map[string]*compiled
 	classes map[classKey]uint32 // roots
 	excepts map[string]uint32
 }
@@ -193,15 +193,15 @@ func (c *compiler) enter(r *Rule, number uint32, field string, at tier, list []s
 }
 
 // action parses and numbers an action's text once.
-func (c *compiler) action(text string) (compiled, error) {
+func (c *compiler) action(text string) (*compiled, error) {
 	if a, ok := c.actions[text]; ok {
 		return a, nil
 	}
 	parsed, err := ParseAction(text)
 	if err != nil {
-		return compiled{}, err
+		return nil, err
 	}
-	a := compiled{Action: parsed, text: uint32(len(c.table.texts))}
+	a := &compiled{Action: parsed, text: uint32(len(c.table.texts))}
 	switch {
 	case parsed.protocol == TCP:
 		a.mask = uint32(parsed.port)
@@ -211,7 +211,7 @@ func (c *compiler) action(text string) (compiled, error) {
 	for _, m := range parsed.methods {
 		bit, err := c.method(m)
 		if err != nil {
-			return compiled{}, err
+			return nil, err
 		}
 		a.mask |= bit
 	}

@@ -53,7 +53,7 @@ type root struct {
 func newTable(set Set, svc Service, rules []string) *Table {
 	return &Table{
 		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: set.Revision, own: set.TrustDomain,
-		rules: rules, actions: newTrie(), sources: newTrie(),
+		rules: rules, actions: newTrie(len(rules)), sources: newTrie(0),
 		domains: map[spiffe.TrustDomain]uint32{},
 	}
 }
@@ -71,7 +71,7 @@ func (t *Table) Paths() PathOptions { return t.paths }
 func (t *Table) Revision() uint64 { return t.revision }
 
 // enter puts an action of a rule below a class's root.
-func (t *Table) enter(root uint32, a compiled, rule uint32) {
+func (t *Table) enter(root uint32, a *compiled, rule uint32) {
 	e := entry{mask: a.mask, rule: rule, text: a.text}
 	t.actions.insert(root, a.path, e, func(there entry) bool {
 		if t.exceptOf(there.rule) != 0 && t.exceptOf(there.rule) != t.exceptOf(rule) {

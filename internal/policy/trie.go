@@ -36,8 +36,9 @@ type entry struct {
 	next uint32
 }
 
-func newTrie() trie {
-	t := trie{segments: newInterner(), edges: newEdges(), nodes: make([]node, 1), entries: make([]entry, 1)}
+// newTrie makes a trie with room for about so many rules.
+func newTrie(rules int) trie {
+	t := trie{segments: newInterner(), edges: newEdges(), nodes: make([]node, 1, 1+2*rules), entries: make([]entry, 1, 1+rules)}
 	t.empty = t.segments.add("")
 	return t
 }
@@ -114,9 +115,17 @@ func (t *trie) child(parent uint32, p part) uint32 {
 
 // compact gives back what growing left over.
 func (t *trie) compact() {
-	t.nodes = slices.Clip(slices.Clone(t.nodes))
-	t.entries = slices.Clip(slices.Clone(t.entries))
-	t.segments.bytes = slices.Clip(slices.Clone(t.segments.bytes))
+	t.nodes = fitted(t.nodes)
+	t.entries = fitted(t.entries)
+	t.segments.bytes = fitted(t.segments.bytes)
+}
+
+// fitted is s without much room to grow.
+func fitted[T any](s []T) []T {
+	if cap(s)-len(s) <= len(s)/16 {
+		return s
+	}
+	return slices.Clone(s)[:len(s):len(s)]
 }
 
 // query is one lookup. It lives on the stack.
