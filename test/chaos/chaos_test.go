@@ -67,7 +67,7 @@ func worldOn(t *testing.T, h *lab.Host) *world {
 
 func (w *world) configure() {
 	w.WriteConfig(fmt.Sprintf(`trust_domain: chaos.example
-server: {listen: "127.0.0.1:%[1]d", advertise: "127.0.0.1:%[1]d", metrics: "127.0.0.1:%[2]d"}
+server: {listen: "127.0.0.1:%[1]d", address: "127.0.0.1:%[1]d", metrics: "127.0.0.1:%[2]d"}
 agent: {advertise: "127.0.0.1", metrics: "127.0.0.1:0"}
 `, w.listen, w.metrics))
 }

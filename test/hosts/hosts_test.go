@@ -37,7 +37,7 @@ func startDomain(t *testing.T) *domain {
 	d.first, addr1 = d.net.AddHost()
 	var addr2 string
 	d.second, addr2 = d.net.AddHost()
-	d.first.WriteConfig(fmt.Sprintf("trust_domain: acme.example\nserver: {listen: \"0.0.0.0:8440\", advertise: \"%s:8440\"}\nagent: {advertise: \"%s\"}\n", addr1, addr1))
+	d.first.WriteConfig(fmt.Sprintf("trust_domain: acme.example\nserver: {listen: \"0.0.0.0:8440\", address: \"%s:8440\"}\nagent: {advertise: \"%s\"}\n", addr1, addr1))
 	d.second.WriteConfig(fmt.Sprintf("agent: {advertise: \"%s\"}\n", addr2))
 	d.server = d.first.Start("kith", "server")
 	d.first.WaitReady(d.server)

@@ -33,7 +33,7 @@ func unprivileged(command ...string) []string {
 func TestPostgreSQLAsRawTCPThroughUpstream(t *testing.T) {
 	h := dev(t)
 	bin := postgresBin(t)
-	port, local := lab.Port(t), lab.Port(t)
+	port := lab.Port(t)
 	data, sockets := filepath.Join(h.Dir, "pg"), filepath.Join(h.Dir, "pgs")
 	for _, dir := range []string{data, sockets} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -52,10 +52,12 @@ func TestPostgreSQLAsRawTCPThroughUpstream(t *testing.T) {
 	serve(t, h, "db", port, unprivileged(filepath.Join(bin, "postgres"), "-D", data,
 		"-c", "listen_addresses=127.0.0.1", "-c", fmt.Sprintf("port=%d", port), "-c", "unix_socket_directories="+sockets)...)
 
-	query := func(caller, sql string) lab.Result {
-		return h.Try("kith", "run", "--as", caller, "--upstream", fmt.Sprintf("db=127.0.0.1:%d", local), "--",
-			"psql", "-h", "127.0.0.1", "-p", fmt.Sprint(local), "-U", "kith", "-d", "postgres", "-Atc", sql)
+	psql := func(caller, sql string) []string {
+		local := fmt.Sprint(lab.Port(t))
+		return []string{"run", "--as", caller, "--upstream", "db=127.0.0.1:" + local, "--",
+			"psql", "-h", "127.0.0.1", "-p", local, "-U", "kith", "-d", "postgres", "-Atc", sql}
 	}
+	query := func(caller, sql string) lab.Result { return h.Try("kith", psql(caller, sql)...) }
 	if r := query("web", "select 6*7"); r.Code == 0 {
 		t.Fatalf("before any rule: got %q, want a refused connection", r.Stdout)
 	}
@@ -67,8 +69,7 @@ func TestPostgreSQLAsRawTCPThroughUpstream(t *testing.T) {
 	}
 
 	// A live connection is cut when its caller is denied.
-	open := h.Start("kith", "run", "--as", "web", "--upstream", fmt.Sprintf("db=127.0.0.1:%d", local), "--",
-		"psql", "-h", "127.0.0.1", "-p", fmt.Sprint(local), "-U", "kith", "-d", "postgres", "-Atc", "select pg_sleep(60)")
+	open := h.Start("kith", psql("web", "select pg_sleep(60)")...)
 	lab.Eventually(t, lab.Soon, "the long query runs", func() error {
 		r := query("web", "select count(*) from pg_stat_activity where query = 'select pg_sleep(60)' and state = 'active'")
 		if r.Stdout != "1\n" {
