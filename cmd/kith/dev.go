@@ -43,7 +43,7 @@ service name is declared by its first use. Everything is gone when it ends.`,
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:0", "loopback address of the node API")
 	flags.StringVar(&f.metrics, "metrics", "", "loopback address of /metrics and /healthz")
 	flags.StringVar(&f.trustDomain, "trust-domain", "dev.kith.local", "the trust domain")
-	flags.StringVar(&f.level, "log-level", "warn", "debug, info, warn or error")
+	flags.StringVar(&f.level, "log-level", "error", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		begin := time.Now()
 		return a.runDev(cmd.Context(), f, func(d *devDomain) { a.sayReady(d, time.Since(begin)) })

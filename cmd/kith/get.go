@@ -101,21 +101,25 @@ func (a *app) getBundle() *cobra.Command {
 	return cmd
 }
 
-// open attaches to the agent of this node.
+// open attaches to the agent of this node. An agent that is just starting is
+// waited for, by the SDK.
 func (a *app) open(ctx context.Context, cfg kith.Config) (*kith.Workload, error) {
-	if err := present(a.paths.AgentSocket); err != nil {
-		return nil, noAgent(a.paths.AgentSocket, err)
-	}
 	cfg.Socket, cfg.Now = a.paths.AgentSocket, a.now
 	cfg.Version = obs.BuildVersion().Version
 	if cfg.Wait == 0 {
 		cfg.Wait = 10 * time.Second
 	}
 	w, err := kith.Open(ctx, cfg)
-	if err != nil && fault.HintOf(err) == "" {
-		err = fault.Hint(err, "kith ids explain --as %s", cfg.As)
+	if err == nil {
+		return w, nil
 	}
-	return w, err
+	if gone := present(a.paths.AgentSocket); gone != nil {
+		return nil, noAgent(a.paths.AgentSocket, gone)
+	}
+	if fault.HintOf(err) == "" {
+		err = fault.Hint(err, "kith doctor")
+	}
+	return nil, err
 }
 
 func (a *app) writeSVID(dir string, svid *spiffe.X509SVID, bundle *spiffe.Bundle) error {

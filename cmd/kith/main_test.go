@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -88,16 +89,31 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(20 * time.Second)
 	tick := time.NewTicker(30 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		err := ts.Exec(args[0], args[1:]...)
+	for last := ""; ; {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir, cmd.Env = ts.Getenv("WORK"), environOf(ts)
+		out, err := cmd.CombinedOutput()
 		if (err != nil) == neg {
 			return
 		}
+		if text := string(out); text != last {
+			ts.Logf("%s: %v\n%s", strings.Join(args, " "), err, text)
+			last = text
+		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s: not as wanted within 20 s: %v", strings.Join(args, " "), err)
+			ts.Fatalf("%s: not as wanted within 20 s", strings.Join(args, " "))
 		}
 		<-tick.C
 	}
+}
+
+// environOf is the script's environment, as far as kith reads it.
+func environOf(ts *testscript.TestScript) []string {
+	env := []string{"PATH=" + os.Getenv("PATH")}
+	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG"} {
+		env = append(env, name+"="+ts.Getenv(name))
+	}
+	return env
 }
 
 // cmdCapture runs a command that must succeed and sets a variable to the last

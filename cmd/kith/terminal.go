@@ -71,7 +71,8 @@ func childCode(child *exec.ExitError) int {
 // report prints a failure, as the rules above say.
 func report(w io.Writer, err error) {
 	var quiet exitError
-	if err == nil || errors.As(err, &quiet) {
+	var child *exec.ExitError
+	if err == nil || errors.As(err, &quiet) || errors.As(err, &child) {
 		return
 	}
 	fmt.Fprintf(w, "error: %s\n", oneLine(err.Error()))
