@@ -32,6 +32,7 @@ type Applicant struct {
 type Caller struct {
 	Name    string
 	ID      spiffe.ID
+	Key     [32]byte  // SHA-256 of its SPKI
 	Expires time.Time // end of the certificate the connection was made with
 	Remote  string
 }
@@ -60,9 +61,9 @@ type Signed struct {
 
 // Fleet serves admitted nodes. Every method is safe for concurrent use.
 type Fleet interface {
-	// Member says nil when the node is known and not banned. It is asked before
-	// every call and must not block.
-	Member(name string) error
+	// Member says nil when the node is known, bound to this key (SHA-256 of its
+	// SPKI) and not banned. It is asked before every call and must not block.
+	Member(name string, key [32]byte) error
 	// Sync blocks until the stream ends, the node is banned or ctx is done.
 	Sync(ctx context.Context, node Caller, hello *pb.SyncHello, link Link) error
 	// SignWorkloads answers every request in order.

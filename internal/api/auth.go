@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -65,14 +66,16 @@ func (p *Public) asNode(ctx context.Context) (context.Context, error) {
 	if !ok || id.TrustDomain() != p.cfg.TrustDomain || spiffe.ValidateSegment(name) != nil {
 		return ctx, fault.Deniedf("%s is not a node of %s", id, p.cfg.TrustDomain)
 	}
-	ends := info.State.PeerCertificates[0].NotAfter
+	leaf := info.State.PeerCertificates[0]
+	ends := leaf.NotAfter
 	if !p.cfg.Now().Before(ends) {
 		return ctx, Unproven{fmt.Errorf("the certificate of node %s ended at %s", name, ends.UTC().Format(time.RFC3339))}
 	}
-	if err := p.cfg.Fleet.Member(name); err != nil {
+	key := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	if err := p.cfg.Fleet.Member(name, key); err != nil {
 		return ctx, err
 	}
-	caller := Caller{Name: name, ID: id, Expires: ends, Remote: from.Addr.String()}
+	caller := Caller{Name: name, ID: id, Key: key, Expires: ends, Remote: from.Addr.String()}
 	return context.WithValue(ctx, callerKey{}, caller), nil
 }
 

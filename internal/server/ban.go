@@ -52,7 +52,8 @@ func (s *Server) changeNode(ctx context.Context, by, verb, name string, make fun
 		if !ok {
 			return nil, snap.unknownNode(name)
 		}
-		info, connected := s.nodeInfo(name)
+		info := s.nodeInfo(name)
+		connected := info.GetConnected()
 		txn, err := make(m)
 		if err != nil {
 			return nil, err
@@ -71,7 +72,7 @@ func (s *Server) changeNode(ctx context.Context, by, verb, name string, make fun
 		if err := s.arrive(ctx, version); err != nil {
 			return nil, err
 		}
-		if s.Member(name) != nil {
+		if s.snap().member(name) != nil {
 			s.issued.drop(name)
 			s.seen.drop(name)
 		}
@@ -88,7 +89,7 @@ func (s *Server) changeNode(ctx context.Context, by, verb, name string, make fun
 
 // arriveKey waits until the snapshot has a key as the store has it now.
 func (s *Server) arriveKey(ctx context.Context, key string) error {
-	limit, cancel := context.WithTimeout(ctx, commitLimit)
+	limit, cancel := s.patience(ctx)
 	defer cancel()
 	item, err := s.cfg.Store.Get(limit, key)
 	if fault.Is(err, fault.NotFound) {

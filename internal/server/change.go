@@ -16,9 +16,11 @@ import (
 )
 
 const (
-	// commitLimit is how long a change waits for the store. A healthy one takes
-	// milliseconds; what is cut off is said to be uncertain.
-	commitLimit = 900 * time.Millisecond
+	// commitLimit is how long a call waits for a store that seems well: it takes
+	// milliseconds unless the disk is very busy. awayLimit is how long when the
+	// store is known to be away, or turns out to be.
+	commitLimit = 10 * time.Second
+	awayLimit   = 800 * time.Millisecond
 	// arriveLimit is how long the own watch may take to bring what was committed.
 	arriveLimit = 5 * time.Second
 	// conflictTries is how often a change is worked out anew because another
@@ -173,14 +175,14 @@ func (s *Server) commit(ctx context.Context, txn registry.Txn) (registry.Version
 	if err := s.writable(); err != nil {
 		return 0, err
 	}
-	limit, cancel := context.WithTimeout(ctx, commitLimit)
+	limit, cancel := s.patience(ctx)
 	defer cancel()
 	version, err := s.cfg.Store.Commit(limit, txn)
 	switch {
 	case err == nil:
 		s.confirm()
 		return version, nil
-	case errors.Is(err, registry.ErrUncertain), errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+	case errors.Is(err, registry.ErrUncertain), ctx.Err() == nil && limit.Err() != nil:
 		return 0, away(fmt.Errorf("the store did not confirm in time; the change may or may not have been made: %w", err))
 	case errors.Is(err, registry.ErrAway):
 		return 0, away(fmt.Errorf("nothing was changed: %w", err))
@@ -201,7 +203,7 @@ func (s *Server) arrive(ctx context.Context, version registry.Version) error {
 
 // arriveLatest waits until the own snapshot has what the store has now.
 func (s *Server) arriveLatest(ctx context.Context) error {
-	limit, cancel := context.WithTimeout(ctx, commitLimit)
+	limit, cancel := s.patience(ctx)
 	defer cancel()
 	item, err := s.cfg.Store.Get(limit, revisionKey)
 	if err != nil {

@@ -134,15 +134,14 @@ func (d *directory) forget(node string) {
 	d.touch()
 }
 
-// count is how many endpoints each node has reported.
-func (d *directory) count() map[string]int {
+// count is how many endpoints a node has reported.
+func (d *directory) count(node string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := make(map[string]int, len(d.nodes))
-	for name, p := range d.nodes {
-		out[name] = len(p.endpoints)
+	if p := d.nodes[node]; p != nil {
+		return len(p.endpoints)
 	}
-	return out
+	return 0
 }
 
 // touch asks for a build.

@@ -2,7 +2,7 @@ package server
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"time"
 
 	"github.com/kith-id/kith/internal/api"
@@ -12,17 +12,21 @@ import (
 
 const maxFaultText = 512
 
-// Member says whether a node is known and not banned, from the snapshot.
-func (s *Server) Member(name string) error { return s.memberOf(s.snap(), name) }
-
-func (s *Server) memberOf(snap *snapshot, name string) error {
-	if snap.banned(name) {
-		return fault.Deniedf("node %s is banned", name)
+// Member says whether a node may be served, from the snapshot: an SVID for a key
+// that the node was bound to before is worth nothing.
+func (s *Server) Member(name string, key [32]byte) error {
+	snap := s.snap()
+	if err := snap.member(name); err != nil {
+		return err
 	}
-	if _, ok := snap.members[name]; !ok {
-		return fault.Hint(fault.Deniedf("node %s is not known here", name), "kith nodes add %s on the server, then kith join", name)
+	if snap.members[name].node.KeyHash != key {
+		return otherKey(name)
 	}
 	return nil
+}
+
+func otherKey(name string) error {
+	return fault.Deniedf("node %s was admitted anew with another key", name)
 }
 
 // Sync serves one agent's stream: this goroutine sends, another receives.
@@ -30,14 +34,15 @@ func (s *Server) Sync(ctx context.Context, node api.Caller, hello *pb.SyncHello,
 	l := s.hub.join(node.Name, node.Remote, hello)
 	defer s.hub.leave(l)
 	// The node may have been banned between the check of the call and join.
-	if err := s.Member(node.Name); err != nil {
+	if err := s.Member(node.Name, node.Key); err != nil {
 		return err
 	}
-	received := make(chan error, 1)
 	// Recv returns when this function has: the stream ends with it. Run waits
 	// for it through s.streams.
-	s.streams.Go(func() { received <- s.receive(l, link) })
-	ends := time.NewTimer(node.Expires.Sub(s.cfg.Now()))
+	s.streams.Go(func() { s.hub.end(l, s.receive(l, link)) })
+	ends := time.AfterFunc(node.Expires.Sub(s.cfg.Now()), func() {
+		s.hub.end(l, api.Unproven{Err: errors.New("the certificate of this connection ended; connect again with the renewed one")})
+	})
 	defer ends.Stop()
 	for {
 		full, out, err := s.hub.next(l)
@@ -54,17 +59,8 @@ func (s *Server) Sync(ctx context.Context, node api.Caller, hello *pb.SyncHello,
 				return err
 			}
 		}
-		if full != nil || len(out) > 0 {
-			continue
-		}
-		select {
-		case <-l.wake:
-		case err := <-received:
-			return err
-		case <-ends.C:
-			return api.Unproven{Err: fmt.Errorf("the certificate of this connection ended; connect again with the renewed one")}
-		case <-ctx.Done():
-			return ctx.Err()
+		if full == nil && len(out) == 0 {
+			<-l.wake // by something to send, or by end: also when ctx is done, as Recv fails then
 		}
 	}
 }
@@ -139,7 +135,8 @@ func (s *Server) bundles() []*pb.Bundle {
 
 // nodeMoved is told when a node's stream comes or goes.
 func (s *Server) nodeMoved(name string) {
-	info, connected := s.nodeInfo(name)
+	info := s.nodeInfo(name)
+	connected := info.GetConnected()
 	s.directory.seen(name, connected)
 	s.seen.touch(name, s.cfg.Now())
 	event := "disconnected"

@@ -25,11 +25,13 @@ func (s *Server) follow(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		s.following(err)
 		s.log.Warn("watch of the store interrupted", "error", err)
 		if backoff.Wait(ctx) != nil {
 			return nil
 		}
 		if err := s.reload(ctx); err != nil && ctx.Err() == nil {
+			s.following(err)
 			s.log.Warn("store not read", "error", err)
 		}
 	}
@@ -81,6 +83,7 @@ func (s *Server) reload(ctx context.Context) error {
 	if next.trustDomain != now.trustDomain {
 		return fault.Conflictf("the store is now of trust domain %s", next.trustDomain)
 	}
+	s.following(nil)
 	s.confirm()
 	var c change
 	for name := range now.members {
@@ -114,10 +117,15 @@ func (s *Server) adopt(next *snapshot, c change) error {
 // install swaps the snapshot and wakes everybody it concerns. The order is:
 // readers first, then the streams, then those who wait for the revision.
 func (s *Server) install(next *snapshot, delta *pb.SyncResponse, c change) {
-	s.current.Store(next)
+	before := s.current.Swap(next)
 	s.hub.publish(next, delta)
 	for _, name := range c.nodes {
-		if err := s.memberOf(next, name); err != nil {
+		err := next.member(name)
+		if old, known := before.members[name]; err == nil && known && old.node.KeyHash != next.members[name].node.KeyHash {
+			// Whoever is connected under the old key is another machine.
+			err = otherKey(name)
+		}
+		if err != nil {
 			s.hub.cut(name, err)
 			s.directory.forget(name)
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/fault"
-	"github.com/kith-id/kith/internal/registry"
 )
 
 const (
@@ -29,15 +28,27 @@ const (
 // storeWatch is what the server knows of the store's health.
 type storeWatch struct {
 	mu        sync.Mutex
-	confirmed time.Time // when the store last answered
+	confirmed time.Time // when the store last answered while we followed it
 	failing   error     // of the last probe; nil when it answered
+	lost      error     // why it is not followed; nil while it is
 }
 
-// confirm notes that the store has answered.
+// confirm notes that the store has answered. While its changes do not reach us
+// that is no news: the snapshot grows stale all the same.
 func (s *Server) confirm() {
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
-	s.store.confirmed, s.store.failing = s.cfg.Now(), nil
+	s.store.failing = nil
+	if s.store.lost == nil {
+		s.store.confirmed = s.cfg.Now()
+	}
+}
+
+// following notes whether changes of the store reach the snapshot.
+func (s *Server) following(lost error) {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	s.store.lost = lost
 }
 
 // probe asks the store for something small now and then: how stale the
@@ -102,6 +113,27 @@ func (s *Server) writable() error {
 	return away(fmt.Errorf("the store is %s (%s): nothing can be changed and no token used; renewals go on", state, reason))
 }
 
+// patience is ctx with an end: commitLimit, or as soon as the store is found
+// away after awayLimit.
+func (s *Server) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	go func() {
+		tick := time.NewTicker(awayLimit)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if state, _ := s.storeState(); state != storeOK {
+					cancel()
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
 // freshEnough refuses to sign by a snapshot that is too old.
 func (s *Server) freshEnough(limit time.Duration) error {
 	if age := s.staleness(); age > limit {
@@ -140,76 +172,18 @@ func (s *Server) alarms() []string {
 	if status.JournalAlarm {
 		out = append(out, fmt.Sprintf("issuance journal %.0f %% full: the audit log does not take it", 100*status.JournalUsed))
 	}
+	if age := s.staleness(); age > 30*time.Second {
+		s.store.mu.Lock()
+		why := s.store.lost
+		s.store.mu.Unlock()
+		text := fmt.Sprintf("what this server knows is %s old", age.Round(time.Second))
+		if why != nil {
+			text += ": " + why.Error()
+		}
+		out = append(out, text)
+	}
 	if left := status.RootNotAfter.Sub(s.cfg.Now()); left < 90*24*time.Hour {
 		out = append(out, fmt.Sprintf("the root ends in %.0f days", left.Hours()/24))
 	}
 	return out
-}
-
-const (
-	flushEvery = 30 * time.Second
-	flushBatch = 500
-)
-
-// flush writes what renewals left behind in batches, and the clock, until ctx
-// ends; then once more.
-func (s *Server) flush(ctx context.Context) error {
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			s.flushOnce(ctx)
-		case <-ctx.Done():
-			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-			defer cancel()
-			s.flushOnce(limit)
-			return nil
-		}
-	}
-}
-
-func (s *Server) flushOnce(ctx context.Context) {
-	pending := s.seen.take()
-	if s.writable() != nil {
-		s.seen.put(pending)
-		return
-	}
-	batch := make(map[string]standing)
-	for name, p := range pending {
-		batch[name] = p
-		if len(batch) == flushBatch {
-			s.flushNodes(ctx, batch)
-			batch = make(map[string]standing)
-		}
-	}
-	s.flushNodes(ctx, batch)
-}
-
-// flushNodes writes one batch. A record that changed meanwhile fails the batch;
-// it comes again with the next one, made from the record as it is then.
-func (s *Server) flushNodes(ctx context.Context, batch map[string]standing) {
-	snap := s.snap()
-	txn := registry.Txn{Do: []registry.Op{registry.Put(clockKey, clockValue(s.cfg.Now()))}}
-	for name, p := range batch {
-		m, ok := snap.members[name]
-		if !ok {
-			continue // removed meanwhile
-		}
-		m.node.Expires = p.expires.UTC()
-		if p.attested.After(m.node.LastAttested) {
-			m.node.LastAttested = p.attested.UTC()
-		}
-		value, err := m.node.Marshal()
-		if err != nil {
-			s.log.Error("node record not written", "node", name, "error", err)
-			continue
-		}
-		txn.If = append(txn.If, registry.IfUnchanged(m.item))
-		txn.Do = append(txn.Do, registry.Put(m.item.Key, value))
-	}
-	if _, err := s.commit(ctx, txn); err != nil {
-		s.seen.put(batch)
-		s.log.Debug("node records not written yet", "error", err)
-	}
 }

@@ -57,6 +57,7 @@ type link struct {
 	dirSent  uint64
 	outbox   []*pb.SyncResponse // queries, few and small
 	cut      error              // why the stream must end
+	lost     bool               // it ended by itself: the node is expected back
 	lastSeen time.Time
 }
 
@@ -98,7 +99,7 @@ func (h *hub) leave(l *link) {
 	mine := h.links[l.node] == l
 	if mine {
 		delete(h.links, l.node)
-		if l.cut == nil {
+		if l.cut == nil || l.lost {
 			h.lost[l.node] = h.now()
 		}
 		h.dropAnswers(l.node)
@@ -118,6 +119,16 @@ func (h *hub) cut(node string, why error) {
 		l.cut = why
 		l.poke()
 	}
+}
+
+// end ends one stream, if nothing has yet.
+func (h *hub) end(l *link, why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l.cut == nil {
+		l.cut, l.lost = why, true
+	}
+	l.poke()
 }
 
 // publish makes snap the newest. delta leads there from the one before; nil
@@ -230,15 +241,15 @@ type linkState struct {
 	lastSeen time.Time
 }
 
-// states is every connected node.
-func (h *hub) states() map[string]linkState {
+// state is a node's stream, and whether there is one.
+func (h *hub) state(node string) (linkState, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := make(map[string]linkState, len(h.links))
-	for name, l := range h.links {
-		out[name] = linkState{revision: l.acked, version: l.version, remote: l.remote, lastSeen: l.lastSeen}
+	l := h.links[node]
+	if l == nil {
+		return linkState{}, false
 	}
-	return out
+	return linkState{revision: l.acked, version: l.version, remote: l.remote, lastSeen: l.lastSeen}, true
 }
 
 // connected is how many nodes have a stream.

@@ -30,7 +30,7 @@ func (s *Server) SignWorkloads(ctx context.Context, node api.Caller, reqs []api.
 	snap := s.snap()
 	m, ok := snap.members[node.Name]
 	if !ok {
-		return nil, s.memberOf(snap, node.Name)
+		return nil, snap.member(node.Name)
 	}
 	out := make([]api.Signed, len(reqs))
 	var batch []ca.Request
@@ -148,7 +148,7 @@ func (s *Server) RenewNode(ctx context.Context, node api.Caller, key crypto.Publ
 	snap := s.snap()
 	m, ok := snap.members[node.Name]
 	if !ok {
-		return nil, s.memberOf(snap, node.Name)
+		return nil, snap.member(node.Name)
 	}
 	hash, err := hashKey(key)
 	if err != nil {

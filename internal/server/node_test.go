@@ -16,6 +16,7 @@ import (
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/server"
+	"github.com/kith-id/kith/spiffe"
 )
 
 func devServer(c *server.Config) { c.Dev = true }
@@ -214,4 +215,83 @@ func TestStaleSnapshotStopsSigning(t *testing.T) {
 	if _, err := r.attestBy(line, attest.NodeKey, a.key, byKey(a.key)); !asAway(err, &gone) {
 		t.Errorf("rejoin 70 minutes stale: got %v, want Away", err)
 	}
+}
+
+func TestSecondAdmissionEndsTheFirst(t *testing.T) {
+	r := start(t, nil)
+	a := r.joined("n1")
+	a.connect()
+	a.at(1)
+	b := r.joined("n1")
+	within(t, "the stream of the first machine to end", func() bool { return get(a, func() bool { return !a.live }) })
+	if _, err := a.sign("as", "spiffe://acme.example/vms/orders", asOrders()); !fault.Is(err, fault.Denied) {
+		t.Errorf("signing for the first machine: got %v, want Denied", err)
+	}
+	b.connect()
+	b.at(1)
+}
+
+func TestEnrolmentSurvivesARestart(t *testing.T) {
+	r := start(t, nil)
+	a := r.joined("n1")
+	spent := r.line("n2")
+	if _, err := r.attestBy(spent, attest.JoinToken, newKey(t), byToken(t)); err != nil {
+		t.Fatal(err)
+	}
+	open := r.line("n3")
+	r.stop()
+	r.start()
+	here := func(line string) string { return r.s.Addr() + line[strings.Index(line, "/"):] }
+	if _, err := r.attestBy(here(spent), attest.JoinToken, newKey(t), byToken(t)); !fault.Is(err, fault.Denied) {
+		t.Errorf("a used token after a restart: got %v, want Denied", err)
+	}
+	if _, err := r.attestBy(here(open), attest.JoinToken, newKey(t), byToken(t)); err != nil {
+		t.Errorf("an unused token after a restart: %v", err)
+	}
+	if _, err := r.attestBy(here(open), attest.NodeKey, a.key, byKey(a.key)); err != nil {
+		t.Errorf("rejoin after a restart: %v", err)
+	}
+}
+
+func TestClockThatWentBackIsRefused(t *testing.T) {
+	r := start(t, nil)
+	r.stop()
+	r.clock.add(-time.Hour)
+	if _, err := server.New(t.Context(), r.cfg); !fault.Is(err, fault.Conflict) || fault.HintOf(err) == "" {
+		t.Errorf("start an hour before the last known time: got %v, want a refusal that says what to do", err)
+	}
+}
+
+func TestStartRefusals(t *testing.T) {
+	r := start(t, nil)
+	for name, c := range map[string]struct {
+		change func(*server.Config)
+		want   string
+	}{
+		"port taken":     {func(c *server.Config) { c.Listen = r.s.Addr() }, "taken"},
+		"socket in use":  {func(c *server.Config) { c.AdminSocket = r.cfg.AdminSocket }, "another server answers"},
+		"long socket":    {func(c *server.Config) { c.AdminSocket = "/" + strings.Repeat("s", 200) }, "at most 107"},
+		"no trust":       {func(c *server.Config) { c.TrustDomain = spiffe.TrustDomain{} }, "trust_domain"},
+		"bad name":       {func(c *server.Config) { c.Name = "a/b" }, "server.name"},
+		"public dev":     {func(c *server.Config) { c.Dev, c.Listen = true, "0.0.0.0:0" }, "loopback"},
+		"another domain": {func(c *server.Config) { c.Store = r.cfg.Store; c.TrustDomain = domain(t, "other.example") }, "acme.example"},
+	} {
+		other := newRig(t, c.change)
+		s, err := server.New(t.Context(), other.cfg)
+		if err == nil {
+			s.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func domain(t *testing.T, name string) spiffe.TrustDomain {
+	t.Helper()
+	td, err := spiffe.ParseTrustDomain(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return td
 }

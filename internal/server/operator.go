@@ -40,26 +40,19 @@ func (s *Server) List(_ context.Context, kind, name string) (*pb.ListResponse, e
 
 // ListNodes shows every node, by name.
 func (s *Server) ListNodes(context.Context) ([]*pb.NodeInfo, error) {
-	snap := s.snap()
-	links, endpoints := s.hub.states(), s.directory.count()
 	var out []*pb.NodeInfo
-	for name := range snap.members {
-		out = append(out, s.infoOf(snap, name, links, endpoints[name]))
+	for name := range s.snap().members {
+		out = append(out, s.nodeInfo(name))
 	}
 	slices.SortFunc(out, func(a, b *pb.NodeInfo) int { return strings.Compare(a.GetName(), b.GetName()) })
 	return out, nil
 }
 
-// nodeInfo is one node, and whether it is connected.
-func (s *Server) nodeInfo(name string) (*pb.NodeInfo, bool) {
-	links := s.hub.states()
-	_, connected := links[name]
-	return s.infoOf(s.snap(), name, links, s.directory.count()[name]), connected
-}
-
-func (s *Server) infoOf(snap *snapshot, name string, links map[string]linkState, endpoints int) *pb.NodeInfo {
+// nodeInfo is what operators see of a node.
+func (s *Server) nodeInfo(name string) *pb.NodeInfo {
+	snap := s.snap()
 	m := snap.members[name]
-	l, connected := links[name]
+	l, connected := s.hub.state(name)
 	last, expires := s.seen.of(name)
 	if expires.IsZero() {
 		expires = m.node.Expires
@@ -72,7 +65,7 @@ func (s *Server) infoOf(snap *snapshot, name string, links map[string]linkState,
 	info := &pb.NodeInfo{
 		Name: name, Class: m.node.Class, Attestor: m.node.Attestor, Banned: snap.banned(name),
 		Connected: connected, Revision: l.revision, Version: l.version, Address: l.remote,
-		Endpoints:  uint32(endpoints),
+		Endpoints:  uint32(s.directory.count(name)),
 		JoinedUnix: unixOf(m.node.Joined), LastSeenUnix: unixOf(last), SvidExpiresUnix: unixOf(expires),
 	}
 	if id, err := nodeID(snap.trustDomain, name); err == nil {

@@ -105,7 +105,7 @@ func TestDirectoryTakesOnlyOwnEndpoints(t *testing.T) {
 	b.connect()
 	a.report(
 		endpointOf("orders", "10.0.0.1:8443", "/vms/orders"),
-		endpointOf("orders", "10.0.0.1:1", "/vms/web"),     // not the service's
+		endpointOf("orders", "10.0.0.1:1", "/vms/web"),      // not the service's
 		endpointOf("billing", "10.0.0.1:2", "/eks/billing"), // not this node's to mint
 		endpointOf("nothing", "10.0.0.1:3", "/vms/nothing"), // no such service
 		endpointOf("orders", "0.0.0.0:8443", "/vms/orders"), // nowhere

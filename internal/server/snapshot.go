@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -74,4 +75,15 @@ func (s *snapshot) sorted() []objectKey {
 	keys := slices.Collect(maps.Keys(s.objects))
 	slices.SortFunc(keys, compareKeys)
 	return keys
+}
+
+// member refuses a node that is not known or is banned.
+func (s *snapshot) member(name string) error {
+	if s.banned(name) {
+		return fault.Deniedf("node %s is banned", name)
+	}
+	if _, ok := s.members[name]; !ok {
+		return fault.Hint(fault.Deniedf("node %s is not known here", name), "kith nodes add %s on the server, then kith join", name)
+	}
+	return nil
 }
