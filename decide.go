@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"encoding/base32"
 	"net"
 	"sync/atomic"
 
@@ -152,10 +151,13 @@ func wireProtocol(p Protocol) policy.Protocol {
 
 // newDecisionID is 80 random bits as 16 characters of a-z and 2-7.
 func newDecisionID() string {
-	var raw [10]byte
-	rand.Read(raw[:]) //nolint:errcheck // crypto/rand.Read never fails
 	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
-	return base32.NewEncoding(alphabet).EncodeToString(raw[:])
+	var id [16]byte
+	rand.Read(id[:]) //nolint:errcheck // it never fails
+	for i, random := range id {
+		id[i] = alphabet[random%32]
+	}
+	return string(id[:])
 }
 
 type peerKey struct{}

@@ -140,7 +140,9 @@ func (e *UnknownServiceError) Error() string {
 type NoEndpointError struct{ Service string }
 
 // Error names the service.
-func (e *NoEndpointError) Error() string { return fmt.Sprintf("no endpoint of %s is registered", e.Service) }
+func (e *NoEndpointError) Error() string {
+	return fmt.Sprintf("no endpoint of %s is registered", e.Service)
+}
 
 // IdentityError says that an endpoint proved an identity that may not answer
 // for the service. Nothing was sent to it.

@@ -12,9 +12,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
 )
 
 type enforceStream = grpc.BidiStreamingClient[pb.EnforceRequest, pb.EnforceResponse]
@@ -46,7 +48,7 @@ func (w *Workload) enforce(ctx context.Context, progress func()) error {
 	if err != nil {
 		return err
 	}
-	open := &pb.Open{As: w.cfg.As, Serves: w.cfg.Serves, Calls: w.cfg.Calls, Version: w.cfg.Version, Schema: policySchema}
+	open := &pb.Open{As: w.cfg.As, Serves: w.cfg.Serves, Calls: w.cfg.Calls, Version: w.cfg.Version, Schema: policy.Schema}
 	if err := stream.Send(&pb.EnforceRequest{Message: &pb.EnforceRequest_Open{Open: open}}); err != nil {
 		return streamError(stream, err)
 	}
@@ -136,26 +138,41 @@ func streamError(stream enforceStream, err error) error {
 	return err
 }
 
-// agentError gives an error of the agent a kind of ours.
+// agentError gives an error of the agent its kind and hint back. Internal is
+// what may heal by itself: an agent away, or one that awaits its server.
 func agentError(doing string, err error) error {
 	s, ok := status.FromError(err)
 	if !ok {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	text := fmt.Errorf("%s: %s", doing, s.Message())
+	kind, hint := "", ""
+	for _, detail := range s.Details() {
+		if fields, ok := detail.(*structpb.Struct); ok {
+			kind, hint = fields.GetFields()["kind"].GetStringValue(), fields.GetFields()["hint"].GetStringValue()
+		}
+	}
+	out := fmt.Errorf("%s: %s", doing, s.Message())
 	switch s.Code() {
 	case codes.PermissionDenied, codes.Unauthenticated:
-		return fault.Hint(fault.Wrap(fault.Denied, text), "kith ids explain --pid <pid> shows which rule failed")
+		out = fault.Wrap(fault.Denied, out)
 	case codes.NotFound:
-		return fault.Wrap(fault.NotFound, text)
-	case codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
-		return fault.Wrap(fault.Invalid, text)
-	case codes.AlreadyExists:
-		return fault.Wrap(fault.Conflict, text)
-	default:
-		return text
+		out = fault.Wrap(fault.NotFound, out)
+	case codes.InvalidArgument, codes.Unimplemented:
+		out = fault.Wrap(fault.Invalid, out)
+	case codes.FailedPrecondition, codes.AlreadyExists:
+		if kind != agentAwaitsServer {
+			out = fault.Wrap(fault.Conflict, out)
+		}
 	}
+	if hint == "" {
+		return out
+	}
+	return fault.Hint(out, "%s", hint)
 }
+
+// agentAwaitsServer is the kind the agent gives errors that end when its server
+// answers.
+const agentAwaitsServer = "away"
 
 // firsts is what Open waits for. A refusal by the agent ends the wait; what may
 // heal by itself does not.

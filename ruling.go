@@ -7,12 +7,7 @@ import (
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
-	"github.com/kith-id/kith/spiffe"
 )
-
-// policySchema is the newest policy schema this SDK understands in full. A
-// slice of a newer one is refused: a rule half understood is a hole.
-const policySchema = 1
 
 // ruling is the policy in force: immutable, swapped as a whole. Without a table
 // it denies everything, and so does the zero ruling.
@@ -49,30 +44,13 @@ func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
 // as it found out.
 func compileSlice(slice *pb.Slice, cfg Config) (*ruling, error) {
 	next := &ruling{revision: slice.GetRevision(), node: slice.GetNode(), dev: slice.GetDev()}
-	if slice.GetSchema() > policySchema {
-		return next, fmt.Errorf("policy schema %d is newer than %d", slice.GetSchema(), policySchema)
-	}
-	td, err := spiffe.ParseTrustDomain(slice.GetTrustDomain())
+	set, err := policy.FromSlice(slice)
 	if err != nil {
-		return next, fmt.Errorf("trust domain of the policy: %w", err)
-	}
-	set := policy.Set{TrustDomain: td, Services: make(map[string]policy.Service), Rules: make(map[string]policy.Rule)}
-	for name, message := range slice.GetNamed() {
-		if set.Services[name], err = policy.ServiceFromPB(message); err != nil {
-			return next, fmt.Errorf("service %q: %w", name, err)
-		}
+		return next, err
 	}
 	var own []string
-	for _, message := range slice.GetServices() {
-		own = append(own, message.GetName())
-		if set.Services[message.GetName()], err = policy.ServiceFromPB(message); err != nil {
-			return next, fmt.Errorf("service %q: %w", message.GetName(), err)
-		}
-	}
-	for _, message := range slice.GetRules() {
-		if set.Rules[message.GetName()], err = policy.RuleFromPB(message); err != nil {
-			return next, fmt.Errorf("rule %q: %w", message.GetName(), err)
-		}
+	for _, service := range slice.GetServices() {
+		own = append(own, service.GetName())
 	}
 	if !cfg.Serves || len(own) == 0 {
 		return next, nil // a program that is no service: everything is denied, and that is right

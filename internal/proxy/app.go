@@ -46,16 +46,13 @@ func newApp(p *Proxy, e Exposure) *app {
 	}
 	a.grpc.Protocols.SetUnencryptedHTTP2(true)
 	a.forward = &httputil.ReverseProxy{
-		Rewrite:       a.rewrite,
-		Transport:     a,
-		FlushInterval: -1, // what the application sends is passed on at once
-		BufferPool:    p.meter.buffers,
-		ErrorHandler:  a.fail,
-		ModifyResponse: func(res *http.Response) error {
-			res.Header.Del(kith.DecisionHeader) // ours alone
-			return nil
-		},
-		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		Rewrite:        a.rewrite,
+		Transport:      a,
+		FlushInterval:  -1, // what the application sends is passed on at once
+		BufferPool:     p.meter.buffers,
+		ErrorHandler:   a.fail,
+		ModifyResponse: tidy,
+		ErrorLog:       slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 	return a
 }
@@ -100,6 +97,27 @@ func (a *app) rewrite(pr *httputil.ProxyRequest) {
 			delete(pr.Out.Trailer, name)
 		}
 	}
+}
+
+// tidy mends an answer of the application before it is passed on.
+func tidy(res *http.Response) error {
+	res.Header.Del(kith.DecisionHeader) // ours alone
+	if res.ProtoMajor != 2 || res.Header.Get("Grpc-Status") == "" {
+		return nil
+	}
+	// A trailers-only answer of gRPC has its status in the head, which must then
+	// end the stream. It would not once the head is flushed early; in trailers
+	// the status is right in both cases.
+	if res.Trailer == nil {
+		res.Trailer = make(http.Header)
+	}
+	for _, name := range []string{"Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"} {
+		if values, ok := res.Header[name]; ok {
+			res.Trailer[name] = values
+			delete(res.Header, name)
+		}
+	}
+	return nil
 }
 
 // errPath says that the URL package would write another path than was decided.
