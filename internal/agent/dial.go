@@ -136,7 +136,7 @@ func plainDial(err error) string {
 	if i := strings.LastIndex(text, "desc = "); i >= 0 {
 		text = text[i+len("desc = "):]
 	}
-	return strings.Trim(strings.TrimPrefix(text, "transport: Error while dialing: "), `"`)
+	return strings.TrimPrefix(strings.Trim(text, `"`), "transport: Error while dialing: ")
 }
 
 // isServer accepts the server of one trust domain, or of any before there is

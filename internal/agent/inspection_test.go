@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+
+	"github.com/kith-id/kith/internal/pb"
+)
+
+func TestExplainShowsEveryRule(t *testing.T) {
+	s := newServer(t)
+	n := newNode(t, s)
+	n.start()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	client := pb.NewInspectionClient(n.dial())
+	got, err := client.Explain(ctx, &pb.ExplainIdentityRequest{As: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	outcomes := make(map[string]*pb.RuleOutcome)
+	for _, r := range got.GetRules() {
+		outcomes[r.GetRule()] = r
+	}
+	if o := outcomes["as"]; o.GetOutcome() != "match" || o.GetSpiffeId() != "spiffe://"+domain+"/vms/orders" {
+		t.Errorf("rule as: %v", o)
+	}
+	if o := outcomes["users"]; o.GetOutcome() != "no_match" || o.GetDetail() == "" {
+		t.Errorf("rule users: %v", o)
+	}
+	for name, want := range map[string]string{"node.class": "verified", "workload.unix.uid": "attested", "workload.kith.as": "claimed"} {
+		if got.GetProvenance()[name] != want || got.GetAttributes()[name] == "" {
+			t.Errorf("%s: %q is %q, want %s", name, got.GetAttributes()[name], got.GetProvenance()[name], want)
+		}
+	}
+	_, err = client.Explain(ctx, &pb.ExplainIdentityRequest{As: "ordesr"})
+	wantCode(t, "unknown name", err, codes.NotFound)
+}
+
+func TestExplainOnlyOnesOwnProcesses(t *testing.T) {
+	s := newServer(t)
+	n := newNode(t, s)
+	n.start()
+	n.agent.uid = 77
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	ask := func(uid uint32, pid int32) error {
+		n.people.be(50, uid)
+		_, err := pb.NewInspectionClient(n.dial()).Explain(ctx, &pb.ExplainIdentityRequest{Pid: pid})
+		return err
+	}
+	if err := ask(1000, 100); err != nil { // process 100 belongs to user 1000
+		t.Errorf("own process: %v", err)
+	}
+	if err := ask(0, 100); err != nil {
+		t.Errorf("root: %v", err)
+	}
+	if err := ask(77, 100); err != nil {
+		t.Errorf("the agent's user: %v", err)
+	}
+	wantCode(t, "process of another", ask(1001, 100), codes.PermissionDenied)
+	wantCode(t, "no process", ask(1000, 404), codes.NotFound)
+}
+
+func TestStatusAndMetrics(t *testing.T) {
+	s := newServer(t)
+	n := newNode(t, s)
+	metrics := prometheus.NewRegistry()
+	n.cfg.Metrics = metrics
+	n.start()
+	n.people.be(200, 2000)
+	if _, _, err := n.svids(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	got, err := pb.NewInspectionClient(n.dial()).Status(ctx, &pb.AgentStatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !got.GetConnected() || got.GetNode() != "vm-7" || got.GetClass() != "vms" || got.GetRevision() != 1 || got.GetWorkloads() != 1 ||
+		got.GetTrustDomain() != domain || got.GetOutageBudgetSeconds() < 3000 || got.GetServer() != s.address {
+		t.Errorf("got %v", got)
+	}
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make(map[string]float64)
+	for _, f := range families {
+		values[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
+	}
+	for name, want := range map[string]float64{"kith_agent_connected": 1, "kith_agent_svids": 1, "kith_agent_revision": 1, "kith_agent_svid_requests_total": 1, "kith_agent_workload_streams": 1} {
+		if values[name] != want {
+			t.Errorf("%s is %v, want %v", name, values[name], want)
+		}
+	}
+}
