@@ -162,14 +162,14 @@ func (h *Host) Dev(args ...string) *Process {
 	return p
 }
 
-// WaitReady waits until `kith status` succeeds.
+// WaitReady waits until the server on the host answers.
 func (h *Host) WaitReady(p *Process) {
 	h.t.Helper()
 	Eventually(h.t, 30*time.Second, "kith is ready", func() error {
 		if p != nil && p.Exited() {
 			h.t.Fatalf("%s ended:\n%s", p.name, p.Output())
 		}
-		if r := h.Try("kith", "status"); r.Code != 0 {
+		if r := h.Try("kith", "nodes"); r.Code != 0 {
 			return fmt.Errorf("%s", r.Stderr)
 		}
 		return nil
