@@ -20,6 +20,7 @@ import (
 
 	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/server"
 )
 
 // demoLimit bounds the whole demo; it takes about two seconds.
@@ -76,10 +77,10 @@ func (a *app) demonstrate(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	defer func() { stop(); <-ended }()
-	up := make(chan *devDomain, 1)
+	up := make(chan struct{})
 	go func() {
 		ended <- d.runDev(ctx, &devFlags{listen: "127.0.0.1:0", trustDomain: demoDomain, level: "error"},
-			func(domain *devDomain) { up <- domain })
+			func(*server.Server) { close(up) })
 	}()
 	select {
 	case <-up:

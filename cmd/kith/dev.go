@@ -46,19 +46,13 @@ service name is declared by its first use. Everything is gone when it ends.`,
 	flags.StringVar(&f.level, "log-level", "error", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		begin := time.Now()
-		return a.runDev(cmd.Context(), f, func(d *devDomain) { a.sayReady(d, time.Since(begin)) })
+		return a.runDev(cmd.Context(), f, func(s *server.Server) { a.sayReady(s, time.Since(begin)) })
 	}
 	return cmd
 }
 
-// devDomain is a running kith dev.
-type devDomain struct {
-	trustDomain spiffe.TrustDomain
-	server      *server.Server
-}
-
 // runDev is kith dev: it serves until ctx ends, and calls ready once it does.
-func (a *app) runDev(ctx context.Context, f *devFlags, ready func(*devDomain)) error {
+func (a *app) runDev(ctx context.Context, f *devFlags, ready func(*server.Server)) error {
 	log, err := logTo(a.stderr, f.level, "")
 	if err != nil {
 		return err
@@ -78,16 +72,16 @@ func (a *app) runDev(ctx context.Context, f *devFlags, ready func(*devDomain)) e
 	if err != nil {
 		return err
 	}
-	d := &devDomain{trustDomain: s.TrustDomain(), server: s}
-	node := &devAgent{app: a, server: s, dir: dir, log: log, ready: make(chan struct{})}
-	return run.Group(ctx, run.Config{Log: quietStop(log), Drain: 5 * time.Second, OnReady: func() { ready(d) }},
+	node, err := a.devAgent(ctx, s, dir, log)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	// Stopping is not worth a line here: Ctrl-C is how kith dev ends.
+	return run.Group(ctx, run.Config{Drain: 5 * time.Second, OnReady: func() { ready(s) }},
 		run.Part{Name: "server", Run: s.Run},
-		run.Part{Name: "agent", Run: node.run, Ready: node.ready},
+		run.Part{Name: "agent", Run: node.Run, Ready: node.Ready()},
 	)
 }
-
-// quietStop leaves out the lines about stopping: in kith dev Ctrl-C is normal.
-func quietStop(*slog.Logger) *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // loopbackOnly refuses an address that others could reach.
 func loopbackOnly(flag, address string) error {
@@ -124,54 +118,34 @@ func (a *app) devServer(ctx context.Context, f *devFlags, dir string, log *slog.
 }
 
 // devAgent is the agent of kith dev. It joins as any other does, by a token.
-type devAgent struct {
-	app    *app
-	server *server.Server
-	dir    string
-	log    *slog.Logger
-	ready  chan struct{} // closed when the agent serves
-}
-
-// run joins and serves until ctx ends.
-func (d *devAgent) run(ctx context.Context) error {
+func (a *app) devAgent(ctx context.Context, s *server.Server, dir string, log *slog.Logger) (*agent.Agent, error) {
 	const by = "kith dev"
-	added, err := d.server.AddNode(ctx, by, &pb.AddNodeRequest{Name: devNode, Class: devNode})
+	added, err := s.AddNode(ctx, by, &pb.AddNodeRequest{Name: devNode, Class: devNode})
 	if err != nil {
-		return fmt.Errorf("make a join token: %w", err)
+		return nil, fmt.Errorf("make a join token: %w", err)
 	}
 	line, err := parseJoin(added.GetJoin())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cfg, err := withToken(withPlatform(agent.Config{
-		StateDir: agentDir(d.dir), Socket: d.app.paths.AgentSocket, Server: line.server, Pin: line.pin,
-		Version: obs.BuildVersion().Version, Now: d.app.now, Log: d.log,
+		StateDir: agentDir(dir), Socket: a.paths.AgentSocket, Server: line.server, Pin: line.pin,
+		Version: obs.BuildVersion().Version, Now: a.now, Log: log,
 		Declare: func(ctx context.Context, name string) error {
-			_, err := d.server.Apply(ctx, by, &pb.ApplyRequest{Declare: []string{name}, Owner: ownerCLI})
+			_, err := s.Apply(ctx, by, &pb.ApplyRequest{Declare: []string{name}, Owner: ownerCLI})
 			return err
 		},
 	}), line.token)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	served, err := agent.New(cfg)
-	if err != nil {
-		return err
-	}
-	go func() {
-		select {
-		case <-served.Ready():
-			close(d.ready)
-		case <-ctx.Done():
-		}
-	}()
-	return served.Run(ctx)
+	return agent.New(cfg)
 }
 
 // sayReady prints where it is and what to type next.
-func (a *app) sayReady(d *devDomain, took time.Duration) {
-	fmt.Fprintf(a.stdout, "kith dev is ready after %s: trust domain %s; nothing is kept. Ctrl-C ends it.\n", short(took), d.trustDomain)
-	if address := d.server.MetricsAddr(); address != "" {
+func (a *app) sayReady(s *server.Server, took time.Duration) {
+	fmt.Fprintf(a.stdout, "kith dev is ready after %s: trust domain %s; nothing is kept. Ctrl-C ends it.\n", short(took), s.TrustDomain())
+	if address := s.MetricsAddr(); address != "" {
 		fmt.Fprintf(a.stdout, "metrics: http://%s/metrics\n", address)
 	}
 	fmt.Fprintln(a.stdout, "next, in another terminal:")

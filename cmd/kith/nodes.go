@@ -132,14 +132,11 @@ of its root and a token that admits one node, once, within --ttl. Whoever has th
 line first can join as that node, so hand it over as you would a password.`,
 		Example: "  kith nodes add vm-7 --class vms",
 	}
-	class := cmd.Flags().String("class", "", "the node rule that admits it (required)")
+	class := cmd.Flags().String("class", "", "the node rule that admits it (default: the only one there is)")
 	ttl := cmd.Flags().Duration("ttl", 10*time.Minute, "how long the line is good for, at most 10m")
 	dryRun := cmd.Flags().Bool("dry-run", false, "check the name and the class, make no token")
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *class == "" {
-			return usagef(cmd, "node %s: say which node rule admits it, as in --class vms", args[0])
-		}
 		if *dryRun {
 			return a.nodesAddDry(cmd.Context(), args[0], *class)
 		}
@@ -171,6 +168,9 @@ func (a *app) nodesAddDry(ctx context.Context, name, class string) error {
 	}
 	if len(objects) == 0 {
 		return a.unknown(ctx, "node", class)
+	}
+	if class == "" {
+		class = objects[0].GetNodeRule().GetName()
 	}
 	fmt.Fprintf(a.stdout, "would admit node %s of class %s\nnothing was changed (--dry-run)\n", name, class)
 	return nil
