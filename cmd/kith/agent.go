@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +24,7 @@ func (a *app) agentVerb() *cobra.Command {
 		Use: "agent", Short: "serve the workloads of this node", Args: atMost(0),
 		Long: `Identify the workloads of this node, keep their SVIDs fresh and bring rules to
 their proxies. The node has to have joined once (kith join); after that the agent
-goes on while the server is away.`,
+goes on while the server is away. SIGHUP renews every workload's SVID at once.`,
 		Example: "  kith agent\n  systemctl enable --now kith-agent",
 	}
 	cmd.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error (log.level)")
@@ -88,11 +90,28 @@ func (a *app) serveAgent(ctx context.Context, file config.File) error {
 		log.Info("metrics", "address", m.Addr())
 		parts = append(parts, run.Part{Name: "metrics", Run: m.Run})
 	}
-	parts = append(parts, run.Part{Name: "agent", Run: served.Run, Ready: served.Ready()})
+	parts = append(parts,
+		run.Part{Name: "agent", Run: served.Run, Ready: served.Ready()},
+		run.Part{Name: "hangup", Run: func(ctx context.Context) error { return onHangup(ctx, served.RenewAll) }})
 	return run.Group(ctx, run.Config{
 		Log: log, Notify: run.NewNotifier(os.Getenv),
 		OnReady: func() { log.Info("agent ready", "socket", a.paths.AgentSocket) },
 	}, parts...)
+}
+
+// onHangup calls act at each SIGHUP until ctx ends.
+func onHangup(ctx context.Context, act func()) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			act()
+		}
+	}
 }
 
 // makeDirs makes the private state directory and the one of the sockets.

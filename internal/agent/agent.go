@@ -127,6 +127,13 @@ func (a *Agent) Close() error {
 	return err
 }
 
+// RenewAll makes every workload's SVID due at once, as after a suspicion that
+// a key has leaked. Workloads keep the old one until the new one is there.
+func (a *Agent) RenewAll() {
+	a.cfg.Log.Info("renewing all workload SVIDs")
+	a.identities.Renew()
+}
+
 // Ready is closed once the socket serves and the agent knows its rules.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
