@@ -203,3 +203,28 @@ func TestPoint2ReachCountsTheNodesOfEachID(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// Whatever way a requirement spells an attribute, it names it.
+func TestPoint1EverySpellingNamesTheAttribute(t *testing.T) {
+	d, err := standardDialect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string][]string{
+		`.node.name == "x"`:                                             {"node.name"},
+		`true || node.name == "x"`:                                      {"node.name"},
+		`[node.name].exists(n, n == workload.unix.user)`:                {"node.name", "workload.unix.user"},
+		`workload.unix.groups.all(g, g != node.class)`:                  {"node.class", "workload.unix.groups"},
+		`(present(node.name) ? node.class : "x") == "x"`:                {"node.class"},
+		`size(workload.unix.groups) > 1 && "a" in workload.unix.groups`: {"workload.unix.groups"},
+	} {
+		r, err := d.compile(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if !slices.Equal(r.attributes, want) {
+			t.Errorf("%s names %v, want %v", text, r.attributes, want)
+		}
+	}
+}

@@ -119,6 +119,7 @@ func (c *child) runOnce(ctx context.Context, ready func()) error {
 	cmd := exec.Command(c.binary, c.args...)
 	cmd.Stdin = hold // the member ends when the other side, ours alone, closes
 	cmd.SysProcAttr = childAttributes()
+	cmd.Env = memberEnv()
 	stdout, err1 := cmd.StdoutPipe()
 	stderr, err2 := cmd.StderrPipe()
 	if err := errors.Join(err1, err2); err != nil {
@@ -146,6 +147,19 @@ func (c *child) runOnce(ctx context.Context, ready func()) error {
 		return fmt.Errorf("wait for store member: %w", err)
 	}
 	return words.reason(state.String())
+}
+
+// memberEnv is all of our environment that the member gets to see: what the Go
+// runtime and its instruments read. Passphrases and addresses are none of its
+// business.
+func memberEnv() []string {
+	env := []string{}
+	for _, name := range []string{"GODEBUG", "GOTRACEBACK", "GOMAXPROCS", "GOMEMLIMIT", "GORACE", "GOCOVERDIR"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 func (c *child) setProcess(p *os.Process) {

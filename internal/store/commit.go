@@ -10,6 +10,7 @@ import (
 	"github.com/kith-id/kith/internal/registry"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 )
 
 // Commit implements registry.Store. Each round reads the revision and the
@@ -237,13 +238,16 @@ func (e *Etcd) commitError(a attempt, err error) error {
 	return fmt.Errorf("%w: %w", kind, err)
 }
 
-// retryable reports whether an error is the member's absence, not an answer.
+// retryable reports whether an error may be the member's absence. An answer
+// about the request itself would be the same again.
 func retryable(err error) bool {
-	switch {
-	case errors.Is(err, rpctypes.ErrCorrupt), errors.Is(err, rpctypes.ErrPermissionDenied),
-		errors.Is(err, rpctypes.ErrTooManyOps), errors.Is(err, rpctypes.ErrDuplicateKey),
-		errors.Is(err, rpctypes.ErrEmptyKey):
-		return false
+	var answer rpctypes.EtcdError
+	if errors.As(err, &answer) {
+		switch answer.Code() {
+		case codes.InvalidArgument, codes.OutOfRange, codes.PermissionDenied, codes.Unauthenticated, codes.DataLoss, codes.Unimplemented:
+			return false
+		}
+		return true
 	}
 	return !errors.Is(err, context.Canceled)
 }

@@ -260,3 +260,22 @@ func TestLongAbsenceIsRefusedAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSignalsToTheFamilySpareTheMember sends what systemd and terminals send
+// to every process of a service: the server has yet to write its last.
+func TestSignalsToTheFamilySpareTheMember(t *testing.T) {
+	t.Parallel()
+	e := openEtcd(t, testConfig(t))
+	pid := e.child.pid()
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		if err := syscall.Kill(pid, signal); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := putOne(t.Context(), e, "a/x", "one"); err != nil {
+			t.Errorf("after %s: %v", signal, err)
+		}
+	}
+	if e.child.pid() != pid {
+		t.Error("the member was restarted")
+	}
+}

@@ -159,17 +159,17 @@ func openError(path string, err error) error {
 
 // newClient dials the member. It reconnects fast, since the member is a few
 // milliseconds away and back in less than a second.
-func newClient(ctx context.Context, endpoint string) (*clientv3.Client, error) {
+func newClient(ctx context.Context, endpoint string, more ...grpc.DialOption) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Context:            ctx,
 		Endpoints:          []string{endpoint},
 		Logger:             zap.NewNop(),
 		MaxCallSendMsgSize: 2 * maxRequestBytes,
 		BackoffWaitBetween: 25 * time.Millisecond,
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		DialOptions: append(more, grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 25 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: time.Second,
-		})},
+		})),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)

@@ -60,9 +60,12 @@ const (
 )
 
 // RunMember is the child process: one etcd member on a unix socket, for the
-// server that started it. It ends when ctx does, when its standard input
-// closes, or on SIGTERM, and prints its logs as JSON lines on standard error.
-// It writes to no other file than those below --dir and opens no TCP port.
+// server that started it. It ends when its standard input closes, and says what
+// happens to it on its standard output and, as JSON lines, standard error. It
+// writes only below --dir and opens no TCP port.
+//
+// Signals and ctx's end are ignored: systemd and terminals signal the whole
+// family at once, and the member must outlive the server's last write.
 func RunMember(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("store-member", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -74,9 +77,8 @@ func RunMember(ctx context.Context, args []string) error {
 	if *dir == "" || flags.NArg() > 0 {
 		return fault.Hint(fault.Invalidf("store member: want --dir and nothing else"), "kith server starts it by itself")
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	ctx, cancel := context.WithCancel(ctx)
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	go func() { // ends with the process: a read of stdin cannot be interrupted
 		_, _ = io.Copy(io.Discard, os.Stdin)
