@@ -10,7 +10,9 @@ import (
 // errPower is what a disk says after its power went.
 var errPower = errors.New("power is gone")
 
-const sector = 512
+// sector is what is written whole: smaller than on any true disk, so that
+// headers tear too.
+const sector = 32
 
 // disk is a file that keeps what was written apart from what was synced, and
 // that can lose its power at any operation.
