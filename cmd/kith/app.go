@@ -138,7 +138,29 @@ func (a *app) locate(cmd *cobra.Command) error {
 		return err
 	}
 	a.paths = paths.With(file)
+	a.nearestAgent(cmd)
 	return nil
+}
+
+// systemAgent is the socket of the agent that serves every user of this host.
+const systemAgent = "/run/kith/agent.sock"
+
+// nearestAgent finds the agent where nobody said which: under kith run the one
+// that it names; for a user without an agent of their own the host's.
+func (a *app) nearestAgent(cmd *cobra.Command) {
+	if os.Getenv("KITH_AGENT_SOCKET") != "" || cmd.Flags().Changed("agent-socket") || cmd.Flags().Changed("run-dir") {
+		return
+	}
+	if path, ok := strings.CutPrefix(os.Getenv("SPIFFE_ENDPOINT_SOCKET"), "unix://"); ok {
+		a.paths.AgentSocket = path
+		return
+	}
+	if os.Getenv("KITH_RUN_DIR") != "" || present(a.paths.AgentSocket) == nil {
+		return
+	}
+	if present(systemAgent) == nil {
+		a.paths.AgentSocket = systemAgent
+	}
 }
 
 // withoutConfig marks a verb that works although kith.yaml is broken.

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kith-id/kith"
+	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/obs"
 	"github.com/kith-id/kith/internal/proxy"
 	"github.com/kith-id/kith/internal/run"
@@ -40,7 +42,7 @@ func (a *app) serveProxy(ctx context.Context, f *proxyFlags, metrics string) err
 	if err != nil {
 		return err
 	}
-	cfg, err := f.config(log)
+	cfg, err := f.config(a, log)
 	if err != nil {
 		return err
 	}
@@ -95,7 +97,7 @@ func (f *proxyFlags) logLevel(otherwise string) string {
 }
 
 // config reads the flags; the outbound listener is on a free port.
-func (f *proxyFlags) config(log *slog.Logger) (proxy.Config, error) {
+func (f *proxyFlags) config(a *app, log *slog.Logger) (proxy.Config, error) {
 	cfg := proxy.Config{
 		Outbound: "127.0.0.1:0", Advertise: f.advertise, UnsafeUpstream: f.unsafeUpstream, Environ: os.Environ(), Log: log,
 	}
@@ -113,8 +115,45 @@ func (f *proxyFlags) config(log *slog.Logger) (proxy.Config, error) {
 		}
 		cfg.Upstreams = append(cfg.Upstreams, u)
 	}
+	if len(cfg.Advertise) == 0 && len(cfg.Expose) > 0 {
+		advertise, err := a.advertised(cfg.Expose)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Advertise = advertise
+	}
 	for _, uid := range f.allowUIDs {
 		cfg.AllowUIDs = append(cfg.AllowUIDs, uint32(uid))
 	}
 	return cfg, nil
+}
+
+// advertised is where callers dial the exposures, by the host's agent.advertise;
+// none for wherever they listen. A user's service is on the host's agent, whose
+// configuration is the system's.
+func (a *app) advertised(exposed []proxy.Exposure) ([]string, error) {
+	path := a.paths.Config
+	if a.paths.AgentSocket == systemAgent {
+		path = "/etc/kith/kith.yaml"
+	}
+	file, err := config.LoadOptional(path)
+	if err != nil {
+		return nil, err
+	}
+	if file.Agent.Advertise == "" {
+		return nil, nil
+	}
+	var at []string
+	for _, e := range exposed {
+		host, port, err := net.SplitHostPort(e.Listen)
+		if err != nil {
+			return nil, err
+		}
+		if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+			at = append(at, e.Listen) // said to be this one and no other
+			continue
+		}
+		at = append(at, net.JoinHostPort(file.Agent.Advertise, port))
+	}
+	return at, nil
 }

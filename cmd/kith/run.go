@@ -51,7 +51,7 @@ func (a *app) runProgram(ctx context.Context, f *proxyFlags, command []string) e
 	if err != nil {
 		return err
 	}
-	cfg, err := f.config(log)
+	cfg, err := f.config(a, log)
 	if err != nil {
 		return err
 	}
