@@ -13,19 +13,21 @@ import (
 type trie struct {
 	segments interner
 	edges    edges
-	nodes    []node  // nodes[0] is no node
-	entries  []entry // entries[0] is no entry
-	empty    uint32  // the number of the empty segment
-	tails    bool    // some template goes on behind {**}
-	depth    int     // most segments before the end or {**} of any template
+	nodes    []node   // nodes[0] is no node
+	entries  []entry  // entries[0] is no entry
+	last     []uint32 // by node, while filling: the last of its entries
+	empty    uint32   // the number of the empty segment
+	tails    bool     // some template goes on behind {**}
+	depth    int      // most segments before the end or {**} of any template
+	literals uint32   // bit n: some template has a literal for its segment n
 }
 
 // node is where some templates have got to.
 type node struct {
-	one         uint32 // child by any one segment that is not empty
-	rest        uint32 // root of the branch behind {**}
-	first, last uint32 // entries of the templates that end here
-	some        uint32 // some entry at or below this node, for near misses
+	one   uint32 // child by any one segment that is not empty
+	rest  uint32 // root of the branch behind {**}
+	first uint32 // the first entry of a template that ends here
+	some  uint32 // some entry at or below this node, for near misses
 }
 
 // entry is one action of one rule at the node its template ends in.
@@ -38,13 +40,14 @@ type entry struct {
 
 // newTrie makes a trie with room for about so many rules.
 func newTrie(rules int) trie {
-	t := trie{segments: newInterner(), edges: newEdges(), nodes: make([]node, 1, 1+2*rules), entries: make([]entry, 1, 1+rules)}
+	t := trie{segments: newInterner(), edges: newEdges(), nodes: make([]node, 1, 1+2*rules), last: make([]uint32, 1, 1+2*rules), entries: make([]entry, 1, 1+rules)}
 	t.empty = t.segments.add("")
 	return t
 }
 
 func (t *trie) root() uint32 {
 	t.nodes = append(t.nodes, node{})
+	t.last = append(t.last, 0)
 	return uint32(len(t.nodes) - 1)
 }
 
@@ -61,7 +64,10 @@ func (t *trie) insert(root uint32, parts []part, e entry, redundant func(there e
 	t.depth = max(t.depth, len(head))
 	t.tails = t.tails || len(tail) > 0
 	at := t.mark(root, number)
-	for _, p := range head {
+	for i, p := range head {
+		if p.kind == literal {
+			t.literals |= 1 << i
+		}
 		at = t.mark(t.child(at, p), number)
 	}
 	if open >= 0 {
@@ -84,9 +90,9 @@ func (t *trie) insert(root uint32, parts []part, e entry, redundant func(there e
 	if n.first == 0 {
 		n.first = number
 	} else {
-		t.entries[n.last].next = number
+		t.entries[t.last[at]].next = number
 	}
-	n.last = number
+	t.last[at] = number
 }
 
 func (t *trie) mark(n, number uint32) uint32 {
@@ -115,7 +121,7 @@ func (t *trie) child(parent uint32, p part) uint32 {
 
 // compact gives back what growing left over.
 func (t *trie) compact() {
-	t.nodes = fitted(t.nodes)
+	t.nodes, t.last = fitted(t.nodes), nil
 	t.entries = fitted(t.entries)
 	t.segments.bytes = fitted(t.segments.bytes)
 }
@@ -141,11 +147,23 @@ type query struct {
 	all      []uint32
 }
 
-// aim points q at path, which is normal.
+// aim points q at path, which is normal. Where no template has a literal, as in
+// the place of an ID, it is enough to know whether the segment is empty.
 func (t *trie) aim(q *query, path string) {
 	q.path = path
 	start, n := 1, 0
 	for ; n < t.depth && start <= len(path); n++ {
+		if t.literals>>n&1 == 0 {
+			i := strings.IndexByte(path[start:], '/')
+			if i < 0 {
+				i = len(path) - start
+			}
+			if i == 0 {
+				q.head[n] = t.empty
+			}
+			start += i + 1
+			continue
+		}
 		h, word, escaped := t.segments.seed, uint64(0), false
 		i := start
 		for ; i < len(path) && path[i] != '/'; i++ {
