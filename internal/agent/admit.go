@@ -168,6 +168,7 @@ func (a *Agent) take(next *standing, event, method string) error {
 // key when it has expired or the server no longer takes it.
 func (a *Agent) keepStanding(ctx context.Context) error {
 	pause := run.Backoff{Min: 200 * time.Millisecond, Max: 5 * time.Second}
+	said := ""
 	for {
 		at := a.standing.Load()
 		life := at.svid.Expiry().Sub(at.obtained)
@@ -194,13 +195,17 @@ func (a *Agent) keepStanding(ctx context.Context) error {
 				return nil
 			}
 			a.contact.failed(err)
-			a.cfg.Log.Warn("node svid not renewed", "error", err, "expires", at.svid.Expiry().UTC())
+			if text := err.Error(); text != said {
+				said = text
+				a.cfg.Log.Warn("node svid not renewed", "error", err, "hint", fault.HintOf(err), "expires", at.svid.Expiry().UTC())
+			}
 			if pause.Wait(ctx) != nil {
 				return nil
 			}
 			continue
 		}
 		pause.Reset()
+		said = ""
 	}
 }
 

@@ -46,7 +46,8 @@ type Agent struct {
 	identities *workload.Identities
 	outbox     outbox
 	contact    contact
-	remembered atomic.Pointer[[]*pb.LocalEndpoint]
+	remembered atomic.Pointer[[]*pb.LocalEndpoint] // of before the start, for a while
+	frozen     atomic.Pointer[[]*pb.LocalEndpoint] // of before the stop, for the cache
 	keep       keeper
 	metrics    *metrics
 }

@@ -50,13 +50,12 @@ type svidCache struct {
 	SVIDs []workload.Saved `json:"svids"`
 }
 
-// keepCache writes the cache behind changes until ctx ends.
+// keepCache writes the cache behind changes until ctx ends, and then once more.
 func (a *Agent) keepCache(ctx context.Context) {
-	for {
+	for ended := false; !ended; {
 		state, svids := false, false
 		select {
 		case <-ctx.Done():
-			return
 		case <-a.keep.state:
 			state = true
 		case <-a.keep.svids:
@@ -64,26 +63,26 @@ func (a *Agent) keepCache(ctx context.Context) {
 		}
 		timer := time.NewTimer(cachePause)
 		select {
-		case <-ctx.Done(): // write what is there, then end
+		case <-ctx.Done():
+			ended = true
 		case <-timer.C:
 		}
 		timer.Stop()
-		select {
-		case <-a.keep.state:
-			state = true
-		default:
-		}
-		select {
-		case <-a.keep.svids:
-			svids = true
-		default:
-		}
-		if state {
+		if state = poked(a.keep.state) || state; state {
 			a.cacheFailed(a.saveState())
 		}
-		if svids {
+		if svids = poked(a.keep.svids) || svids; svids {
 			a.cacheFailed(a.saveSVIDs())
 		}
+	}
+}
+
+func poked(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -106,7 +105,11 @@ func (a *Agent) saveState() error {
 	if file.Directory, err = proto.Marshal(a.catalog.view()); err != nil {
 		return err
 	}
-	for _, e := range a.points.endpoints(w) {
+	endpoints := a.points.endpoints(w)
+	if frozen := a.frozen.Load(); frozen != nil {
+		endpoints = *frozen
+	}
+	for _, e := range endpoints {
 		raw, err := proto.Marshal(e)
 		if err != nil {
 			return err

@@ -173,7 +173,7 @@ func TestJoinFailsClearly(t *testing.T) {
 		"wrong token":   {func(c *Config) { c.Join = said("guess") }, "refused", fault.Denied},
 		"no server":     {func(c *Config) { c.Server = "127.0.0.1:1" }, "cannot be reached: dial tcp 127.0.0.1:1: connect: connection refused", fault.Internal},
 		"never joined":  {func(c *Config) { c.Join, c.Server = nil, "" }, "has not joined", fault.NotFound},
-		"clock behind":  {func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-10 * time.Minute) } }, "clock is at least 8m", fault.Internal},
+		"clock behind":  {func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-630 * time.Second) } }, "clock is at least 9m", fault.Internal},
 		"clock ahead":   {func(c *Config) { c.Now = func() time.Time { return time.Now().Add(3 * time.Hour) } }, "clock is at least 2h", fault.Internal},
 		"long socket":   {func(c *Config) { c.Socket = "/" + strings.Repeat("x", 107) }, "is 108 bytes long; the system allows 107", fault.Invalid},
 		"no state dir":  {func(c *Config) { c.StateDir = "" }, "state directory", fault.Invalid},

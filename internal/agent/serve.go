@@ -43,6 +43,11 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 		return fmt.Errorf("serve %s: %w", a.cfg.Socket, err)
 	case <-ctx.Done():
 	}
+	// The points that go now will be back: the cache keeps where they answered.
+	if w := a.world.Load(); w != nil {
+		endpoints := a.points.endpoints(w)
+		a.frozen.Store(&endpoints)
+	}
 	// Streams here never end by themselves, and every client attaches again: a
 	// graceful stop would only be a slower one.
 	server.Stop()

@@ -59,8 +59,11 @@ func (a *Agent) follow(ctx context.Context) error {
 			a.cfg.Log.Warn("server away", "server", a.up.address, "error", err, "hint", fault.HintOf(err))
 		}
 		a.judge(err, worked)
+		if fault.Is(err, fault.Conflict) { // another agent has our name: do not race it
+			pause = run.Backoff{Min: 4 * time.Second, Max: 30 * time.Second}
+		}
 		if a.cfg.Now().Sub(lost) > eager {
-			pause.Max = 5 * time.Second
+			pause.Max = max(pause.Max, 5*time.Second)
 		}
 		if pause.Wait(ctx) != nil {
 			return nil

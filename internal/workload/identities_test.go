@@ -169,7 +169,7 @@ func TestAnswerMustBeWhatWasAsked(t *testing.T) {
 		}
 		return [][]byte{der}
 	}
-	now := time.Now()
+	now := time.Now().Truncate(time.Second)
 	for name, c := range map[string]struct {
 		chain [][]byte
 		err   string

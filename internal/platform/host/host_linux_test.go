@@ -271,6 +271,39 @@ func TestDeletedAndMemoryProgramsHaveNoPath(t *testing.T) {
 	}
 }
 
+func TestOddProgramNamesAreLeftOut(t *testing.T) {
+	text, err := os.ReadFile("/bin/cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a\xffb", "a\nb", "a\x01b"} {
+		odd := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(odd, text, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(odd)
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		h := New()
+		peer, err := h.Find(int32(cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		attrs, err := h.Inspect(context.Background(), peer)
+		if err != nil || attrs[attrPath] != "" || attrs.Validate() != nil {
+			t.Errorf("%q: got %q, %v", name, attrs, err)
+		}
+		peer.PIDFD.Close()
+		stdin.Close()
+		_ = cmd.Wait()
+	}
+}
+
 func TestLineageFollowsParents(t *testing.T) {
 	c := connect(t, "connect")
 	line, err := New().Lineage(c.peer)

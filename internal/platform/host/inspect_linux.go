@@ -27,7 +27,9 @@ func (h *Host) InspectFor(ctx context.Context, peer attest.Peer, want func(strin
 		attrGID: registry.Int(int64(own.gid)),
 	}
 	put := func(name, value string) {
-		if value != "" {
+		// A program may lie under any bytes at all; what no rule could hold must
+		// not spoil the request of every other workload either.
+		if value != "" && (registry.Attributes{name: value}).Validate() == nil {
 			attrs[name] = value
 		}
 	}
