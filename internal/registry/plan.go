@@ -72,7 +72,7 @@ func (r *compiledIdentity) matchesNothing(classes []string) string {
 	return ""
 }
 
-// keepsSlash reports whether no filter of the placeholder removes slashes.
+// keepsSlash reports whether no filter of the slot removes slashes.
 func (p part) keepsSlash() bool {
 	return !slices.ContainsFunc(p.filters, func(f filter) bool { return f.name == "slug" || f.name == "hash" })
 }
@@ -158,7 +158,7 @@ func (s segment) shape(class string) segmentShape {
 	return out
 }
 
-// filtered is what the placeholder's filters make of a value.
+// filtered is what the slot's filters make of a value.
 func (p part) filtered(value string) string {
 	for _, f := range p.filters {
 		value = f.apply(value)

@@ -80,7 +80,7 @@ func (t *template) pattern(class string) string {
 	return b.String()
 }
 
-// text is the placeholder as it is written.
+// text is the slot as it is written.
 func (p part) text() string {
 	var b strings.Builder
 	b.WriteString("{" + p.attr)

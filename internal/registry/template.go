@@ -16,7 +16,7 @@ const reservedSegment = "kith"
 // Bounds of a template. maxTemplate leaves room for the ID it renders.
 const (
 	maxTemplate     = 1024
-	maxPlaceholders = 16
+	maxSlots = 16
 	maxFilters      = 8
 	hashBytes       = 16 // 128 bits in 32 hex characters
 )
@@ -29,10 +29,10 @@ type template struct {
 	segments []segment
 }
 
-// segment is one path segment: literals and placeholders in order.
+// segment is one path segment: literals and slots in order.
 type segment []part
 
-// part is a literal, or a placeholder if attr is set.
+// part is a literal, or a slot if attr is set.
 type part struct {
 	literal string
 	attr    string
@@ -63,8 +63,8 @@ func parseTemplate(text string, schema definitions) (*template, error) {
 		}
 		t.segments = append(t.segments, s)
 	}
-	if p.placeholders > maxPlaceholders {
-		return nil, fault.Invalidf("template %s names %d attributes; at most %d", text, p.placeholders, maxPlaceholders)
+	if p.slots > maxSlots {
+		return nil, fault.Invalidf("template %s names %d attributes; at most %d", text, p.slots, maxSlots)
 	}
 	if err := t.checkReserved(); err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func splitSegments(s string) []string {
 
 type templateParser struct {
 	schema       definitions
-	placeholders int
+	slots int
 }
 
 func (p *templateParser) segment(raw string) (segment, error) {
@@ -121,11 +121,11 @@ func (p *templateParser) segment(raw string) (segment, error) {
 		if end < 0 {
 			return nil, fault.Invalidf("%q is not closed with }", rest)
 		}
-		placeholder, err := p.placeholder(rest[1:end])
+		slot, err := p.slot(rest[1:end])
 		if err != nil {
 			return nil, err
 		}
-		s = append(s, placeholder)
+		s = append(s, slot)
 		rest = rest[end+1:]
 	}
 	if len(s) == 1 && (s[0].literal == "." || s[0].literal == "..") {
@@ -134,8 +134,8 @@ func (p *templateParser) segment(raw string) (segment, error) {
 	return s, nil
 }
 
-func (p *templateParser) placeholder(raw string) (part, error) {
-	p.placeholders++
+func (p *templateParser) slot(raw string) (part, error) {
+	p.slots++
 	words := strings.Split(raw, "|")
 	name := words[0]
 	d, ok := p.schema.find(name)

@@ -107,12 +107,20 @@ func TestKilledMemberLosesNothing(t *testing.T) {
 	}
 	close(stop)
 	running.Wait()
+	checkNothingLost(ctx, t, e, w, &acked, total.Load())
+	t.Logf("%d commits", total.Load())
+}
+
+// checkNothingLost compares what was acknowledged with what the store holds
+// and with what the watch saw.
+func checkNothingLost(ctx context.Context, t *testing.T, e *Etcd, w registry.Watch, acked *sync.Map, total int64) {
+	t.Helper()
 	items, version, err := e.Range(ctx, "w/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if int64(len(items)) != total.Load() || version != registry.Version(total.Load()) {
-		t.Errorf("%d items at version %d after %d acknowledged commits", len(items), version, total.Load())
+	if int64(len(items)) != total || version != registry.Version(total) {
+		t.Errorf("%d items at version %d after %d acknowledged commits", len(items), version, total)
 	}
 	for _, item := range items {
 		if v, ok := acked.Load(item.Key); !ok || v != item.Version || string(item.Value) != item.Key {
@@ -128,7 +136,6 @@ func TestKilledMemberLosesNothing(t *testing.T) {
 			t.Fatalf("watch: version %d is %s, which was acknowledged at %v", want, batch.Events[0].Key, v)
 		}
 	}
-	t.Logf("%d commits", total.Load())
 }
 
 func TestConsumptionSurvivesAKill(t *testing.T) {
