@@ -15,10 +15,10 @@ const reservedSegment = "kith"
 
 // Bounds of a template. maxTemplate leaves room for the ID it renders.
 const (
-	maxTemplate     = 1024
-	maxSlots = 16
-	maxFilters      = 8
-	hashBytes       = 16 // 128 bits in 32 hex characters
+	maxTemplate = 1024
+	maxSlots    = 16
+	maxFilters  = 8
+	hashBytes   = 16 // 128 bits in 32 hex characters
 )
 
 // template is a parsed ID template such as
@@ -94,8 +94,8 @@ func splitSegments(s string) []string {
 }
 
 type templateParser struct {
-	schema       definitions
-	slots int
+	schema definitions
+	slots  int
 }
 
 func (p *templateParser) segment(raw string) (segment, error) {
