@@ -25,6 +25,12 @@ func (f *faults) bound(path string, n, limit int) {
 	}
 }
 
+func (f *faults) owner(path, owner string) {
+	if len(owner) > maxOwner {
+		f.add(path+".owner", fault.Invalidf("longer than %d bytes", maxOwner))
+	}
+}
+
 // err is nil, the one fault, or all of them as one Invalid error.
 func (f *faults) err() error {
 	switch len(f.list) {

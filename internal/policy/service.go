@@ -66,7 +66,7 @@ func (s Service) check(f *faults) {
 	f.bound(at+".identities", len(s.Identities), maxIdentities)
 	f.bound(at+".run_as", len(s.RunAs), maxRunAs)
 	f.bound(at+".endpoints", len(s.Endpoints), maxEndpoints)
-	f.bound(at+".owner", len(s.Owner), maxOwner)
+	f.owner(at, s.Owner)
 	for i, identity := range s.Identities {
 		if err := checkIdentity(identity); err != nil {
 			f.add(index(at+".identities", i), err)

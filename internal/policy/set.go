@@ -110,7 +110,7 @@ func (v *validation) rule(name string, r Rule) {
 	v.faults.bound(at+".except", len(r.Except), maxFrom)
 	v.faults.bound(at+".allow", len(r.Allow), maxActions)
 	v.faults.bound(at+".deny", len(r.Deny), maxActions)
-	v.faults.bound(at+".owner", len(r.Owner), maxOwner)
+	v.faults.owner(at, r.Owner)
 	v.sources(at+".from", r.From)
 	v.sources(at+".except", r.Except)
 	targets := v.targets(at+".to", r)

@@ -66,8 +66,9 @@ func TestAllFaultsAreReportedAtOnce(t *testing.T) {
 			t.Errorf("missing %s", want)
 		}
 	}
-	if t.Failed() {
+	if t.Failed() || fault.HintOf(err) == "" {
 		t.Log(err)
+		t.Error("the first hint is lost")
 	}
 	if set := (Set{}); func() error { _, err := set.Validate(); return err }() == nil {
 		t.Error("a set without a trust domain is valid")
@@ -136,6 +137,22 @@ func TestWarnings(t *testing.T) {
 		}
 		if !ok {
 			t.Errorf("%s: got %q, %v; want %q", name, got, err, tc.want)
+		}
+	}
+}
+
+func TestListsAreBounded(t *testing.T) {
+	many := slices.Repeat([]string{"web"}, 2000)
+	for name, set := range map[string]Set{
+		"from":       newSet(t, shop(), Rule{Name: "r", From: many, To: "orders", Allow: []string{"GET /"}}),
+		"except":     newSet(t, shop(), Rule{Name: "r", From: []string{"any"}, To: "orders", Deny: []string{"GET /"}, Except: many}),
+		"allow":      newSet(t, shop(), Rule{Name: "r", From: []string{"web"}, To: "orders", Allow: slices.Repeat([]string{"GET /"}, 2000)}),
+		"deny":       newSet(t, shop(), Rule{Name: "r", From: []string{"web"}, To: "orders", Deny: slices.Repeat([]string{"GET /"}, 2000)}),
+		"run_as":     newSet(t, append(shop(), Service{Name: "x", Identities: []string{"/x"}, Protocol: HTTP, RunAs: many})),
+		"identities": newSet(t, append(shop(), Service{Name: "x", Identities: slices.Repeat([]string{"/x"}, 2000), Protocol: HTTP})),
+	} {
+		if _, err := set.Validate(); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), name+": 2000 entries, at most") {
+			t.Errorf("%s: got %.200v", name, err)
 		}
 	}
 }
