@@ -24,6 +24,10 @@ const (
 	firstPause  = 50 * time.Millisecond
 	longestWait = 2 * time.Second
 	steadyAfter = 500 * time.Millisecond // a member that ran this long is restarted at once
+
+	// startAttempts is how often a member that is killed before it serves is
+	// started again. One that says why it cannot is not: that will not pass.
+	startAttempts = 10
 )
 
 // child runs the member process and starts it again whenever it ends.
@@ -75,7 +79,7 @@ func (c *child) run(ctx context.Context, first chan<- error) {
 		}
 	}
 	pause, before := firstPause, ""
-	for {
+	for attempt := 1; ; attempt++ {
 		started := time.Now()
 		err := c.runOnce(ctx, func() {
 			c.health.back()
@@ -85,7 +89,8 @@ func (c *child) run(ctx context.Context, first chan<- error) {
 			report(ctx.Err())
 			return
 		}
-		if first != nil {
+		var killed killedError
+		if first != nil && (attempt == startAttempts || !errors.As(err, &killed)) {
 			report(err)
 			return
 		}
@@ -241,6 +246,12 @@ func (w *memberWords) reason(state string) error {
 	case w.worst != "":
 		return fmt.Errorf("%s: %s", state, w.worst)
 	default:
-		return fmt.Errorf("%s", state)
+		return killedError{state}
 	}
 }
+
+// killedError is the end of a member that said nothing about it: somebody
+// killed it.
+type killedError struct{ state string }
+
+func (k killedError) Error() string { return "store member ended without a word: " + k.state }

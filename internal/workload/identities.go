@@ -60,6 +60,7 @@ type entry struct {
 	issued  *Issued
 	due     time.Time // when to sign next, while leased
 	signing bool
+	again   bool // Renew was called while signing: that one may be from before
 	backoff time.Duration
 	err     error // of the last attempt, nil once one worked
 }
@@ -117,12 +118,12 @@ func (m *Identities) Retry() {
 	m.wake()
 }
 
-// Renew makes every wanted SVID due at once.
+// Renew makes every wanted SVID due at once, one that is being signed once more.
 func (m *Identities) Renew() {
 	m.mu.Lock()
 	now := m.cfg.Now()
 	for _, e := range m.entries {
-		e.due = now
+		e.due, e.again = now, e.signing
 	}
 	m.mu.Unlock()
 	m.wake()

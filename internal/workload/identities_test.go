@@ -209,3 +209,23 @@ func TestClosestRule(t *testing.T) {
 		t.Error("found a rule where there is none")
 	}
 }
+
+// A renewal asked for while one is under way is another one: the first may
+// have been signed before whatever made the second necessary.
+func TestRenewDuringSigningSignsOnceMore(t *testing.T) {
+	w := newWorld(t)
+	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	l := ids.Acquire(workloadNumber(1))
+	batch, _ := ids.due()
+	ids.Renew()
+	ids.sign(t.Context(), batch)
+	first := l.State()[0].Issued
+	again, _ := ids.due()
+	if first == nil || len(again) != 1 {
+		t.Fatalf("after Renew while signing: issued %v, %d due, want one issued and one due", first, len(again))
+	}
+	ids.sign(t.Context(), again)
+	if more, _ := ids.due(); len(more) != 0 {
+		t.Errorf("after signing again: %d due, want none", len(more))
+	}
+}

@@ -96,6 +96,9 @@ func (m *Identities) finish(batch []*entry, keys []*ecdsa.PrivateKey, results []
 			e.due = renewal(now, e.issued.NotAfter)
 			renewed = true
 		}
+		if e.again {
+			e.again, e.due = false, now
+		}
 		e.notify()
 	}
 	m.mu.Unlock()

@@ -1,0 +1,34 @@
+package store
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A server and its store member may be killed in any order, also while the
+// server waits for a member that has just been started.
+func TestMemberKilledBeforeItServesIsStartedAgain(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t)
+	dir := t.TempDir()
+	marker := filepath.Join(dir, "killed-once")
+	binary := filepath.Join(dir, "member")
+	script := fmt.Sprintf("#!/bin/sh\nif mkdir %q 2>/dev/null; then kill -9 $$; fi\nexec %q \"$@\"\n", marker, self)
+	if err := os.WriteFile(binary, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Binary = binary
+	e, err := OpenEtcd(t.Context(), cfg)
+	if err != nil {
+		t.Fatalf("open a store whose first member was killed: %v", err)
+	}
+	defer e.Close()
+	if _, err := os.Stat(marker); err != nil {
+		t.Errorf("the first member was not killed: %v", err)
+	}
+}
