@@ -110,6 +110,17 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	}
 }
 
+func TestOldWarningsAreNotRepeated(t *testing.T) {
+	r := start(t, nil)
+	if got := r.apply(&pb.ApplyRequest{Put: shop()}).GetWarnings(); len(got) != 0 {
+		t.Errorf("a change of services warns of the starting rules: %q", got)
+	}
+	everybody := &pb.Object{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{Name: "all", Id: "/{node.class}/all"}}}
+	if got := r.apply(&pb.ApplyRequest{Put: []*pb.Object{everybody}}).GetWarnings(); !strings.Contains(strings.Join(got, "\n"), "identities.all") {
+		t.Errorf("a rule for every process: got warnings %q, want one about it", got)
+	}
+}
+
 func TestCreateOnlyRefusesToReplace(t *testing.T) {
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: append(shop(), rule("r", "web", "orders", "GET /a"))})

@@ -85,7 +85,7 @@ func newPlan(snap *snapshot, req *pb.ApplyRequest, dev bool) (plan, error) {
 	if len(p.edits) == 0 {
 		return plan{base: snap}, nil
 	}
-	warnings, err := p.next.validate()
+	warnings, err := p.judge()
 	if err != nil {
 		return plan{}, err
 	}
@@ -93,6 +93,23 @@ func newPlan(snap *snapshot, req *pb.ApplyRequest, dev bool) (plan, error) {
 		return plan{}, fault.Hint(fault.Invalidf("%d changes at once, at most %d", len(p.edits), maxChanges), "apply the files one after the other, services first")
 	}
 	return plan{base: snap, edits: p.edits, warnings: append(p.unused(), warnings...)}, nil
+}
+
+// judge validates the state as it would be. Of its warnings it returns those
+// that the change brings: what was known before is not told again.
+func (p *planner) judge() ([]string, error) {
+	rules := slices.ContainsFunc(p.edits, func(e edit) bool {
+		return e.key.kind == registry.KindNode || e.key.kind == registry.KindIdentity
+	})
+	warnings, err := p.next.validate(rules)
+	if err != nil || len(warnings) == 0 {
+		return nil, err
+	}
+	before, err := p.snap.validate(rules)
+	if err != nil {
+		return warnings, nil // the change mends what was wrong
+	}
+	return slices.DeleteFunc(warnings, func(w string) bool { return slices.Contains(before, w) }), nil
 }
 
 // joined is several faults as one error, of their kind if they agree.

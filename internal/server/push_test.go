@@ -267,3 +267,34 @@ func TestWatchShowsChangesAndNodes(t *testing.T) {
 	}
 	t.Error("the watch ended before the node was seen")
 }
+
+func TestChangeWaitsForANodeThatComesBack(t *testing.T) {
+	r := start(t, nil)
+	a := r.joined("n1")
+	a.connect()
+	a.at(1)
+	a.disconnect()
+	within(t, "the server to notice", func() bool { return r.status().GetNodesConnected() == 0 })
+	done := make(chan *pb.ChangeResult, 1)
+	go func() {
+		result, err := r.admin.Apply(t.Context(), &pb.ApplyRequest{Put: shop()})
+		if err != nil {
+			t.Errorf("Apply: %v", err)
+		}
+		done <- result
+	}()
+	within(t, "the change to be recorded", func() bool { return r.status().GetRevision() == 2 })
+	a.connect()
+	if got := <-done; got.GetAffected() != 1 || got.GetAcked() != 1 {
+		t.Errorf("a node that came back: got %v, want its ack", got)
+	}
+	a.disconnect()
+	within(t, "the server to notice", func() bool { return r.status().GetNodesConnected() == 0 })
+	got := r.apply(&pb.ApplyRequest{Put: []*pb.Object{rule("r", "web", "orders", "GET /")}})
+	if got.GetAcked() != 0 || strings.Join(got.GetLaggards(), " ") != "n1" {
+		t.Errorf("a node that went away right before: got %v, want it named", got)
+	}
+	if got = r.apply(&pb.ApplyRequest{Put: []*pb.Object{rule("r", "web", "orders", "GET /x")}}); got.GetAffected() != 0 {
+		t.Errorf("a node that is long away: got %v, want it not waited for", got)
+	}
+}
