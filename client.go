@@ -82,9 +82,16 @@ func (w *Workload) Client() *http.Client { return &http.Client{Transport: w.Tran
 // own http.Client or reverse proxy. A request goes to another endpoint only if
 // nothing of it was sent. Errors are or wrap [UnknownServiceError],
 // [NoEndpointError] and [IdentityError] where these are the cause.
-func (w *Workload) Transport() http.RoundTripper { return transport{w} }
+func (w *Workload) Transport() http.RoundTripper { return transport{w: w} }
 
-type transport struct{ w *Workload }
+// TransportHTTP1 is Transport without HTTP/2, for forwarding what came as
+// HTTP/1.1: it costs less than a change of protocol.
+func (w *Workload) TransportHTTP1() http.RoundTripper { return transport{w: w, h1: true} }
+
+type transport struct {
+	w  *Workload
+	h1 bool
+}
 
 // RoundTrip sends the request to an endpoint of the service its URL names.
 func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -104,7 +111,7 @@ func (t transport) roundTrip(req *http.Request, body *heldBody) (*http.Response,
 		return nil, err
 	}
 	pool := c.h2
-	if req.Header.Get("Upgrade") != "" {
+	if t.h1 || req.Header.Get("Upgrade") != "" {
 		pool = c.h1
 	}
 	var failed error

@@ -114,8 +114,8 @@ func (w *Workload) Handler(next http.Handler, port uint16) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		peer := w.peerOf(r)
 		request := requestOf(r, port)
-		if refusal := malformed(r); refusal != "" {
-			http.Error(rw, refusal, http.StatusBadRequest)
+		if len(r.Header["Host"]) > 0 { // HTTP/2 beside :authority; HTTP/1 never gets here with two
+			http.Error(rw, "request has a second host", http.StatusBadRequest)
 			return
 		}
 		if peer != nil && w.cfg.Now().After(peer.leaf.notAfter) {
@@ -150,9 +150,14 @@ func (w *Workload) peerOf(r *http.Request) *Peer {
 }
 
 // requestOf is what is decided. The path is that of the request target as sent:
-// the URL package has already decoded its own copy.
+// the URL package has already decoded its own copy. Targets that are no path
+// (CONNECT, *, an absolute form, a fragment anywhere) have no normal form and
+// are refused with those that have two.
 func requestOf(r *http.Request, port uint16) Request {
-	path, _, _ := strings.Cut(r.RequestURI, "?")
+	path := r.RequestURI
+	if !strings.Contains(path, "#") {
+		path, _, _ = strings.Cut(path, "?")
+	}
 	request := Request{Protocol: HTTP, Method: r.Method, Path: path, Host: r.Host, Port: port}
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		request.Protocol, request.GRPC = GRPC, true
@@ -163,20 +168,6 @@ func requestOf(r *http.Request, port uint16) Request {
 		}
 	}
 	return request
-}
-
-// malformed says why a request is refused before any decision: forms that make
-// two programs see two requests.
-func malformed(r *http.Request) string {
-	switch {
-	case r.Method == http.MethodConnect:
-		return "CONNECT is not served here"
-	case strings.Contains(r.RequestURI, "#"):
-		return "request target has a fragment"
-	case len(r.Header["Host"]) > 0:
-		return "request has a second host"
-	}
-	return ""
 }
 
 // admitted is the request as next sees it: its path is the one that was

@@ -16,6 +16,15 @@ import (
 	"github.com/kith-id/kith"
 )
 
+// appIdle is less than the keep-alive of the usual servers (gunicorn 2 s, Node
+// and uvicorn 5 s), so that we close first: a POST that meets a connection the
+// application is closing could not be sent again.
+const appIdle = 1500 * time.Millisecond
+
+// flushAfter is how long a part of an answer of known length may wait for more
+// of it. What has no length, as streams, ReverseProxy passes on at once.
+const flushAfter = 2 * time.Millisecond
+
 // app forwards allowed requests to the application. It sees a request after the
 // SDK has decided it, with the path that was decided.
 type app struct {
@@ -35,7 +44,7 @@ func newApp(p *Proxy, e Exposure) *app {
 	}
 	a.plain = &http.Transport{
 		DialContext: dial, DisableCompression: true,
-		MaxIdleConns: 256, MaxIdleConnsPerHost: 256, IdleConnTimeout: 30 * time.Second,
+		MaxIdleConns: 256, MaxIdleConnsPerHost: 256, IdleConnTimeout: appIdle,
 		ExpectContinueTimeout: time.Second, MaxResponseHeaderBytes: 256 << 10,
 		WriteBufferSize: 16 << 10, ReadBufferSize: 16 << 10,
 	}

@@ -125,7 +125,7 @@ func (h *house) outbound(as string, change ...func(*Config)) (*Proxy, *http.Clie
 }
 
 // serve runs a plain HTTP application on loopback and returns its address.
-func serve(t *testing.T, handler http.HandlerFunc) string {
+func serve(t testing.TB, handler http.HandlerFunc) string {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
@@ -148,7 +148,7 @@ func get(t *testing.T, client *http.Client, target string) (int, string, http.He
 }
 
 // listenTCP runs handle for each connection on loopback.
-func listenTCP(t *testing.T, handle func(net.Conn)) string {
+func listenTCP(t testing.TB, handle func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

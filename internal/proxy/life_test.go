@@ -254,20 +254,6 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestOwnerOfALocalConnection(t *testing.T) {
-	accepted := make(chan net.Conn, 1)
-	addr := listenTCP(t, func(conn net.Conn) { accepted <- conn; io.Copy(io.Discard, conn) })
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	uid, err := ownerOf(<-accepted)
-	if err != nil || int(uid) != testUID() {
-		t.Errorf("got uid %d, %v, want %d", uid, err, testUID())
-	}
-}
-
 func TestMetrics(t *testing.T) {
 	h := newHouse(t)
 	registry := prometheus.NewRegistry()

@@ -41,7 +41,7 @@ func newOutbound(p *Proxy) (*outbound, error) {
 		MaxIdleConns: 256, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: time.Second, MaxResponseHeaderBytes: 256 << 10,
 	}
-	o.services = o.forwarder(p.cfg.Workload.Transport())
+	o.services = o.forwarder(p.cfg.Workload.TransportHTTP1())
 	o.others = o.forwarder(o.plain)
 	return o, nil
 }
@@ -53,7 +53,7 @@ func (o *outbound) forwarder(transport http.RoundTripper) *httputil.ReverseProxy
 			pr.Out.Host = pr.In.Host
 		},
 		Transport:     transport,
-		FlushInterval: -1,
+		FlushInterval: flushAfter,
 		BufferPool:    o.p.meter.buffers,
 		ErrorHandler:  o.fail,
 		ErrorLog:      slog.NewLogLogger(o.p.log.Handler(), slog.LevelDebug),

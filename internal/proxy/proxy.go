@@ -20,7 +20,10 @@ import (
 	"github.com/kith-id/kith/internal/fault"
 )
 
-const defaultDrain = 10 * time.Second
+const (
+	defaultDrain = 10 * time.Second
+	withdrawTime = 200 * time.Millisecond // what a change may take to reach every caller
+)
 
 // Config says what a proxy does. Workload is required; without exposures,
 // upstreams and outbound listener there is nothing to do, which is an error.
@@ -217,7 +220,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	p.cfg.Workload.Advertise()
+	p.withdraw(err != nil)
 	stop()
 	drained := make(chan struct{})
 	go func() { running.Wait(); close(drained) }()
@@ -254,6 +257,19 @@ func (p *Proxy) advertise() {
 	}
 	p.log.Info("endpoints registered", "addresses", addresses)
 	p.cfg.Workload.Advertise(addresses...)
+}
+
+// withdraw takes the endpoints out of the directory and goes on serving for a
+// moment, until callers know: a request that meets a closing connection could
+// not always be sent again.
+func (p *Proxy) withdraw(atOnce bool) {
+	p.cfg.Workload.Advertise()
+	if atOnce || len(p.inbound) == 0 {
+		return
+	}
+	timer := time.NewTimer(min(withdrawTime, p.cfg.Drain/2))
+	defer timer.Stop()
+	<-timer.C
 }
 
 func (p *Proxy) closeIdle() {
