@@ -220,7 +220,9 @@ func (a *Agent) Bundle(td spiffe.TrustDomain) (*spiffe.Bundle, bool) {
 func (a *Agent) adopt(w *world) {
 	first := a.world.Swap(w) == nil
 	a.points.push(w)
-	a.changed.notify()
+	if !w.rulesOnly { // policy rules say nothing about who is who
+		a.changed.notify()
+	}
 	a.outbox.endpointsChanged()
 	a.keep.stateChanged()
 	a.metrics.revision.Set(float64(w.revision))
@@ -237,6 +239,7 @@ func (a *Agent) forgetRemembered(ctx context.Context) error {
 	case <-timer.C:
 		a.remembered.Store(nil)
 		a.outbox.endpointsChanged()
+		a.keep.stateChanged()
 	}
 	return nil
 }

@@ -105,7 +105,7 @@ func (a *Agent) saveState() error {
 	if file.Directory, err = proto.Marshal(a.catalog.view()); err != nil {
 		return err
 	}
-	endpoints := a.points.endpoints(w)
+	endpoints := a.localEndpoints()
 	if frozen := a.frozen.Load(); frozen != nil {
 		endpoints = *frozen
 	}

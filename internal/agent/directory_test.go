@@ -87,19 +87,23 @@ func TestEndpointsOutliveARestartOfTheAgent(t *testing.T) {
 		text, _ := os.ReadFile(n.agent.files.state())
 		return !strings.Contains(string(text), `"endpoints":null`) && len(text) > 0
 	})
-	text, err := os.ReadFile(n.agent.files.state()) // as a killed agent would leave it
+	killed, err := os.ReadFile(n.agent.files.state()) // as a killed agent would leave it
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.stop(); err != nil {
-		t.Fatal(err)
+	for _, how := range []string{"stopped", "killed"} {
+		if err := n.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if how == "killed" {
+			if err := os.WriteFile(n.agent.files.state(), killed, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.locked(func() { s.endpoints = nil })
+		n.start()
+		eventually(t, how+": registration of before", func() bool { return s.announced("orders 10.0.0.7:8443") })
 	}
-	if err := os.WriteFile(n.agent.files.state(), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.locked(func() { s.endpoints = nil })
-	n.start()
-	eventually(t, "registration of before", func() bool { return s.announced("orders 10.0.0.7:8443") })
 }
 
 func entry(service string, addresses ...string) *pb.DirectoryEntry {

@@ -131,7 +131,7 @@ func (s *points) push(w *world) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.spread(w)
-	s.revision, s.faults = w.revision, w.faults
+	s.revision, s.faults = w.revision, w.faults()
 	c := change{revision: w.revision}
 	c.timer = time.AfterFunc(s.limit, func() { s.expire(w.revision) })
 	s.pending = append(s.pending, c)

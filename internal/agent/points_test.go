@@ -172,11 +172,44 @@ func TestUnreadablePolicyIsPassedOnAndReported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(w.faults) != 1 || !strings.Contains(w.faults[0], "odd") {
-		t.Errorf("faults %q, want the rule named", w.faults)
+	if got := w.faults(); len(got) != 1 || !strings.Contains(got[0], "odd") {
+		t.Errorf("faults %q, want the rule named", got)
 	}
 	slice := w.slice([]string{"orders"})
 	if _, err := policy.FromSlice(slice); err == nil {
 		t.Error("a point could read the slice and would enforce less than the rule says")
+	}
+}
+
+// A world reached by deltas is the one that a whole state would give.
+func TestDeltasLeadToTheSameWorld(t *testing.T) {
+	h := newHarness(t)
+	odd := ruleObject("odd", "web", "orders", "GET /")
+	odd.GetRule().ProtoReflect().SetUnknown([]byte{0xfa, 0x07, 0x01, 'x'})
+	w := h.w
+	for i, d := range []*pb.Delta{
+		{Put: []*pb.Object{serviceObject("cart", "shop"), ruleObject("a", "web", "cart", "GET /a"), odd}},
+		{Put: []*pb.Object{ruleObject("a", "web", "cart", "GET /b")}},
+		{Delete: []*pb.Key{{Kind: "rule", Name: "odd"}, {Kind: "service", Name: "web"}}},
+		{Put: []*pb.Object{serviceObject("web", "other"), ruleObject("odd", "web", "cart", "POST /")}},
+		{Delete: []*pb.Key{{Kind: "identity", Name: "users"}}},
+	} {
+		d.Revision = w.revision + 1
+		next, err := w.apply(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, err := newWorld(next.state())
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := []string{"cart", "orders", "web"}
+		if !sameSlice(next.slice(names), whole.slice(names)) || strings.Join(next.faults(), ",") != strings.Join(whole.faults(), ",") {
+			t.Errorf("after delta %d: %v, want %v", i, next.slice(names), whole.slice(names))
+		}
+		if len(next.byID) != len(whole.byID) || next.rulesOnly != (i == 1) {
+			t.Errorf("after delta %d: %d identities, want %d; rules only: %v", i, len(next.byID), len(whole.byID), next.rulesOnly)
+		}
+		w = next
 	}
 }

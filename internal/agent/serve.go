@@ -44,10 +44,8 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 	case <-ctx.Done():
 	}
 	// The points that go now will be back: the cache keeps where they answered.
-	if w := a.world.Load(); w != nil {
-		endpoints := a.points.endpoints(w)
-		a.frozen.Store(&endpoints)
-	}
+	endpoints := a.localEndpoints()
+	a.frozen.Store(&endpoints)
 	// Streams here never end by themselves, and every client attaches again: a
 	// graceful stop would only be a slower one.
 	server.Stop()

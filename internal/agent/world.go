@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,10 +32,11 @@ type world struct {
 
 	policy     policy.Set
 	byID       map[spiffe.ID][]string // services by identity, sorted
-	unreadable []*pb.Object           // services and rules of a newer schema
+	unread     map[objectKey]error    // services and rules that this version cannot read
 	identities *registry.Identities
 	measured   map[string]bool // costly attributes that some rule names
-	faults     []string        // what could not be read, for the ack
+	idFault    error           // why the identity rules of now are not in force
+	rulesOnly  bool            // differs from the former in policy rules alone
 }
 
 type objectKey struct {
@@ -73,39 +75,57 @@ func newWorld(in *pb.State) (*world, error) {
 	if err := w.readBundles(in.GetBundles()); err != nil {
 		return nil, err
 	}
-	w.readPolicy()
+	w.policy = policy.Set{
+		TrustDomain: td, Revision: w.revision,
+		Services: make(map[string]policy.Service), Rules: make(map[string]policy.Rule),
+	}
+	w.unread = make(map[objectKey]error)
+	for k := range w.objects {
+		w.readPolicy(k)
+	}
+	w.indexServices()
 	w.readIdentities(nil)
 	return w, nil
 }
 
-// apply makes the world one revision later.
+// apply makes the world one revision later. It reads only what has changed.
 func (w *world) apply(d *pb.Delta) (*world, error) {
 	if d.GetRevision() != w.revision+1 {
 		return nil, fault.Conflictf("delta to revision %d on top of %d", d.GetRevision(), w.revision)
 	}
 	next := *w
 	next.revision = d.GetRevision()
-	next.objects = maps.Clone(w.objects)
+	next.objects, next.unread = maps.Clone(w.objects), maps.Clone(w.unread)
+	next.policy = policy.Set{
+		TrustDomain: w.domain, Revision: next.revision,
+		Services: maps.Clone(w.policy.Services), Rules: maps.Clone(w.policy.Rules),
+	}
 	touched := make(map[registry.Kind]bool)
 	for _, k := range d.GetDelete() {
-		touched[registry.Kind(k.GetKind())] = true
-		delete(next.objects, objectKey{registry.Kind(k.GetKind()), k.GetName()})
+		key := objectKey{registry.Kind(k.GetKind()), k.GetName()}
+		touched[key.kind] = true
+		delete(next.objects, key)
+		next.readPolicy(key)
 	}
 	for _, o := range d.GetPut() {
-		k := keyOf(o)
-		touched[k.kind] = true
-		next.objects[k] = o
+		key := keyOf(o)
+		touched[key.kind] = true
+		next.objects[key] = o
+		next.readPolicy(key)
 	}
 	if len(d.GetBundles()) > 0 {
 		if err := next.readBundles(d.GetBundles()); err != nil {
 			return nil, err
 		}
 	}
-	next.faults = nil
-	next.readPolicy()
-	if touched[registry.KindIdentity] || touched[registry.KindNode] || len(w.faults) > 0 {
+	if touched[registry.KindService] {
+		next.indexServices()
+	}
+	if touched[registry.KindIdentity] || touched[registry.KindNode] {
 		next.readIdentities(w)
 	}
+	delete(touched, registry.KindRule)
+	next.rulesOnly = len(touched) == 0 && len(d.GetBundles()) == 0
 	return &next, nil
 }
 
@@ -129,44 +149,43 @@ func (w *world) readBundles(in []*pb.Bundle) error {
 	return nil
 }
 
-// readPolicy reads services and rules. What this version cannot read goes to
-// every enforcement point as it is: they refuse it and fail closed.
-func (w *world) readPolicy() {
-	set := policy.Set{
-		TrustDomain: w.domain, Revision: w.revision,
-		Services: make(map[string]policy.Service), Rules: make(map[string]policy.Rule),
-	}
-	w.unreadable = nil
-	unread := func(k objectKey, o *pb.Object, err error) {
-		w.unreadable = append(w.unreadable, o)
-		w.faults = append(w.faults, fmt.Sprintf("%s %s: %v", k.kind, k.name, err))
-	}
-	for k, o := range w.objects {
-		var err error
-		switch k.kind {
-		case registry.KindService:
+// readPolicy brings a service or rule up to date with its object. What this
+// version cannot read goes to every enforcement point as it is: they refuse it
+// and fail closed.
+func (w *world) readPolicy(k objectKey) {
+	o, there := w.objects[k]
+	var err error
+	switch k.kind {
+	case registry.KindService:
+		delete(w.policy.Services, k.name)
+		if there {
 			var s policy.Service
 			if s, err = policy.ServiceFromPB(o.GetService()); err == nil {
-				set.Services[k.name] = s
+				_, err = s.IDs(w.domain)
 			}
-		case registry.KindRule:
+			if err == nil {
+				w.policy.Services[k.name] = s
+			}
+		}
+	case registry.KindRule:
+		delete(w.policy.Rules, k.name)
+		if there {
 			var r policy.Rule
 			if r, err = policy.RuleFromPB(o.GetRule()); err == nil {
-				set.Rules[k.name] = r
+				w.policy.Rules[k.name] = r
 			}
 		}
-		if err != nil {
-			unread(k, o, err)
-		}
 	}
-	w.policy = set
+	delete(w.unread, k)
+	if err != nil {
+		w.unread[k] = err
+	}
+}
+
+func (w *world) indexServices() {
 	w.byID = make(map[spiffe.ID][]string)
-	for name, s := range set.Services {
-		ids, err := s.IDs(w.domain)
-		if err != nil {
-			unread(objectKey{registry.KindService, name}, w.objects[objectKey{registry.KindService, name}], err)
-			continue
-		}
+	for name, s := range w.policy.Services {
+		ids, _ := s.IDs(w.domain) // those with a faulty one are unread
 		for _, id := range ids {
 			w.byID[id] = append(w.byID[id], name)
 		}
@@ -174,6 +193,19 @@ func (w *world) readPolicy() {
 	for _, names := range w.byID {
 		slices.Sort(names)
 	}
+}
+
+// faults is what of this world is not in force here, for the ack.
+func (w *world) faults() []string {
+	var out []string
+	for k, err := range w.unread {
+		out = append(out, fmt.Sprintf("%s %s: %v", k.kind, k.name, err))
+	}
+	if w.idFault != nil {
+		out = append(out, fmt.Sprintf("identity rules: %v", w.idFault))
+	}
+	slices.Sort(out)
+	return out
 }
 
 // readIdentities compiles the identity rules. Rules that do not compile here
@@ -207,15 +239,12 @@ func (w *world) readIdentities(former *world) {
 	if failed == nil {
 		failed = err
 	}
-	switch {
-	case failed == nil:
-		w.identities = compiled
-	case former != nil && former.identities != nil:
-		w.identities, w.measured = former.identities, former.measured
-		w.faults = append(w.faults, fmt.Sprintf("identity rules: %v", failed))
-	default:
+	w.identities, w.idFault = compiled, failed
+	if failed != nil {
 		w.identities = nil
-		w.faults = append(w.faults, fmt.Sprintf("identity rules: %v", failed))
+		if former != nil {
+			w.identities, w.measured = former.identities, former.measured
+		}
 	}
 }
 
@@ -270,7 +299,9 @@ func (w *world) slice(names []string) *pb.Slice {
 	for _, name := range slices.Sorted(maps.Keys(set.Rules)) {
 		out.Rules = append(out.Rules, set.Rules[name].PB())
 	}
-	for _, o := range w.unreadable {
+	unread := slices.SortedFunc(maps.Keys(w.unread), func(a, b objectKey) int { return cmp.Compare(a.name, b.name) })
+	for _, k := range unread {
+		o := w.objects[k]
 		if r := o.GetRule(); r != nil {
 			out.Rules = append(out.Rules, r)
 		} else if s := o.GetService(); s != nil {
