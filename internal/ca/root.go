@@ -21,6 +21,8 @@ import (
 const (
 	rootVersion  = 1
 	maxRootBytes = 64 << 10
+	// maxOrganization is ub-organization-name of RFC 5280 A.1.
+	maxOrganization = 64
 )
 
 // RootConfig is what a new root is made of.
@@ -146,7 +148,7 @@ func authorityTemplate(td spiffe.TrustDomain, role string, key *keys.Authority, 
 	now = now.UTC().Truncate(time.Second)
 	template := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{td.String()}, CommonName: "Kith " + role},
+		Subject:               authorityName(td, role),
 		NotBefore:             now.Add(-backdate(ttl)),
 		NotAfter:              now.Add(ttl.Truncate(time.Second)),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -160,6 +162,16 @@ func authorityTemplate(td spiffe.TrustDomain, role string, key *keys.Authority, 
 		id: td.ID(), serial: serial, spki: spki,
 		notBefore: template.NotBefore, notAfter: template.NotAfter, pathLen: -1,
 	}, nil
+}
+
+// authorityName is for people who read certificates. A trust domain that is too
+// long for it is named by the URI alone.
+func authorityName(td spiffe.TrustDomain, role string) pkix.Name {
+	name := pkix.Name{CommonName: "Kith " + role}
+	if len(td.String()) <= maxOrganization {
+		name.Organization = []string{td.String()}
+	}
+	return name
 }
 
 // newSerial is 127 random bits, of which the highest is set, so that each
