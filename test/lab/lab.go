@@ -21,6 +21,13 @@ var Binary = sync.OnceValues(func() (string, error) {
 	if bin := os.Getenv("KITH_BIN"); bin != "" {
 		return filepath.Abs(bin)
 	}
+	return build()
+})
+
+// skewable is a kith whose clock KITH_TEST_CLOCK_OFFSET sets off.
+var skewable = sync.OnceValues(func() (string, error) { return build("-tags", "kithtest") })
+
+func build(flags ...string) (string, error) {
 	dir, err := os.MkdirTemp("", "kith-bin")
 	if err != nil {
 		return "", err
@@ -30,14 +37,14 @@ var Binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-o", bin, "./cmd/kith")
+	cmd := exec.Command("go", append(append([]string{"build", "-trimpath"}, flags...), "-o", bin, "./cmd/kith")...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build kith: %w\n%s", err, out)
 	}
 	return bin, nil
-})
+}
 
 func moduleRoot() (string, error) {
 	out, err := exec.Command("go", "env", "GOMOD").Output()
@@ -98,6 +105,17 @@ func NewHost(t testing.TB) *Host {
 		"KITH_CONFIG="+filepath.Join(dir, "etc", "kith.yaml"),
 	)
 	return h
+}
+
+// SkewClock sets the clock of every kith started on this host from now on.
+func (h *Host) SkewClock(offset time.Duration) {
+	h.t.Helper()
+	bin, err := skewable()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.bin = bin
+	h.Env = append(h.Env, "KITH_TEST_CLOCK_OFFSET="+offset.String())
 }
 
 // AgentSocket is the host's Workload API address.

@@ -54,8 +54,10 @@ func TestPostgreSQLAsRawTCPThroughUpstream(t *testing.T) {
 
 	psql := func(caller, sql string) []string {
 		local := fmt.Sprint(lab.Port(t))
-		return []string{"run", "--as", caller, "--upstream", "db=127.0.0.1:" + local, "--",
-			"psql", "-h", "127.0.0.1", "-p", local, "-U", "kith", "-d", "postgres", "-Atc", sql}
+		return []string{
+			"run", "--as", caller, "--upstream", "db=127.0.0.1:" + local, "--",
+			"psql", "-h", "127.0.0.1", "-p", local, "-U", "kith", "-d", "postgres", "-Atc", sql,
+		}
 	}
 	query := func(caller, sql string) lab.Result { return h.Try("kith", psql(caller, sql)...) }
 	if r := query("web", "select 6*7"); r.Code == 0 {
