@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/spiffe"
@@ -101,8 +102,9 @@ func (p *Peer) in(table *policy.Table) policy.Peer {
 // normalised here, once; the caller must go on with Decision.Path. Denials and
 // a sample of what is allowed are reported to the agent.
 func (w *Workload) Decide(peer *Peer, request Request) Decision {
-	d, verdict, asked := w.judge(peer, request)
-	if d.Allowed && !w.reports.sampled(peer, verdict.Rule, request.Method, w.cfg.Now()) {
+	now := w.cfg.Now()
+	d, verdict, asked := w.judge(peer, request, now)
+	if d.Allowed && !w.reports.sampled(peer, verdict.Rule, request.Method, now) {
 		return d
 	}
 	d.ID = newDecisionID()
@@ -110,15 +112,16 @@ func (w *Workload) Decide(peer *Peer, request Request) Decision {
 	return d
 }
 
-// judge decides without reporting.
-func (w *Workload) judge(peer *Peer, request Request) (Decision, policy.Decision, policy.Request) {
+// judge decides without reporting. Once the own SVID has expired, what we hold as
+// policy is as old, and nothing is allowed by it.
+func (w *Workload) judge(peer *Peer, request Request, now time.Time) (Decision, policy.Decision, policy.Request) {
 	ruling := w.policy.Load()
 	asked := policy.Request{
 		Protocol: wireProtocol(request.Protocol), Method: request.Method, Path: request.Path,
 		Host: request.Host, Port: request.Port, GRPC: request.GRPC,
 	}
 	verdict := policy.Decision{Revision: ruling.revision}
-	if ruling.table == nil || peer == nil {
+	if own := w.identity.Load(); ruling.table == nil || peer == nil || own == nil || !now.Before(own.expires) {
 		return Decision{Reason: verdict.Reason.String(), Revision: ruling.revision}, verdict, asked
 	}
 	if request.Protocol != TCP {

@@ -77,8 +77,33 @@ func (w *Workload) adopt(next *identity) {
 		w.accepts.verifyAgain(w)
 	}
 	w.calls.closeIdle()
+	select {
+	case w.renewed <- struct{}{}:
+	default:
+	}
 	w.first.identity()
 	w.cfg.Log.Info("identity received", "spiffe_id", next.svid.ID.String(), "expires", next.expires)
+}
+
+// watchExpiry cuts live exchanges when the identity ends unrenewed; handshakes
+// and new requests are refused by then without its help.
+func (w *Workload) watchExpiry(ctx context.Context) {
+	for {
+		var ends <-chan time.Time
+		if current := w.identity.Load(); current != nil {
+			if left := current.expires.Sub(w.cfg.Now()); left > 0 {
+				ends = time.After(left)
+			}
+		}
+		select {
+		case <-ends:
+			w.cfg.Log.Error("identity has expired", "spiffe_id", w.ID().String())
+			w.live.decideAgain(w)
+		case <-w.renewed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func parseIdentity(answer *workloadpb.X509SVIDResponse) (*identity, error) {

@@ -124,6 +124,7 @@ func (l *listener) handshake(tracked *acceptedConn) {
 	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
 	defer cancel()
 	conn := tls.Server(tracked, l.config)
+	known := l.w.identity.Load()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		l.w.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "handshake failed",
 			slog.String("remote", tracked.RemoteAddr().String()), slog.String("error", clip(err.Error(), maxReportText)))
@@ -132,6 +133,9 @@ func (l *listener) handshake(tracked *acceptedConn) {
 	}
 	tracked.chain, tracked.met = conn.ConnectionState().PeerCertificates, l.w.cfg.Now()
 	l.w.accepts.add(tracked)
+	if l.w.identity.Load() != known { // the bundle may have changed before it was added
+		l.w.accepts.check(l.w, tracked)
+	}
 	select {
 	case l.ready <- conn:
 	case <-l.ctx.Done():
@@ -207,9 +211,13 @@ func (c *conns) verifyAgain(w *Workload) {
 	}
 	c.mu.Unlock()
 	for _, conn := range all {
-		if _, err := spiffe.Verify(conn.chain, w.Bundle, conn.met); err != nil {
-			w.cfg.Log.Warn("peer no longer trusted", "remote", conn.RemoteAddr().String(), "error", err)
-			conn.Close()
-		}
+		c.check(w, conn)
+	}
+}
+
+func (c *conns) check(w *Workload, conn *acceptedConn) {
+	if _, err := spiffe.Verify(conn.chain, w.Bundle, conn.met); err != nil {
+		w.cfg.Log.Warn("peer no longer trusted", "remote", conn.RemoteAddr().String(), "error", err)
+		conn.Close()
 	}
 }

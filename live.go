@@ -60,9 +60,9 @@ func (l *live) decideAgain(w *Workload) int {
 		exchanges = append(exchanges, e)
 	}
 	l.mu.Unlock()
-	count := 0
+	count, now := 0, w.cfg.Now()
 	for _, e := range exchanges {
-		d, verdict, asked := w.judge(e.peer, e.request)
+		d, verdict, asked := w.judge(e.peer, e.request, now)
 		if d.Allowed || !l.release(e) {
 			continue
 		}

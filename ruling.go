@@ -16,7 +16,6 @@ type ruling struct {
 	revision uint64
 	service  string
 	protocol Protocol
-	wire     policy.Protocol
 	paths    policy.PathOptions
 	node     string
 	dev      bool
@@ -59,7 +58,7 @@ func compileSlice(slice *pb.Slice, cfg Config) (*ruling, error) {
 		return next, err
 	}
 	service := set.Services[next.service]
-	next.wire, next.protocol, next.paths = service.Protocol, Protocol(service.Protocol.String()), service.Paths
+	next.protocol, next.paths = Protocol(service.Protocol.String()), service.Paths
 	table, err := policy.Compile(set, next.service)
 	if err != nil {
 		return next, fmt.Errorf("policy of %s: %w", next.service, err)

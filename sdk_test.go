@@ -2,6 +2,7 @@ package kith_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -240,6 +241,9 @@ func TestServesFromMemoryUntilExpiry(t *testing.T) {
 	if _, err := w.X509SVID(); fault.KindOf(err) != fault.Denied {
 		t.Errorf("after the end: got %v, want a Denied error", err)
 	}
+	if d := w.Decide(&kith.Peer{}, kith.Request{Protocol: kith.HTTP, Method: "GET", Path: "/"}); d.Reason != "no_policy" {
+		t.Errorf("a decision after the end: got %+v, want no_policy", d)
+	}
 	td, _ := spiffe.ParseTrustDomain("other.example")
 	if _, ok := w.Bundle(td); ok {
 		t.Error("bundle of a domain nobody federated with")
@@ -267,5 +271,36 @@ func TestZeroDecisionDenies(t *testing.T) {
 	w := open(t, agent, kith.Config{As: "web"})
 	if d := w.Decide(nil, kith.Request{Protocol: kith.HTTP, Method: "GET", Path: "/"}); d.Allowed {
 		t.Error("nobody was allowed")
+	}
+}
+
+// A live exchange ends with the identity it was decided under.
+func TestLiveExchangeEndsWithTheIdentity(t *testing.T) {
+	agent := proxytest.Start(t)
+	agent.Service("db", "tcp")
+	agent.CA.TTL(1500 * time.Millisecond)
+	w := open(t, agent, kith.Config{As: "db"})
+	agent.Rules(proxytest.Allow("all", "any", "db", "tcp"))
+	own, err := w.X509SVID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer, err := w.Peer(tls.ConnectionState{HandshakeComplete: true, PeerCertificates: own.Certificates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := make(chan kith.Decision, 1)
+	d, release := w.Hold(peer, kith.Request{Protocol: kith.TCP}, func(d kith.Decision) { cut <- d })
+	defer release()
+	if !d.Allowed {
+		t.Fatalf("got %+v", d)
+	}
+	select {
+	case d := <-cut:
+		if d.Reason != "no_policy" {
+			t.Errorf("reason: got %q", d.Reason)
+		}
+	case <-within(t).Done():
+		t.Error("not cut")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/pb/workloadpb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -207,7 +208,8 @@ func BenchmarkDecide(b *testing.B) {
 	}
 	w := &Workload{cfg: Config{}.withDefaults()}
 	w.reports.init()
-	w.policy.Store(&ruling{table: table, wire: policy.HTTP, protocol: HTTP})
+	w.policy.Store(&ruling{table: table, protocol: HTTP})
+	w.identity.Store(&identity{expires: time.Now().Add(time.Hour), svid: &spiffe.X509SVID{}})
 	id, _ := spiffe.ParseID("spiffe://test.example/web")
 	peer := &Peer{id: id}
 	b.ReportAllocs()
@@ -216,4 +218,29 @@ func BenchmarkDecide(b *testing.B) {
 			b.Fatal("denied")
 		}
 	}
+}
+
+func FuzzParseSocket(f *testing.F) {
+	for _, seed := range []string{"/run/kith/agent.sock", "unix:///run/a", "unix:/run/a", "unix://a/b", "tcp://1.2.3.4:5", "", "unix:", "\x00"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		path, err := parseSocket("test", value)
+		if err == nil && (!strings.HasPrefix(path, "/") || len(path) > maxSocketPath || strings.ContainsAny(path, "?#\x00")) {
+			t.Errorf("%q: got %q", value, path)
+		}
+	})
+}
+
+func FuzzParseIdentity(f *testing.F) {
+	f.Add("spiffe://a/b", []byte{0x30, 0}, []byte{0x30, 0}, []byte{0x30, 0})
+	f.Fuzz(func(t *testing.T, id string, chain, key, bundle []byte) {
+		next, err := parseIdentity(&workloadpb.X509SVIDResponse{
+			Svids:            []*workloadpb.X509SVID{{SpiffeId: id, X509Svid: chain, X509SvidKey: key, Bundle: bundle}},
+			FederatedBundles: map[string][]byte{id: bundle},
+		})
+		if err == nil && next.svid == nil {
+			t.Error("an identity without an SVID")
+		}
+	})
 }

@@ -67,6 +67,7 @@ type Workload struct {
 	calls   caller  // the client half
 	first   firsts  // what Open waits for
 
+	renewed    chan struct{} // a nudge: another identity
 	advertised chan struct{} // a nudge: addresses changed
 	addresses  atomic.Pointer[[]string]
 
@@ -87,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Workload{cfg: cfg, socket: socket, conn: conn, advertised: make(chan struct{}, 1)}
+	w := &Workload{cfg: cfg, socket: socket, conn: conn, renewed: make(chan struct{}, 1), advertised: make(chan struct{}, 1)}
 	w.first.init()
 	w.live.init()
 	w.accepts.init()
@@ -100,6 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
 	w.done.Go(func() { w.attach(life) })
+	w.done.Go(func() { w.watchExpiry(life) })
 	if err := w.awaitFirst(ctx); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}

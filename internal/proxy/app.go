@@ -101,11 +101,10 @@ func (a *app) rewrite(pr *httputil.ProxyRequest) {
 		Path: pr.In.URL.Path, RawPath: pr.In.URL.RawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
 	pr.Out.Host = pr.In.Host
-	for name := range pr.Out.Trailer {
-		if reserved(name) {
-			delete(pr.Out.Trailer, name)
-		}
-	}
+	// Trailers come after the decision and could name anything; they are not
+	// passed on to the application. (Those of its answers are.)
+	pr.Out.Trailer = nil
+	pr.Out.Header.Del("Trailer")
 }
 
 // tidy mends an answer of the application before it is passed on.

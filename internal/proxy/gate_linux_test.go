@@ -66,3 +66,14 @@ func TestOwnerByTable(t *testing.T) {
 		t.Errorf("got uid %d, %v, want %d", uid, err, testUID())
 	}
 }
+
+func FuzzParseDiag(f *testing.F) {
+	theirs, ours := netip.MustParseAddrPort("127.0.0.1:1000"), netip.MustParseAddrPort("127.0.0.1:2000")
+	f.Add(make([]byte, 100))
+	f.Add(diagRequest(theirs, ours))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		if _, err := parseDiag(answer, theirs, ours); err == nil && len(answer) < diagAnswerSize {
+			t.Errorf("%d bytes are an answer", len(answer))
+		}
+	})
+}

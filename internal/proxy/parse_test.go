@@ -80,3 +80,19 @@ func TestListenTo(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseExposure(f *testing.F) {
+	for _, seed := range []string{"8443=8080", "[::1]:1=[::1]:2", "1=unix:/a", "=", "a:b=c:d"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		e, err := ParseExposure(text)
+		if err != nil {
+			return
+		}
+		again, err := ParseExposure(e.String())
+		if err != nil || again != e {
+			t.Errorf("%q: %+v is written %q, which is %+v, %v", text, e, e.String(), again, err)
+		}
+	})
+}
