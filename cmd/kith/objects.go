@@ -16,7 +16,20 @@ func (a *app) objects(ctx context.Context, kind, name string) ([]*pb.Object, err
 		reply, err = admin.List(ctx, &pb.ListRequest{Kind: kind, Name: name})
 		return err
 	})
+	if fault.Is(err, fault.NotFound) && fault.HintOf(err) == "" {
+		err = fault.Hint(err, "%s", listVerb(kind))
+	}
 	return reply.GetObjects(), err
+}
+
+// listVerb lists what there is of a kind, in words that exist.
+func listVerb(kind string) string {
+	switch kind {
+	case "rule", "service":
+		return "kith " + kind + "s list"
+	default:
+		return "kith status"
+	}
 }
 
 // someObjects fetches all objects of a kind, or the one that args name.
@@ -70,7 +83,7 @@ func (a *app) unknown(ctx context.Context, kind, name string) error {
 			return fault.Hint(err, "did you mean %s?", near)
 		}
 	}
-	return fault.Hint(err, "kith %ss list", kind)
+	return fault.Hint(err, "%s", listVerb(kind))
 }
 
 // objectName is the name of an object of any kind.

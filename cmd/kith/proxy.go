@@ -67,7 +67,7 @@ func (a *app) serveProxy(ctx context.Context, f *proxyFlags, metrics string) err
 		}
 		parts = append([]run.Part{{Name: "metrics", Run: m.Run}}, parts...)
 	}
-	a.sayRunning(w, cfg)
+	a.sayRunning(w, p, cfg)
 	return run.Group(ctx, run.Config{Log: log, Notify: run.NewNotifier(os.Getenv)}, parts...)
 }
 

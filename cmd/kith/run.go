@@ -80,7 +80,7 @@ func (a *app) runProgram(ctx context.Context, f *proxyFlags, command []string) e
 		return err
 	}
 	program.onTerm = func() { w.Advertise() } // callers go elsewhere while it drains
-	a.sayRunning(w, cfg)
+	a.sayRunning(w, p, cfg)
 	go watchApp(life, cfg.Expose, log)
 	ended := program.wait(life)
 	stop()
@@ -91,13 +91,13 @@ func (a *app) runProgram(ctx context.Context, f *proxyFlags, command []string) e
 }
 
 // sayRunning says who the program is and where it can be reached.
-func (a *app) sayRunning(w *kith.Workload, cfg proxy.Config) {
+func (a *app) sayRunning(w *kith.Workload, p *proxy.Proxy, cfg proxy.Config) {
 	var where strings.Builder
-	for _, e := range cfg.Expose {
-		fmt.Fprintf(&where, ", %s leads to %s", e.Listen, e.Target)
+	for i, at := range p.InboundAddrs() {
+		fmt.Fprintf(&where, ", %s leads to %s", at, cfg.Expose[i].Target)
 	}
-	for _, u := range cfg.Upstreams {
-		fmt.Fprintf(&where, ", %s leads to service %s", u.Listen, u.Service)
+	for i, at := range p.UpstreamAddrs() {
+		fmt.Fprintf(&where, ", %s leads to service %s", at, cfg.Upstreams[i].Service)
 	}
 	if where.Len() > 0 {
 		fmt.Fprintf(a.stderr, "kith: %s%s\n", w.ID(), where.String())

@@ -96,7 +96,7 @@ func dash(words []string) string {
 
 // serviceFlags are the fields of a service that add and edit can set.
 type serviceFlags struct {
-	protocol, owner              string
+	protocol                     string
 	identities, runAs, endpoints []string
 	encodedSlash, doubleSlash    bool
 }

@@ -219,7 +219,7 @@ func (a *app) ruleText(ctx context.Context, d *pb.Decision) string {
 	if len(r.GetDeny()) > 0 && d.GetEffect() != "allow" {
 		effect, actions = "deny", r.GetDeny()
 	}
-	return fmt.Sprintf("%s: %s %s %q on %s", r.GetName(), effect, strings.Join(r.GetFrom(), ","), actions, r.GetTo())
+	return fmt.Sprintf("%s: %s %s \"%s\" on %s", r.GetName(), effect, strings.Join(r.GetFrom(), ","), strings.Join(actions, `" "`), r.GetTo())
 }
 
 // evidence is how the caller came by its identity.
