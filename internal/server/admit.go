@@ -39,7 +39,7 @@ func (d *desk) Consume(ctx context.Context, hash [32]byte) (registry.JoinToken, 
 	if d.token != nil {
 		return registry.JoinToken{}, fault.Deniedf("a second token in one attestation")
 	}
-	if err := d.s.writable(); err != nil {
+	if err := d.s.awaitWritable(ctx); err != nil {
 		return registry.JoinToken{}, err
 	}
 	limit, cancel := d.s.patience(ctx)

@@ -172,7 +172,7 @@ func (s *Server) record(ctx context.Context, event audit.Event) error {
 
 // commit writes to the store, or says at once that it cannot be written.
 func (s *Server) commit(ctx context.Context, txn registry.Txn) (registry.Version, error) {
-	if err := s.writable(); err != nil {
+	if err := s.awaitWritable(ctx); err != nil {
 		return 0, err
 	}
 	limit, cancel := s.patience(ctx)

@@ -102,6 +102,8 @@ func (s *Server) Watch(ctx context.Context, req *pb.WatchRequest, send func(*pb.
 			if known, err = s.sendDecisions(ctx, after, known, send); err != nil {
 				return err
 			}
+		case <-s.stopping:
+			return stopped()
 		case <-ctx.Done():
 			return ctx.Err()
 		}

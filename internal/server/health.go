@@ -13,7 +13,11 @@ import (
 
 const (
 	probeEvery = 2 * time.Second
+	probeAgain = 200 * time.Millisecond // while it does not answer
 	probeLimit = time.Second
+	// returnLimit is how long a change waits for a store that is away: one that
+	// was killed is back in half a second.
+	returnLimit = 600 * time.Millisecond
 
 	// How old the last answer of the store may be, as DESIGN §7 has it: beyond
 	// staleNewNodes nobody is admitted or comes back by its key, as its ban may
@@ -54,7 +58,7 @@ func (s *Server) following(lost error) {
 // probe asks the store for something small now and then: how stale the
 // snapshot may be is only known from an answer.
 func (s *Server) probe(ctx context.Context) error {
-	tick := time.NewTicker(probeEvery)
+	tick := time.NewTimer(probeEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -62,6 +66,7 @@ func (s *Server) probe(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		tick.Reset(probeEvery)
 		limit, cancel := context.WithTimeout(ctx, probeLimit)
 		_, err := s.cfg.Store.Get(limit, revisionKey)
 		cancel()
@@ -71,6 +76,7 @@ func (s *Server) probe(ctx context.Context) error {
 		case err == nil:
 			s.confirm()
 		default:
+			tick.Reset(probeAgain)
 			s.store.mu.Lock()
 			first := s.store.failing == nil
 			s.store.failing = err
@@ -111,6 +117,27 @@ func (s *Server) writable() error {
 		return nil
 	}
 	return away(fmt.Errorf("the store is %s (%s): nothing can be changed and no token used; renewals go on", state, reason))
+}
+
+// awaitWritable is writable, once a store that is away had the time to return.
+func (s *Server) awaitWritable(ctx context.Context) error {
+	end := time.NewTimer(returnLimit)
+	defer end.Stop()
+	tick := time.NewTicker(returnLimit / 20)
+	defer tick.Stop()
+	for {
+		err := s.writable()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-end.C:
+			return err
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // patience is ctx with an end: commitLimit, or as soon as the store is found

@@ -1,9 +1,13 @@
 package server
 
 import (
+	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 )
@@ -11,7 +15,7 @@ import (
 const (
 	// ringSize is how many revisions an agent may lag before it gets everything
 	// anew. The ring is every agent's queue at once: a slow one costs no memory.
-	ringSize = 512
+	ringSize = 256
 	// liveGrace is how long after its stream ended a node still counts as live:
 	// its enforcement points go on with what they have, so a change waits for it.
 	liveGrace = 3 * time.Second
@@ -23,12 +27,13 @@ type hub struct {
 	now func() time.Time
 
 	mu       sync.Mutex
-	links    map[string]*link      // by node; guarded by mu, as is all below
-	lost     map[string]time.Time  // when the stream of a node ended, for liveGrace
-	snap     *snapshot             // the newest published
-	ring     []message             // deltas, gapless, the last one leads to snap.revision
-	dir      *pb.SyncResponse      // the newest directory, shared by all streams
-	dirRev   uint64                // moves with dir
+	links    map[string]*link     // by node; guarded by mu, as is all below
+	lost     map[string]time.Time // when the stream of a node ended, for liveGrace
+	snap     *snapshot            // the newest published
+	ring     []message            // deltas, gapless, the last one leads to snap.revision
+	dir      *pb.SyncResponse     // the newest directory, shared by all streams
+	dirRev   uint64               // moves with dir
+	stopped  bool
 	waits    map[*wait]struct{}    // changes that wait for acks
 	answers  map[uint64]*whyGather // queries that wait for answers
 	queries  uint64                // the last query's number
@@ -86,6 +91,9 @@ func (h *hub) join(node, remote string, hello *pb.SyncHello) *link {
 		old.cut = fault.Conflictf("another stream of node %s took over", node)
 		old.poke()
 	}
+	if h.stopped {
+		l.cut, l.lost = stopped(), true
+	}
 	h.links[node] = l
 	delete(h.lost, node)
 	h.mu.Unlock()
@@ -130,6 +138,19 @@ func (h *hub) end(l *link, why error) {
 	}
 	l.poke()
 }
+
+// stop ends every stream, and those that come later.
+func (h *hub) stop() {
+	h.mu.Lock()
+	h.stopped = true
+	links := slices.Collect(maps.Values(h.links))
+	h.mu.Unlock()
+	for _, l := range links {
+		h.end(l, stopped())
+	}
+}
+
+func stopped() error { return api.Away{Err: errors.New("the server is stopping")} }
 
 // publish makes snap the newest. delta leads there from the one before; nil
 // says that nothing does, and everybody gets everything.

@@ -82,6 +82,7 @@ type Server struct {
 	events    *events
 	store     storeWatch
 	streams   sync.WaitGroup // receivers of sync streams
+	stopping  chan struct{}  // closed when watches must end
 
 	ca       *ca.CA
 	source   *ownSource
@@ -154,6 +155,7 @@ func assemble(cfg Config, first *snapshot) (*Server, error) {
 		cfg: cfg, log: cfg.Log, id: id, started: cfg.Now(),
 		arrived:   newArrival(),
 		changing:  make(chan struct{}, 1),
+		stopping:  make(chan struct{}),
 		directory: newDirectory(cfg.Now, cfg.Log),
 		issued:    newIssuedTable(),
 		seen:      newSeenTable(),
@@ -235,12 +237,15 @@ func (s *Server) serveNodes(ctx context.Context) error {
 		// life and show the new one when they connect again.
 		ConnectionAge: s.lifetime() * 2 / 5,
 	})
+	// Sync streams never end by themselves, and the face waits for its calls.
+	defer context.AfterFunc(ctx, s.hub.stop)()
 	err := face.Run(ctx, s.listener)
 	s.streams.Wait()
 	return err
 }
 
 func (s *Server) serveOperators(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { close(s.stopping) })()
 	face := api.NewAdmin(api.AdminConfig{Operator: s, Log: s.log, UID: os.Getuid()})
 	return face.Run(ctx, s.admin)
 }
