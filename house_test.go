@@ -64,6 +64,7 @@ type source struct {
 	name      string // path from the root
 	pkg       string // directory from the root, "." for the root
 	test      bool
+	other     bool // of another module in this tree: its go.mod answers for what it imports
 	generated bool
 	lines     int
 	file      *ast.File
@@ -98,13 +99,19 @@ func (s source) line(n ast.Node) string {
 func sources(t *testing.T) []source {
 	t.Helper()
 	var all []source
+	modules := []string{}
 	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
 		case d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata"):
 			return fs.SkipDir
-		case d.IsDir() || path.Ext(name) != ".go":
+		case d.IsDir():
+			if _, err := os.Stat(filepath.Join(name, "go.mod")); err == nil && name != "." {
+				modules = append(modules, filepath.ToSlash(name)+"/")
+			}
+			return nil
+		case path.Ext(name) != ".go":
 			return nil
 		}
 		text, err := os.ReadFile(name)
@@ -118,6 +125,7 @@ func sources(t *testing.T) []source {
 		}
 		all = append(all, source{
 			name: name, pkg: filepath.ToSlash(filepath.Dir(name)), test: strings.HasSuffix(name, "_test.go"),
+			other:     slices.ContainsFunc(modules, func(dir string) bool { return strings.HasPrefix(filepath.ToSlash(name), dir) }),
 			generated: ast.IsGenerated(file), lines: strings.Count(string(text), "\n"), file: file, fset: fset,
 		})
 		return nil
