@@ -11,13 +11,15 @@ import (
 const DefaultRefreshHint = 5 * time.Minute // Trust Domain and Bundle 6.1
 
 // Bundle is what is needed to verify the SVIDs of one trust domain: its X.509
-// roots. It is immutable. A bundle without roots trusts nothing.
+// roots, and its keys for JWT-SVIDs. It is immutable. A bundle without roots
+// trusts no X.509-SVID, and one without keys no JWT-SVID.
 type Bundle struct {
 	td       TrustDomain
 	sequence uint64
 	hint     time.Duration // 0: none was given
 	roots    []*x509.Certificate
 	pool     *x509.CertPool
+	jwtKeys  []JWTKey
 }
 
 // NewBundle makes a bundle. The sequence number must grow whenever the content
@@ -75,7 +77,8 @@ func (b *Bundle) RefreshHint() time.Duration {
 func (b *Bundle) MarshalRoots() []byte { return concatDER(b.roots) }
 
 // Equal reports whether both bundles are for the same trust domain and have
-// the same sequence number, hint and set of roots. Two nil bundles are equal.
+// the same sequence number, hint and sets of roots and keys. Two nil bundles are
+// equal.
 func (b *Bundle) Equal(other *Bundle) bool {
 	if b == nil || other == nil {
 		return b == other
@@ -88,7 +91,7 @@ func (b *Bundle) Equal(other *Bundle) bool {
 			return false
 		}
 	}
-	return true
+	return sameJWTKeys(b, other)
 }
 
 // BundleMap holds bundles by trust domain; its Bundle method is what [Verify]

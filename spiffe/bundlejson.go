@@ -28,9 +28,10 @@ const (
 
 // ParseBundle reads a SPIFFE bundle document, which is a JWK Set of at most
 // 1 MiB and 512 keys. Keys with an unknown kty or a use other than x509-svid
-// are left out, as the standard demands; a malformed one makes the whole
-// document an error, so that its reader goes on with the last good one. Names
-// are case sensitive and may not occur twice.
+// and jwt-svid are left out, as the standard demands; a malformed root makes the
+// whole document an error, so that its reader goes on with the last good one; a
+// key for JWT-SVIDs that cannot be used is left out, unless its kid occurs
+// twice. Names are case sensitive and may not occur twice.
 //
 // A document with no usable key is not an error: it says that nothing of the
 // trust domain is to be trusted any longer.
@@ -57,7 +58,7 @@ func ParseBundle(td TrustDomain, jwks []byte) (*Bundle, error) {
 	if err != nil {
 		return nil, bundleErrorf(td, "%w", err)
 	}
-	return NewBundle(td, sequence, time.Duration(hint)*time.Second, roots...), nil
+	return parseJWTKeys(NewBundle(td, sequence, time.Duration(hint)*time.Second, roots...), document["keys"])
 }
 
 // ParseBundleMap reads a SPIFFE bundle map: bundle documents by the name of
@@ -98,16 +99,19 @@ func ParseBundleMap(data []byte) (BundleMap, error) {
 	return bundles, nil
 }
 
-// jwk is a root as the standard writes it: no kid, one certificate.
+// jwk is a key as the standard writes it: a root with one certificate and no
+// kid, a key for JWT-SVIDs with a kid and no certificate.
 type jwk struct {
-	Use     string   `json:"use"`
-	KeyType string   `json:"kty"`
-	Curve   string   `json:"crv,omitempty"`
-	X       string   `json:"x,omitempty"`
-	Y       string   `json:"y,omitempty"`
-	N       string   `json:"n,omitempty"`
-	E       string   `json:"e,omitempty"`
-	Chain   []string `json:"x5c"`
+	Use       string   `json:"use"`
+	KeyType   string   `json:"kty"`
+	KeyID     string   `json:"kid,omitempty"`
+	Algorithm string   `json:"alg,omitempty"`
+	Curve     string   `json:"crv,omitempty"`
+	X         string   `json:"x,omitempty"`
+	Y         string   `json:"y,omitempty"`
+	N         string   `json:"n,omitempty"`
+	E         string   `json:"e,omitempty"`
+	Chain     []string `json:"x5c,omitempty"`
 }
 
 // Marshal writes the bundle as a SPIFFE bundle document. Sequence number and
@@ -117,11 +121,18 @@ func (b *Bundle) Marshal() ([]byte, error) {
 		Keys        []jwk  `json:"keys"`
 		Sequence    uint64 `json:"spiffe_sequence,omitempty"`
 		RefreshHint int64  `json:"spiffe_refresh_hint,omitempty"`
-	}{Keys: make([]jwk, 0, len(b.roots)), Sequence: b.sequence, RefreshHint: int64(b.hint / time.Second)}
+	}{Keys: make([]jwk, 0, len(b.roots)+len(b.jwtKeys)), Sequence: b.sequence, RefreshHint: int64(b.hint / time.Second)}
 	for _, root := range b.roots {
 		key, err := newJWK(root)
 		if err != nil {
 			return nil, bundleErrorf(b.td, "root %s: %w", root.Subject, err)
+		}
+		document.Keys = append(document.Keys, key)
+	}
+	for _, jwtKey := range b.jwtKeys {
+		key, err := jwtKey.jwk()
+		if err != nil {
+			return nil, bundleErrorf(b.td, "key %q: %w", clip(jwtKey.ID), err)
 		}
 		document.Keys = append(document.Keys, key)
 	}

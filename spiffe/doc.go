@@ -1,7 +1,7 @@
-// Package spiffe holds the words of SPIFFE for X.509: trust domains, IDs,
-// X.509-SVIDs and bundles, how they are parsed and verified, and the TLS
+// Package spiffe holds the words of SPIFFE: trust domains, IDs, X.509-SVIDs,
+// JWT-SVIDs and bundles, how they are parsed and verified, and the TLS
 // configurations made of them. It issues nothing, fetches nothing and keeps no
-// state; JWT-SVIDs are not its business.
+// state.
 //
 // # Strictness
 //
@@ -12,6 +12,10 @@
 // weak keys, and chains too long to be honest. An SVID is verified with the
 // bundle of its own trust domain and no other; a trust domain whose bundle is
 // unknown or empty is not trusted at all.
+//
+// A JWT-SVID is read in one spelling only: compact serialization in strict
+// base64url, no name twice, no header but alg, kid and typ, so that nothing in
+// a token can say how it is to be verified. [ParseJWT] lists it all.
 //
 // # Rotation
 //

@@ -56,15 +56,20 @@ func TestOracleBundles(t *testing.T) {
 	if len(theirs.X509Authorities()) != 2 || sequence != 42 || hint != spiffe.DefaultRefreshHint {
 		t.Errorf("go-spiffe reads %d roots, sequence %d, hint %s", len(theirs.X509Authorities()), sequence, hint)
 	}
-	if err := theirs.AddJWTAuthority("key", newKey(t).Public()); err != nil {
+	jwtKey := spiffe.JWTKey{ID: "key", Public: newKey(t).Public()}
+	if err := theirs.AddJWTAuthority(jwtKey.ID, jwtKey.Public); err != nil {
 		t.Fatal(err)
 	}
 	back, err := theirs.Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
+	with, err := ours.WithJWTKeys(jwtKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	again, err := spiffe.ParseBundle(root.td, back)
-	if err != nil || !again.Equal(ours) {
+	if err != nil || !again.Equal(with) {
 		t.Errorf("what go-spiffe writes, %s, is not the same bundle: %v", back, err)
 	}
 }
