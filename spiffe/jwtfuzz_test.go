@@ -69,7 +69,9 @@ func FuzzValidateJWT(f *testing.F) {
 	}
 	check := forge.check()
 	f.Fuzz(func(t *testing.T, header, claims string) {
-		token := forge.signed(header, claims, "ES256", "p256")
+		mine := *forge
+		mine.t = t
+		token := mine.signed(header, claims, "ES256", "p256")
 		svid, err := spiffe.ValidateJWT(token, check)
 		if err != nil {
 			return
