@@ -34,7 +34,8 @@ func TestDecisionsAreKeptAndAnswered(t *testing.T) {
 	p.slice()
 	p.send(&pb.EnforceRequest{Message: &pb.EnforceRequest_Report{Report: &pb.Report{Decisions: []*pb.Decision{
 		{Id: "aaaa", Effect: "allow", Node: "elsewhere", ToId: "spiffe://" + domain + "/vms/admin"},
-		{Id: "bbbb", Effect: "deny"}, {Effect: "deny"},
+		{Id: "bbbb", Effect: "deny"},
+		{Effect: "deny"},
 	}}}})
 	ask := func(q *pb.WhyQuery) []*pb.Decision {
 		s.locked(func() {
