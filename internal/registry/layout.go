@@ -13,6 +13,9 @@ const (
 	TokenPrefix  = "token/"      // join tokens: token/<sha256 hex>, a JoinToken
 	CAPrefix     = "ca/"         // sealed authorities and rotation state
 	RootPrefix   = "ca/root/"    // ca/root/<key id>: a sealed root
+
+	AdminPrefix      = "admin/"       // admins elsewhere: admin/<name>, an Admin
+	AdminTokenPrefix = "admin-token/" // their tokens: admin-token/<sha256 hex>, an AdminToken
 )
 
 // Kind names a kind of applied object, as in kith.v1.Key.
@@ -55,6 +58,12 @@ func NodeKey(name string) string { return NodePrefix + name }
 
 // TokenKey is the key of a join token, by its hash in hex.
 func TokenKey(hash string) string { return TokenPrefix + hash }
+
+// AdminKey is the key of an admin's record.
+func AdminKey(name string) string { return AdminPrefix + name }
+
+// AdminTokenKey is the key of an admin token, by its hash in hex.
+func AdminTokenKey(hash string) string { return AdminTokenPrefix + hash }
 
 // RootKey is the key of a sealed root, by its key id.
 func RootKey(id string) string { return RootPrefix + id }

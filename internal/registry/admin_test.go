@@ -1,0 +1,56 @@
+package registry
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestAdminRecordsRoundTrip(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0).UTC()
+	for _, role := range []Role{RoleViewer, RoleOperator, RoleAdmin} {
+		admin := Admin{Name: "alice", Role: role, KeyHash: HashOf([]byte("k")), Joined: now, By: "uid:0"}
+		value, err := admin.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ParseAdmin(value); err != nil || got != admin {
+			t.Errorf("got %+v, %v, want %+v", got, err, admin)
+		}
+		token := AdminToken{Hash: HashOf([]byte("s")), Name: "alice", Role: role, By: "uid:0", Created: now, Expires: now.Add(MaxTokenTTL)}
+		if value, err = token.Marshal(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ParseAdminToken(value); err != nil || got != token {
+			t.Errorf("got %+v, %v, want %+v", got, err, token)
+		}
+		if token.Expired(now.Add(MaxTokenTTL-1)) || !token.Expired(token.Expires) || !(AdminToken{}).Expired(now) {
+			t.Error("a token is good until it expires, and the zero token never is")
+		}
+	}
+}
+
+func TestAdminRecordsFailClosed(t *testing.T) {
+	key := strings.Repeat("ab", 32)
+	for name, text := range map[string]string{
+		"no role":       `{"name":"alice","key":"` + key + `"}`,
+		"empty role":    `{"name":"alice","role":"","key":"` + key + `"}`,
+		"unknown role":  `{"name":"alice","role":"root","key":"` + key + `"}`,
+		"role number":   `{"name":"alice","role":3,"key":"` + key + `"}`,
+		"no key":        `{"name":"alice","role":"admin"}`,
+		"no name":       `{"role":"admin","key":"` + key + `"}`,
+		"path in name":  `{"name":"../x","role":"admin","key":"` + key + `"}`,
+		"unknown field": `{"name":"alice","role":"admin","key":"` + key + `","sudo":true}`,
+	} {
+		if got, err := ParseAdmin([]byte(text)); err == nil {
+			t.Errorf("%s: read as %+v", name, got)
+		}
+	}
+	long := AdminToken{Hash: HashOf(nil), Name: "a", Role: RoleAdmin, Created: time.Unix(0, 0), Expires: time.Unix(0, 0).Add(MaxTokenTTL + 1)}
+	if _, err := long.Marshal(); err == nil {
+		t.Error("a token that lives too long was written")
+	}
+	if RoleNone.String() != "none" || Role(9).String() != "none" {
+		t.Error("what is no role has a role's name")
+	}
+}
