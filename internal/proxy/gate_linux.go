@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -26,8 +27,8 @@ func ownerOf(conn net.Conn) (uint32, error) {
 	theirs = netip.AddrPortFrom(theirs.Addr().Unmap(), theirs.Port())
 	ours = netip.AddrPortFrom(ours.Addr().Unmap(), ours.Port())
 	uid, err := askKernel(theirs, ours)
-	if err == nil {
-		return uid, nil
+	if err == nil || errors.Is(err, errNoOwner) {
+		return uid, err
 	}
 	uid, fallback := readTable(theirs, ours)
 	if fallback != nil {
@@ -42,6 +43,7 @@ const (
 	diagRequestSize  = 56
 	diagAnswerSize   = 72
 	diagUID          = 64 // offset of idiag_uid in the answer
+	diagInode        = 68 // offset of idiag_inode
 	noCookie         = 0xff
 )
 
@@ -89,7 +91,9 @@ func diagRequest(theirs, ours netip.AddrPort) []byte {
 	return message
 }
 
-// parseDiag reads the one answer, and checks that it is about our connection.
+// parseDiag reads the one answer, and checks that it is about our connection. A
+// socket without an inode has been closed already; the kernel then says that it
+// is root's, and whoever it was must not come in by that.
 func parseDiag(answer []byte, theirs, ours netip.AddrPort) (uint32, error) {
 	native := binary.NativeEndian
 	if len(answer) < unix.NLMSG_HDRLEN+4 {
@@ -110,6 +114,9 @@ func parseDiag(answer []byte, theirs, ours netip.AddrPort) (uint32, error) {
 		binary.BigEndian.Uint16(body[4:]) != theirs.Port() || binary.BigEndian.Uint16(body[6:]) != ours.Port() {
 		return 0, errNoOwner
 	}
+	if native.Uint32(body[diagInode:]) == 0 {
+		return 0, errNoOwner
+	}
 	return native.Uint32(body[diagUID:]), nil
 }
 
@@ -128,7 +135,10 @@ func readTable(theirs, ours netip.AddrPort) (uint32, error) {
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
-		if len(fields) > 7 && fields[1] == local && fields[2] == remote {
+		if len(fields) > 9 && fields[1] == local && fields[2] == remote {
+			if fields[9] == "0" { // the inode: closed already, see parseDiag
+				return 0, errNoOwner
+			}
 			uid, err := strconv.ParseUint(fields[7], 10, 32)
 			return uint32(uid), err
 		}

@@ -53,6 +53,36 @@ func TestAnotherUserIsRefused(t *testing.T) {
 	}
 }
 
+// T36: whoever sends a request and closes at once shall not be taken for root,
+// whom the kernel names as the owner of a closed socket.
+func TestAClosedConnectionHasNoOwner(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	conn, err := net.Dial("tcp", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, ours := netip.MustParseAddrPort(conn.LocalAddr().String()), netip.MustParseAddrPort(conn.RemoteAddr().String())
+	if _, err := io.WriteString(conn, "POST http://orders/ HTTP/1.1\r\nHost: orders\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	accepted, err := inner.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	if uid, err := ownerOf(accepted); err == nil {
+		t.Errorf("the closed connection belongs to user %d", uid)
+	}
+	if uid, err := readTable(theirs, ours); err == nil {
+		t.Errorf("by the table, it belongs to user %d", uid)
+	}
+}
+
 func TestOwnerByTable(t *testing.T) {
 	accepted := make(chan net.Conn, 1)
 	conn, err := net.Dial("tcp", listenTCP(t, func(c net.Conn) { accepted <- c; io.Copy(io.Discard, c) }))
