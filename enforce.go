@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -25,13 +26,20 @@ type enforceStream = grpc.BidiStreamingClient[pb.EnforceRequest, pb.EnforceRespo
 // while it is open, so the identity is fetched inside of it.
 func (w *Workload) attach(ctx context.Context) {
 	pause := newBackoff()
+	level := slog.LevelWarn // once for each absence
 	for ctx.Err() == nil {
-		err := w.enforce(ctx, pause.reset)
+		err := w.enforce(ctx, func() {
+			if pause.reset(); level != slog.LevelWarn {
+				level = slog.LevelWarn
+				w.cfg.Log.Info("agent back", "socket", w.socket)
+			}
+		})
 		if ctx.Err() != nil {
 			return
 		}
 		w.first.fail(agentError("attach to the agent", err))
-		w.cfg.Log.Warn("agent away", "socket", w.socket, "error", err)
+		w.cfg.Log.Log(ctx, level, "agent away", "socket", w.socket, "error", err)
+		level = slog.LevelDebug
 		pause.wait(ctx)
 	}
 }

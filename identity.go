@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -33,13 +34,15 @@ type identity struct {
 // claim is open. It returns when ctx ends.
 func (w *Workload) follow(ctx context.Context) {
 	pause := newBackoff()
+	level := slog.LevelWarn // once for each failure
 	for ctx.Err() == nil {
-		err := w.fetch(ctx, pause.reset)
+		err := w.fetch(ctx, func() { pause.reset(); level = slog.LevelWarn })
 		if ctx.Err() != nil {
 			return
 		}
 		w.first.fail(agentError("fetch identity", err))
-		w.cfg.Log.Warn("identity stream ended", "error", err)
+		w.cfg.Log.Log(ctx, level, "identity not renewed", "error", err)
+		level = slog.LevelDebug
 		pause.wait(ctx)
 	}
 }

@@ -198,6 +198,9 @@ func (w *Workload) Advertise(addresses ...string) {
 	}
 }
 
+// Hint is the next thing to type after an error of this package, or "".
+func Hint(err error) string { return fault.HintOf(err) }
+
 // Stats counts what a Workload has done since Open.
 type Stats struct {
 	// Reported and Dropped are decisions sent to the agent, and decisions that

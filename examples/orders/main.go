@@ -29,6 +29,9 @@ func main() {
 	defer stop()
 	if err := run(ctx, *as, *addr); err != nil {
 		fmt.Fprintln(os.Stderr, "orders:", err)
+		if hint := kith.Hint(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "hint:", hint)
+		}
 		os.Exit(1)
 	}
 }

@@ -27,6 +27,9 @@ func main() {
 	defer stop()
 	if err := run(ctx, *as, *item); err != nil {
 		fmt.Fprintln(os.Stderr, "web:", err)
+		if hint := kith.Hint(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "hint:", hint)
+		}
 		os.Exit(1)
 	}
 }

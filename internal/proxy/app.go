@@ -83,7 +83,7 @@ func (a *app) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			r.Header.Del("Upgrade")
 		}
 	}
-	a.forward.ServeHTTP(rw, r)
+	duplex(rw, r, a.forward)
 }
 
 // rewrite makes the request the application gets. The hop-by-hop headers, and

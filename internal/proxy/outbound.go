@@ -95,11 +95,11 @@ func (o *outbound) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	case !r.URL.IsAbs() || r.URL.Host == "":
 		answer(rw, r, http.StatusBadRequest, "this is an HTTP proxy for local programs; set http_proxy=http://"+o.listener.Addr().String())
 	case !o.isService(r.URL.Hostname()):
-		o.enterUpgrade(r, o.others).ServeHTTP(rw, r)
+		duplex(rw, r, o.enterUpgrade(r, o.others))
 	case r.URL.Scheme != "http":
 		answer(rw, r, http.StatusBadGateway, "use http://"+r.URL.Hostname()+": Kith encrypts between the proxies")
 	default:
-		o.enterUpgrade(r, o.services).ServeHTTP(rw, r)
+		duplex(rw, r, o.enterUpgrade(r, o.services))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/proxy/proxytest"
 )
 
@@ -233,5 +234,93 @@ func TestTCPIsCutWhenDenied(t *testing.T) {
 	h.agent.Rules()
 	if _, err := conn.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("got %v, want a reset", err)
+	}
+}
+
+func TestConnectToRawTCPWhereTheServerSpeaksFirst(t *testing.T) {
+	h := newHouse(t)
+	h.expose("db", "tcp", listenTCP(t, func(conn net.Conn) { io.WriteString(conn, "220 ready\n") }))
+	out, _ := h.outbound("web")
+	h.agent.Rules(proxytest.Allow("db", "web", "db", "tcp"))
+	conn, err := connectThrough(soon(t), out.OutboundAddr(), "db:5432")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got, err := io.ReadAll(conn); string(got) != "220 ready\n" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestEventStreamIsFlushedAndCutWhenDenied(t *testing.T) {
+	h := newHouse(t)
+	h.expose("orders", "http", serve(t, func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(rw, "data: 1\n\n")
+		http.NewResponseController(rw).Flush()
+		<-r.Context().Done()
+	}))
+	_, client := h.outbound("web")
+	h.agent.Rules(proxytest.Allow("all", "web", "orders", "GET /{**}"))
+	req, _ := http.NewRequestWithContext(soon(t), http.MethodGet, "http://orders/events", nil)
+	req.Header.Set("Accept", "text/event-stream")
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := io.ReadFull(res.Body, make([]byte, 9)); err != nil {
+		t.Fatal(err)
+	}
+	h.agent.Rules()
+	if _, err := io.ReadAll(res.Body); err == nil || req.Context().Err() != nil {
+		t.Errorf("rule taken away: got %v, want the stream broken off", err)
+	}
+}
+
+// A large body passes in both directions at once, through both proxies.
+func TestLargeBodies(t *testing.T) {
+	h := newHouse(t)
+	h.expose("orders", "http", serve(t, func(rw http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(rw).EnableFullDuplex()
+		io.Copy(rw, r.Body)
+	}))
+	_, client := h.outbound("web")
+	h.agent.Rules(proxytest.Allow("all", "web", "orders", "POST /{**}"))
+	const size = 8 << 20
+	res, err := client.Post("http://orders/", "application/octet-stream", io.LimitReader(zeros{}, size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if n, err := io.Copy(io.Discard, res.Body); n != size || err != nil {
+		t.Errorf("got %d bytes, %v, want %d", n, err, size)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// A refusal arrives although the caller is still sending.
+func TestDenialOfALargeUpload(t *testing.T) {
+	h := newHouse(t)
+	h.expose("orders", "http", serve(t, func(rw http.ResponseWriter, _ *http.Request) {
+		http.Error(rw, "too large", http.StatusRequestEntityTooLarge)
+	}))
+	_, client := h.outbound("web")
+	for want, rules := range map[int][]*pb.Rule{403: nil, 413: {proxytest.Allow("all", "web", "orders", "POST /{**}")}} {
+		h.agent.Rules(rules...)
+		for range 10 {
+			res, err := client.Post("http://orders/", "application/octet-stream", io.LimitReader(zeros{}, 4<<20))
+			if err != nil {
+				t.Fatalf("want %d: %v", want, err)
+			}
+			body, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			if res.StatusCode != want {
+				t.Errorf("got %d %q, want %d", res.StatusCode, body, want)
+			}
+		}
 	}
 }
