@@ -72,8 +72,9 @@ generate: deps ## write internal/pb from proto/
 	@scripts/generate
 
 .PHONY: bench
-bench: ## benchmarks
+bench: build ## benchmarks of the rooms, then those that compare in one run (bench/)
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+	if [ -d bench ]; then cd bench && $(GO) run . ; fi
 
 .PHONY: clean
 clean: ## remove what was built here
