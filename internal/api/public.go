@@ -127,8 +127,8 @@ func (p *Public) nodeServer() *grpc.Server {
 	return grpc.NewServer(append(p.options(),
 		grpc.MaxRecvMsgSize(maxNode),
 		grpc.MaxConcurrentStreams(64),
-		grpc.InitialWindowSize(window),
-		grpc.InitialConnWindowSize(window),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		// A stream whose other host vanished without a word is noticed in 20 s.
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: 10 * time.Second, Timeout: 10 * time.Second,
@@ -146,5 +146,8 @@ func (p *Public) options() []grpc.ServerOption {
 		grpc.ChainStreamInterceptor(g.stream),
 		grpc.ConnectionTimeout(handshakeTime),
 		grpc.MaxHeaderListSize(16 << 10),
+		// Ten thousand agents are mostly silent: a small buffer to read into, and
+		// one to write from only while writing.
+		grpc.ReadBufferSize(4 << 10),
 	}
 }
