@@ -1,6 +1,7 @@
-// Package ca signs certificates: from a sealed root it makes an issuing CA for
-// one server, and with that the leaves of SVIDs, each journalled before and
-// linted after. Who may have which ID is decided elsewhere.
+// Package ca signs SVIDs: from a sealed root it makes an issuing CA for one
+// server and with that leaves, and with a trust domain's ring of keys JWT-SVIDs,
+// each journalled before and linted after. Who may have which ID is decided
+// elsewhere.
 package ca
 
 import (
@@ -58,7 +59,7 @@ type CA struct {
 	config  Config
 	td      spiffe.TrustDomain
 	root    *root
-	bundle  *spiffe.Bundle
+	bundle  atomic.Pointer[spiffe.Bundle]
 	journal *journal
 	metrics *metrics
 	log     *slog.Logger
@@ -69,8 +70,12 @@ type CA struct {
 	renewErr error     // guarded by renewing
 	alarmed  atomic.Bool
 
+	jwt      atomic.Pointer[jwtRing] // nil before UseJWTRing
+	adopting sync.Mutex              // held while jwt and bundle are replaced
+
 	// create signs; a test puts a signer that errs in its place.
 	create func(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) ([]byte, error)
+	encode func(jwtKey, jwtClaims) (string, error) // the same of tokens
 }
 
 // issuer is an issuing CA. It is immutable; renewal replaces it.
@@ -131,25 +136,29 @@ func newCA(config Config) (*CA, error) {
 		err := fault.Invalidf("stored root is of trust domain %s, not %s", td, config.TrustDomain)
 		return nil, fault.Hint(err, "a trust domain cannot be renamed; start with an empty state directory for a new one")
 	}
-	return &CA{
+	c := &CA{
 		config: config,
 		td:     td,
 		root:   root,
-		bundle: spiffe.NewBundle(td, config.BundleSequence, config.RefreshHint, root.cert),
 		log:    config.Log,
+		encode: encodeJWT,
 		create: func(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) ([]byte, error) {
 			return x509.CreateCertificate(rand.Reader, template, parent, key, signer)
 		},
-	}, nil
+	}
+	bundle, err := c.bundleWith(nil)
+	c.bundle.Store(bundle)
+	return c, err
 }
 
 // Root is the root certificate. A server that nodes join by pin sends it at
 // the end of its chain.
 func (c *CA) Root() *x509.Certificate { return c.root.cert }
 
-// Bundle holds roots only, so it is the same on every server and after every
+// Bundle holds the root, no issuing CA, and the keys for JWT-SVIDs, which the
+// trust domain has in common: so it is the same on every server and after every
 // restart.
-func (c *CA) Bundle() *spiffe.Bundle { return c.bundle }
+func (c *CA) Bundle() *spiffe.Bundle { return c.bundle.Load() }
 
 // Lifetimes is how long the certificates live.
 func (c *CA) Lifetimes() Lifetimes { return c.config.Lifetimes }

@@ -12,11 +12,13 @@ import (
 // EntryKind is what a journal entry tells of.
 type EntryKind string
 
-// The kinds of entry. A leaf or issuing entry is an intent: the certificate
-// must be taken for issued unless a void entry with its serial follows.
+// The kinds of entry. A leaf, issuing or jwt entry is an intent: the
+// certificate or token must be taken for issued unless a void entry with its
+// serial follows.
 const (
 	LeafEntry    EntryKind = "leaf"
 	IssuingEntry EntryKind = "issuing"
+	JWTEntry     EntryKind = "jwt"
 	VoidEntry    EntryKind = "void"
 )
 
@@ -24,11 +26,12 @@ const (
 type Entry struct {
 	Kind      EntryKind `json:"kind"`
 	Time      time.Time `json:"time"`
-	Serial    string    `json:"serial"` // hexadecimal
+	Serial    string    `json:"serial"` // hexadecimal; of a token its jti
 	ID        string    `json:"id"`
 	KeyHash   string    `json:"key_sha256,omitempty"` // of the SubjectPublicKeyInfo, hexadecimal
 	NotAfter  time.Time `json:"not_after,omitzero"`
-	Issuer    string    `json:"issuer,omitempty"` // serial of the signing certificate
+	Issuer    string    `json:"issuer,omitempty"`   // serial of the signing certificate; of a token the kid
+	Audience  string    `json:"audience,omitempty"` // of a token, names with spaces between
 	Requester string    `json:"requester,omitempty"`
 	Rule      string    `json:"rule,omitempty"`
 	Revision  uint64    `json:"revision,omitempty"`
@@ -73,16 +76,24 @@ func ShipTo(log Recorder) func(context.Context, []Entry) error {
 	}
 }
 
+// what names the fact that says of which kind the SVID is.
+func (e Entry) what() string {
+	if e.Kind == JWTEntry {
+		return "token"
+	}
+	return "certificate"
+}
+
 func (e Entry) event() audit.Event {
 	event := audit.Event{
 		Kind: audit.Issued, Actor: e.Requester, Object: e.ID, Outcome: "ok", Revision: e.Revision,
-		Facts: map[string]string{"certificate": string(e.Kind), "serial": e.Serial, "journalled": e.Time.UTC().Format(time.RFC3339Nano)},
+		Facts: map[string]string{e.what(): string(e.Kind), "serial": e.Serial, "journalled": e.Time.UTC().Format(time.RFC3339Nano)},
 	}
 	if e.Kind == VoidEntry {
 		event.Kind, event.Outcome = audit.Voided, e.Reason
 		return event
 	}
-	for name, value := range map[string]string{"key_sha256": e.KeyHash, "issuer": e.Issuer, "rule": e.Rule} {
+	for name, value := range map[string]string{"key_sha256": e.KeyHash, "issuer": e.Issuer, "audience": e.Audience, "rule": e.Rule} {
 		if value != "" {
 			event.Facts[name] = value
 		}

@@ -1,0 +1,244 @@
+package ca
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// JWTLifetime is how long a JWT-SVID lives, at most: whoever gets hold of one
+// is its subject until then.
+const JWTLifetime = 5 * time.Minute
+
+// JWTRequest is what a JWT-SVID is made of. All but the audience comes from the
+// rule that was evaluated.
+type JWTRequest struct {
+	ID       spiffe.ID
+	Audience []string      // as registry.ValidateAudience allows
+	TTL      time.Duration // that of the rule; 0 or over JWTLifetime: JWTLifetime
+
+	// For the journal, not the token.
+	Requester string
+	Rule      string
+	Revision  uint64
+}
+
+// JWTResult is what became of one request of a batch.
+type JWTResult struct {
+	SVID *spiffe.JWTSVID
+	Err  error
+}
+
+type jwtHeader struct {
+	Algorithm string `json:"alg"`
+	KeyID     string `json:"kid"`
+	Type      string `json:"typ"`
+}
+
+type jwtClaims struct {
+	Subject  string   `json:"sub"`
+	Audience []string `json:"aud"`
+	Expiry   int64    `json:"exp"`
+	IssuedAt int64    `json:"iat"`
+	ID       string   `json:"jti"` // the serial of its journal entry
+}
+
+// jwtJob is one request on its way.
+type jwtJob struct {
+	request JWTRequest
+	claims  jwtClaims
+	want    jwtExpectation
+	result  lintedJWT
+	err     error
+}
+
+// SignJWTs signs up to 1024 JWT-SVIDs with one write to the journal, on all
+// cores. Results are as those of SignBatch, and so are the steps; the numbers
+// are those of DESIGN.md.
+func (c *CA) SignJWTs(ctx context.Context, requests []JWTRequest) []JWTResult {
+	begin := time.Now()
+	defer func() { c.metrics.seconds.Observe(time.Since(begin).Seconds()) }()
+	jobs := make([]jwtJob, len(requests))
+	now := c.config.Now().UTC().Truncate(time.Second)
+	key, err := c.jwtReady(ctx, now, len(requests)) // 1
+	for i := range jobs {
+		jobs[i].request, jobs[i].err = requests[i], err
+		if err == nil {
+			jobs[i].err = c.planJWT(&jobs[i], key, now) // 2
+		}
+	}
+	c.journalJWTs(ctx, now, jobs) // 3
+	inParallel(len(jobs), func(i int) {
+		if jobs[i].err == nil {
+			c.makeJWT(&jobs[i], key, now) // 4, 5, 6
+		}
+	})
+	c.voidJWTs(ctx, now, jobs) // 7
+	return c.releaseJWTs(jobs) // 8
+}
+
+func (c *CA) jwtReady(ctx context.Context, now time.Time, n int) (jwtKey, error) {
+	if n > maxBatch {
+		return jwtKey{}, c.refuse(refusedInvalid, fault.Invalidf("batch of %d requests, at most %d are allowed", n, maxBatch))
+	}
+	if err := ctx.Err(); err != nil {
+		return jwtKey{}, err
+	}
+	if err := c.checkClock(now); err != nil {
+		return jwtKey{}, c.refuse(refusedClock, err)
+	}
+	key, ok := c.jwt.Load().signing(now)
+	if !ok {
+		return jwtKey{}, c.refuse(refusedIssuer, errors.New("there is no key for JWT-SVIDs yet"))
+	}
+	return key, nil
+}
+
+// planJWT makes the claims and, apart from them, what the result must be.
+func (c *CA) planJWT(j *jwtJob, key jwtKey, now time.Time) error {
+	r := j.request
+	if err := c.validateJWT(r); err != nil {
+		return c.refuse(refusedInvalid, fmt.Errorf("sign JWT of %s: %w", r.ID, err))
+	}
+	id, err := randomID()
+	if err != nil {
+		return err
+	}
+	ttl := JWTLifetime
+	if r.TTL > 0 {
+		ttl = min(ttl, r.TTL.Truncate(time.Second))
+	}
+	j.want = jwtExpectation{id: r.ID, audience: r.Audience, issuedAt: now, expiry: now.Add(ttl), jti: id, keyID: key.id}
+	j.claims = jwtClaims{Subject: r.ID.String(), Audience: r.Audience, Expiry: now.Add(ttl).Unix(), IssuedAt: now.Unix(), ID: id}
+	return nil
+}
+
+func (c *CA) validateJWT(r JWTRequest) error {
+	switch {
+	case r.ID.TrustDomain() != c.td:
+		return fault.Invalidf("it is not in trust domain %s", c.td)
+	case r.ID.Path() == "":
+		return fault.Invalidf("it has no path") // JWT-SVID 3.1
+	case r.TTL != 0 && r.TTL < minLeaf:
+		return fault.Invalidf("ttl %s is under %s", r.TTL, minLeaf)
+	case len(r.Requester) > 2048 || len(r.Rule) > 256:
+		return fault.Invalidf("requester or rule is too long")
+	}
+	return registry.ValidateAudience(r.Audience)
+}
+
+// journalJWTs writes down what is about to be signed. If that fails, nothing is.
+func (c *CA) journalJWTs(ctx context.Context, now time.Time, jobs []jwtJob) {
+	var entries []Entry
+	for _, j := range jobs {
+		if j.err != nil {
+			continue
+		}
+		entries = append(entries, Entry{
+			Kind: JWTEntry, Time: now, Serial: j.want.jti, ID: j.want.id.String(), NotAfter: j.want.expiry, Issuer: j.want.keyID,
+			Audience:  strings.Join(j.want.audience, " "),
+			Requester: j.request.Requester, Rule: j.request.Rule, Revision: j.request.Revision,
+		})
+	}
+	if len(entries) == 0 {
+		return
+	}
+	err := c.journal.add(ctx, now, entries...)
+	c.checkAlarm()
+	if err == nil {
+		return
+	}
+	for i := range jobs {
+		if jobs[i].err == nil {
+			jobs[i].err = c.refuse(refusedJournal, err)
+		}
+	}
+}
+
+// makeJWT signs, parses what was signed, and lints it.
+func (c *CA) makeJWT(j *jwtJob, key jwtKey, now time.Time) {
+	token, err := c.encode(key, j.claims)
+	if err != nil {
+		j.err = c.refuse(refusedInternal, fmt.Errorf("sign JWT of %s: %w", j.want.id, err))
+		return
+	}
+	if j.result, err = lintJWT(token, c.bundle.Load(), now, j.want); err != nil {
+		j.err = c.refuse(refusedLint, fmt.Errorf("sign JWT of %s: %w", j.want.id, err))
+		c.log.Error("JWT-SVID failed the lint", "id", j.want.id.String(), "jti", j.want.jti, "error", err)
+	}
+}
+
+// encodeJWT is the compact serialization, signed. RFC 7515 7.1, RFC 7518 3.4.
+func encodeJWT(key jwtKey, claims jwtClaims) (string, error) {
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
+	}
+	token := make([]byte, 0, 1024)
+	token = append(append(token, key.header...), '.')
+	token = base64.RawURLEncoding.AppendEncode(token, payload)
+	digest := sha256.Sum256(token)
+	der, err := key.signer.Sign(nil, digest[:], crypto.SHA256)
+	if err != nil {
+		return "", err
+	}
+	var signature struct{ R, S *big.Int }
+	if rest, err := asn1.Unmarshal(der, &signature); err != nil || len(rest) > 0 {
+		return "", errors.New("the signature is malformed")
+	}
+	var halves [64]byte
+	signature.R.FillBytes(halves[:32])
+	signature.S.FillBytes(halves[32:])
+	return string(base64.RawURLEncoding.AppendEncode(append(token, '.'), halves[:])), nil
+}
+
+// voidJWTs notes which intents came to nothing, as journalVoids does.
+func (c *CA) voidJWTs(ctx context.Context, now time.Time, jobs []jwtJob) {
+	var entries []Entry
+	for _, j := range jobs {
+		if j.err == nil || j.want.jti == "" || refusedBy(j.err) == refusedJournal {
+			continue
+		}
+		entries = append(entries, Entry{
+			Kind: VoidEntry, Time: now, Serial: j.want.jti, ID: j.want.id.String(),
+			Requester: j.request.Requester, Reason: string(refusedBy(j.err)),
+		})
+	}
+	if len(entries) == 0 {
+		return
+	}
+	if err := c.journal.add(ctx, now, entries...); err != nil {
+		c.log.Warn("void issuance not journalled", "error", err)
+	}
+}
+
+// releaseJWTs hands out what the linter made, and nothing else.
+func (c *CA) releaseJWTs(jobs []jwtJob) []JWTResult {
+	results := make([]JWTResult, len(jobs))
+	issued := 0
+	for i, j := range jobs {
+		switch {
+		case j.err != nil:
+			results[i].Err = j.err
+		case j.result.svid == nil:
+			results[i].Err = fmt.Errorf("sign JWT of %s: nothing was made", j.want.id)
+		default:
+			results[i].SVID = j.result.svid
+			issued++
+		}
+	}
+	c.metrics.jwtIssued.Add(float64(issued))
+	return results
+}
