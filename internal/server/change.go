@@ -88,7 +88,7 @@ func (s *Server) apply(ctx context.Context, by string, req *pb.ApplyRequest) (pl
 		return plan{}, 0, ctx.Err()
 	}
 	for try := 1; ; try++ {
-		p, err := newPlan(s.snap(), req, s.cfg.Dev)
+		p, err := newPlan(s.snap(), req, bounds{dev: s.cfg.Dev, lifetimes: s.ca.Lifetimes()})
 		if err != nil {
 			return plan{}, 0, err
 		}

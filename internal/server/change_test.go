@@ -121,6 +121,17 @@ func TestOldWarningsAreNotRepeated(t *testing.T) {
 	}
 }
 
+func TestTTLThatTheBudgetForbidsIsRefused(t *testing.T) {
+	r := start(t, nil)
+	long := &pb.Object{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{
+		Name: "long", Id: "/{node.class}/{workload.unix.user}", Ttl: durationpb.New(2 * time.Hour),
+	}}}
+	err := r.refused(&pb.ApplyRequest{Put: []*pb.Object{long}}, fault.Invalid, "identities.long.ttl")
+	if !strings.Contains(fault.HintOf(err), "control_plane_outage") {
+		t.Errorf("hint: got %q, want the budget", fault.HintOf(err))
+	}
+}
+
 func TestCreateOnlyRefusesToReplace(t *testing.T) {
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: append(shop(), rule("r", "web", "orders", "GET /a"))})

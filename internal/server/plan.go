@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kith-id/kith/internal/ca"
 	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
@@ -41,22 +42,29 @@ type edit struct {
 
 // planner gathers faults, so that all are told at once.
 type planner struct {
-	snap   *snapshot
-	req    *pb.ApplyRequest
-	owner  string
-	dev    bool
-	next   state
-	put    map[objectKey]bool
-	gone   map[objectKey]bool
-	edits  []edit
-	faults []error
+	snap      *snapshot
+	req       *pb.ApplyRequest
+	owner     string
+	dev       bool
+	next      state
+	lifetimes ca.Lifetimes
+	put       map[objectKey]bool
+	gone      map[objectKey]bool
+	edits     []edit
+	faults    []error
+}
+
+// bounds is what a plan must keep to besides the state itself.
+type bounds struct {
+	dev       bool
+	lifetimes ca.Lifetimes
 }
 
 // newPlan works out what a request would change. It touches only objects of
 // the request's owner, and returns every fault at once.
-func newPlan(snap *snapshot, req *pb.ApplyRequest, dev bool) (plan, error) {
+func newPlan(snap *snapshot, req *pb.ApplyRequest, by bounds) (plan, error) {
 	p := &planner{
-		snap: snap, req: req, owner: req.GetOwner(), dev: dev,
+		snap: snap, req: req, owner: req.GetOwner(), dev: by.dev, lifetimes: by.lifetimes,
 		next: snap.clone(),
 		put:  make(map[objectKey]bool), gone: make(map[objectKey]bool),
 	}
@@ -164,6 +172,9 @@ func (p *planner) place(object *pb.Object) {
 	if err := p.next.put(key, object); err != nil {
 		p.fault(err)
 		return
+	}
+	if err := p.lifetimes.CheckTTL(p.next.rules.IdentityRules[key.name].TTL); key.kind == registry.KindIdentity && err != nil {
+		p.fault(fault.Hint(fault.Invalidf("identities.%s.ttl: %w", key.name, err), "%s", fault.HintOf(err)))
 	}
 	verb := "update"
 	if before == nil {
