@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 )
@@ -43,6 +44,7 @@ type JWTSVID struct {
 	token     string
 	keyID     string
 	notBefore time.Time
+	claims    map[string]json.RawMessage
 	signed    signedJWT
 }
 
@@ -129,6 +131,12 @@ func (s *JWTSVID) Claims() map[string]any {
 	return claims
 }
 
+// Claim is one claim as it was signed, nil if there is none of that name.
+func (s *JWTSVID) Claim(name string) json.RawMessage { return slices.Clone(s.claims[name]) }
+
+// ClaimNames are the names of all claims, sorted.
+func (s *JWTSVID) ClaimNames() []string { return slices.Sorted(maps.Keys(s.claims)) }
+
 // ClaimsJSON is the claims as they were signed.
 func (s *JWTSVID) ClaimsJSON() []byte { return slices.Clone(s.signed.payload) }
 
@@ -192,6 +200,7 @@ func (s *JWTSVID) parseClaims() error {
 	if err != nil {
 		return err
 	}
+	s.claims = claims
 	subject, ok := stringOf(claims["sub"])
 	if !ok {
 		return errors.New("sub is missing or not a text") // JWT-SVID 3.1
@@ -208,8 +217,11 @@ func (s *JWTSVID) parseClaims() error {
 	if _, ok := claims["exp"]; !ok {
 		return errors.New("exp is missing") // JWT-SVID 3.3
 	}
-	for name, at := range map[string]*time.Time{"exp": &s.Expiry, "nbf": &s.notBefore, "iat": &s.IssuedAt} {
-		if *at, err = parseSeconds(claims, name); err != nil {
+	for _, claim := range []struct {
+		name string
+		at   *time.Time
+	}{{"exp", &s.Expiry}, {"nbf", &s.notBefore}, {"iat", &s.IssuedAt}} {
+		if *claim.at, err = parseSeconds(claims, claim.name); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package ca
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/base64"
@@ -51,7 +52,7 @@ type jwtClaims struct {
 	Subject  string   `json:"sub"`
 	Audience []string `json:"aud"`
 	Expiry   int64    `json:"exp"`
-	IssuedAt int64    `json:"iat"`
+	IssuedAt int64    `json:"iat,omitzero"`
 	ID       string   `json:"jti"` // the serial of its journal entry
 }
 
@@ -82,7 +83,7 @@ func (c *CA) SignJWTs(ctx context.Context, requests []JWTRequest) []JWTResult {
 	c.journalJWTs(ctx, now, jobs) // 3
 	inParallel(len(jobs), func(i int) {
 		if jobs[i].err == nil {
-			c.makeJWT(&jobs[i], key, now) // 4, 5, 6
+			c.makeJWT(&jobs[i], key) // 4, 5, 6
 		}
 	})
 	c.voidJWTs(ctx, now, jobs) // 7
@@ -168,13 +169,13 @@ func (c *CA) journalJWTs(ctx context.Context, now time.Time, jobs []jwtJob) {
 }
 
 // makeJWT signs, parses what was signed, and lints it.
-func (c *CA) makeJWT(j *jwtJob, key jwtKey, now time.Time) {
+func (c *CA) makeJWT(j *jwtJob, key jwtKey) {
 	token, err := c.encode(key, j.claims)
 	if err != nil {
 		j.err = c.refuse(refusedInternal, fmt.Errorf("sign JWT of %s: %w", j.want.id, err))
 		return
 	}
-	if j.result, err = lintJWT(token, c.bundle.Load(), now, j.want); err != nil {
+	if j.result, err = lintJWT(token, j.want); err != nil {
 		j.err = c.refuse(refusedLint, fmt.Errorf("sign JWT of %s: %w", j.want.id, err))
 		c.log.Error("JWT-SVID failed the lint", "id", j.want.id.String(), "jti", j.want.jti, "error", err)
 	}
@@ -190,7 +191,7 @@ func encodeJWT(key jwtKey, claims jwtClaims) (string, error) {
 	token = append(append(token, key.header...), '.')
 	token = base64.RawURLEncoding.AppendEncode(token, payload)
 	digest := sha256.Sum256(token)
-	der, err := key.signer.Sign(nil, digest[:], crypto.SHA256)
+	der, err := key.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
 		return "", err
 	}

@@ -127,10 +127,6 @@ func TestJWTThatFailsTheLintStays(t *testing.T) {
 			k.header = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256","kid":"x","typ":"JWT"}`))
 			return good(k, c)
 		},
-		"signature wrong": func(k jwtKey, c jwtClaims) (string, error) {
-			token, err := good(k, c)
-			return token[:len(token)-4] + "AAAA", err
-		},
 		"not a token": func(jwtKey, jwtClaims) (string, error) { return "x", nil },
 		"no token":    func(jwtKey, jwtClaims) (string, error) { return "", errors.New("broken") },
 	} {

@@ -1,10 +1,8 @@
 package ca
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -24,16 +22,13 @@ type jwtExpectation struct {
 	jti, keyID       string
 }
 
-// lintJWT reads what was signed as its receiver will - the signature included,
-// by the bundle that is published - and holds it against the request. It says
-// in other words what planJWT says: the two must agree.
-func lintJWT(token string, bundle *spiffe.Bundle, now time.Time, want jwtExpectation) (lintedJWT, error) {
-	svid, err := spiffe.ValidateJWT(token, spiffe.JWTCheck{
-		Audiences: want.audience, Now: now, MaxLifetime: JWTLifetime,
-		Bundle: func(td spiffe.TrustDomain) (*spiffe.Bundle, bool) { return bundle, td == bundle.TrustDomain() },
-	})
+// lintJWT reads what was signed as its receiver will and holds it against the
+// request. It says in other words what planJWT says: the two must agree. The
+// signature it does not verify, see DESIGN.md.
+func lintJWT(token string, want jwtExpectation) (lintedJWT, error) {
+	svid, err := spiffe.ParseJWT(token)
 	if err != nil {
-		return lintedJWT{}, fmt.Errorf("lint: %w", err)
+		return lintedJWT{}, fmt.Errorf("lint parse: %w", err)
 	}
 	switch {
 	case svid.ID != want.id:
@@ -44,25 +39,30 @@ func lintJWT(token string, bundle *spiffe.Bundle, now time.Time, want jwtExpecta
 		return lintedJWT{}, fmt.Errorf("lint validity: is %s to %s, not %s to %s", svid.IssuedAt, svid.Expiry, want.issuedAt, want.expiry)
 	case svid.KeyID() != want.keyID:
 		return lintedJWT{}, errors.New("lint kid: is not that of the signing key")
+	case string(svid.Claim("jti")) != `"`+want.jti+`"`:
+		return lintedJWT{}, errors.New("lint jti: is not the journalled one")
 	}
-	if err := lintJWTClaims(svid, want); err != nil {
-		return lintedJWT{}, err
+	if names := svid.ClaimNames(); !slices.Equal(names, []string{"aud", "exp", "iat", "jti", "sub"}) {
+		return lintedJWT{}, fmt.Errorf("lint claims: are %s", strings.Join(names, " "))
 	}
 	return lintedJWT{svid}, nil
 }
 
-// lintJWTClaims checks that there is no claim beside ours, and the header's
-// three names are all there: ParseJWT lets typ be left out.
-func lintJWTClaims(svid *spiffe.JWTSVID, want jwtExpectation) error {
-	var claims map[string]json.RawMessage
-	if err := json.Unmarshal(svid.ClaimsJSON(), &claims); err != nil {
-		return fmt.Errorf("lint claims: %w", err)
+// provesItself signs once with a key and verifies that as a peer will, before
+// the key is used: what goes wrong with a key goes wrong with all it signs.
+func (k jwtKey) provesItself(td spiffe.TrustDomain) error {
+	now := time.Unix(1, 0)
+	token, err := encodeJWT(k, jwtClaims{Subject: td.ID().String() + "/kith/self-test", Audience: []string{"self-test"}, Expiry: now.Unix() + 1})
+	if err != nil {
+		return err
 	}
-	if names := slices.Sorted(maps.Keys(claims)); !slices.Equal(names, []string{"aud", "exp", "iat", "jti", "sub"}) {
-		return fmt.Errorf("lint claims: are %s", strings.Join(names, " "))
+	bundle, err := spiffe.NewBundle(td, 0, 0).WithJWTKeys(spiffe.JWTKey{ID: k.id, Public: k.public, Algorithm: jwtAlgorithm})
+	if err != nil {
+		return err
 	}
-	if string(claims["jti"]) != `"`+want.jti+`"` {
-		return errors.New("lint jti: is not the journalled one")
-	}
-	return nil
+	_, err = spiffe.ValidateJWT(token, spiffe.JWTCheck{
+		Audiences: []string{"self-test"}, Now: now,
+		Bundle: func(of spiffe.TrustDomain) (*spiffe.Bundle, bool) { return bundle, of == td },
+	})
+	return err
 }

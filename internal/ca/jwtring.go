@@ -259,7 +259,7 @@ func (c *CA) openJWTKey(present *jwtRing, stored storedJWTKey, retired bool) (jw
 		key.signer.Wipe()
 		return jwtKey{}, fault.Invalidf("the sealed key is not the published one's")
 	}
-	return key, nil
+	return key, key.provesItself(c.td)
 }
 
 // bundleWith is the bundle with the keys of a ring, which may be nil.
