@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -82,6 +83,27 @@ func parseSocket(from, value string) (string, error) {
 			"choose a shorter KITH_RUN_DIR")
 	}
 	return path, nil
+}
+
+// checkOwners refuses a socket that stands where anybody could have put it, as
+// below /tmp, and somebody else has: who answers there would give us an identity
+// and a policy of their own making.
+func checkOwners(path string, uid int) error {
+	for at := path; at != filepath.Dir(at); at = filepath.Dir(at) {
+		parent, err := os.Stat(filepath.Dir(at))
+		if err != nil || parent.Mode().Perm()&0o002 == 0 {
+			continue // what is not there shows when it is dialled
+		}
+		info, err := os.Lstat(at)
+		if err != nil {
+			continue
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 && int(st.Uid) != uid {
+			return fault.Hint(fault.Deniedf("agent socket %s: %s belongs to another user, who could be no agent at all", path, at),
+				"set SPIFFE_ENDPOINT_SOCKET to the agent's socket")
+		}
+	}
+	return nil
 }
 
 // dialAgent makes the connection; nothing is sent before the first stream. The

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,6 +83,9 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	cfg = cfg.withDefaults()
 	socket, err := findSocket(cfg.Socket)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkOwners(socket, os.Geteuid()); err != nil {
 		return nil, err
 	}
 	conn, err := dialAgent(socket)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kith-id/kith/internal/api"
+	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 )
@@ -71,10 +74,13 @@ func (a *app) withAgent(ctx context.Context, ask func(context.Context, pb.Inspec
 	return explain(ask(ctx, pb.NewInspectionClient(conn)), "agent", path)
 }
 
-// present says whether there is a socket that we may open, before gRPC hides
-// the reason in its own words.
+// present says whether there is a socket that we may open and that nobody else
+// put there, before gRPC hides the reason in its own words.
 func present(path string) error {
 	_, err := os.Stat(path)
+	if err == nil {
+		err = config.CheckOwners(path, os.Geteuid())
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return errors.New("there is no such socket")
@@ -101,6 +107,10 @@ func explain(err error, who, path string) error {
 	}
 	switch s.Code() {
 	case codes.Unavailable:
+		if strings.Contains(s.Message(), syscall.EACCES.Error()) {
+			shut := fault.Deniedf("%s: you may not open the %s's socket", path, who)
+			return fault.Hint(shut, "run it as the user of kith %s, as in: sudo kith …", who)
+		}
 		gone := fmt.Errorf("no %s answers on %s: nothing listens there", who, path)
 		return fault.Hint(gone, "kith dev (to try it here), or kith %s; kith doctor says what is missing", who)
 	case codes.DeadlineExceeded:

@@ -137,6 +137,21 @@ func makeOwned(dir string, mode, forbidden fs.FileMode) error {
 	return nil
 }
 
+// CheckOwners refuses a socket that stands where anybody could have put it, as
+// below /tmp, and somebody else has: who answers there is no program of ours.
+func CheckOwners(socket string, uid int) error {
+	for at := socket; at != filepath.Dir(at); at = filepath.Dir(at) {
+		parent, err := os.Stat(filepath.Dir(at))
+		if err != nil || parent.Mode().Perm()&0o002 == 0 {
+			continue // what is not there shows when it is dialled
+		}
+		if info, err := os.Lstat(at); err == nil && !ownedBy(info, uid) {
+			return fault.Hint(fault.Deniedf("%s belongs to another user", at), "set KITH_RUN_DIR to the directory of the program you mean")
+		}
+	}
+	return nil
+}
+
 // ownedBy accepts the user and root.
 func ownedBy(info fs.FileInfo, uid int) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)

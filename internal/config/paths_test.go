@@ -117,3 +117,29 @@ func TestDirectoriesArePrivate(t *testing.T) {
 		t.Errorf("a file in the place: %v, want invalid", err)
 	}
 }
+
+// T6: what another user has put into a directory for everybody is not ours.
+func TestCheckOwners(t *testing.T) {
+	shared := t.TempDir()
+	if err := os.Chmod(shared, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(shared, "kith-1")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	owner := os.Geteuid()
+	if owner == 0 { // what is root's is trusted
+		owner = 12345
+		if err := os.Chown(dir, owner, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := filepath.Join(dir, "admin.sock")
+	if err := config.CheckOwners(socket, owner); err != nil {
+		t.Errorf("one's own: %v", err)
+	}
+	if err := config.CheckOwners(socket, owner+1); !fault.Is(err, fault.Denied) {
+		t.Errorf("another user's: %v", err)
+	}
+}

@@ -1,0 +1,54 @@
+package kith
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/kith-id/kith/internal/fault"
+)
+
+// T6: another user who was first in /tmp answers there, and is no agent.
+func TestSocketOfAnotherUserIsRefused(t *testing.T) {
+	shared, err := os.MkdirTemp("", "k") // short, and below nobody's umask
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(shared) })
+	if err := os.Chmod(shared, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(shared, "kith-1")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "agent.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	owner := os.Geteuid()
+	if owner == 0 { // what is root's is trusted
+		owner = 12345
+		if err := os.Chown(dir, owner, -1); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(path, owner, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := checkOwners(path, owner); err != nil {
+		t.Errorf("one's own: %v", err)
+	}
+	if err := checkOwners(path, owner+1); !fault.Is(err, fault.Denied) {
+		t.Errorf("another user's: %v", err)
+	}
+	if err := os.Chmod(shared, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkOwners(filepath.Join(shared, "nobody", "agent.sock"), owner); err != nil {
+		t.Errorf("nothing there: %v", err)
+	}
+}
