@@ -204,6 +204,10 @@ func (d *diagnosis) server(ctx context.Context) *pb.StatusResponse {
 		return nil
 	}
 	s, err := d.app.serverStatus(ctx)
+	if fault.Is(err, fault.Denied) {
+		d.add("server", "absent", "one runs here, and only its own user may ask it", "")
+		return nil
+	}
 	if err != nil {
 		d.fault("server", err, "kith server, or systemctl restart kith-server")
 		return nil
