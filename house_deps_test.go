@@ -106,6 +106,33 @@ func TestDependenciesAreInTheirRooms(t *testing.T) {
 	}
 }
 
+// What a customer links must not register names another library registers too:
+// the SPIFFE Workload API's messages have no proto package, go-spiffe registers
+// them, and a second registration ends the program before main.
+func TestSDKStartsBesideOtherLibraries(t *testing.T) {
+	const shared = "internal/pb/workloadpb"
+	imports := map[string][]string{}
+	for _, s := range sources(t) {
+		if !s.test {
+			ours, _ := s.imports()
+			imports[s.pkg] = append(imports[s.pkg], ours...)
+		}
+	}
+	by := map[string]string{".": "", "spiffe": ""} // what is public -> who imports it
+	for todo := []string{".", "spiffe"}; len(todo) > 0; todo = todo[1:] {
+		for _, to := range imports[todo[0]] {
+			if _, seen := by[to]; !seen {
+				by[to] = todo[0]
+				todo = append(todo, to)
+			}
+		}
+	}
+	if from, linked := by[shared]; linked {
+		t.Errorf("the SDK links %s through %s: a program that links go-spiffe as well would not start; "+
+			"proto/kith/v1/svid.proto has what the SDK reads", shared, from)
+	}
+}
+
 // owner is the dependency with the longest module path that holds the package.
 func owner(known []dependency, pkg string) *dependency {
 	var best *dependency

@@ -10,13 +10,15 @@ import (
 	"log/slog"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
-	"github.com/kith-id/kith/internal/pb/workloadpb"
+	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/spiffe"
 )
 
 const (
+	fetchX509SVID  = "/SpiffeWorkloadAPI/FetchX509SVID"
 	securityHeader = "workload.spiffe.io" // Workload API 3: without it an agent refuses
 	maxSVIDs       = 64
 	maxBundles     = 1024
@@ -49,13 +51,13 @@ func (w *Workload) follow(ctx context.Context) {
 
 func (w *Workload) fetch(ctx context.Context, progress func()) error {
 	ctx = metadata.AppendToOutgoingContext(ctx, securityHeader, "true")
-	stream, err := workloadpb.NewSpiffeWorkloadAPIClient(w.conn).FetchX509SVID(ctx, &workloadpb.X509SVIDRequest{})
+	stream, err := openX509SVID(ctx, w.conn)
 	if err != nil {
 		return err
 	}
 	for {
-		answer, err := stream.Recv()
-		if err != nil {
+		answer := new(pb.X509SVIDResponse)
+		if err := stream.RecvMsg(answer); err != nil {
 			return err
 		}
 		progress()
@@ -68,6 +70,23 @@ func (w *Workload) fetch(ctx context.Context, progress func()) error {
 		}
 		w.adopt(next)
 	}
+}
+
+// openX509SVID calls the standard's method with messages of our own package. The
+// generated client cannot be used: it registers the standard's messages, which
+// have no package, and so a program that links go-spiffe as well would not start.
+func openX509SVID(ctx context.Context, conn grpc.ClientConnInterface) (grpc.ClientStream, error) {
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{StreamName: "FetchX509SVID", ServerStreams: true}, fetchX509SVID)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.SendMsg(&pb.X509SVIDRequest{}); err != nil {
+		if cause := stream.RecvMsg(&pb.X509SVIDResponse{}); cause != nil {
+			return nil, cause // the status behind the io.EOF of a failed send
+		}
+		return nil, err
+	}
+	return stream, stream.CloseSend()
 }
 
 // adopt puts a new identity in force: handshakes use it from now on, accepted
@@ -109,7 +128,7 @@ func (w *Workload) watchExpiry(ctx context.Context) {
 	}
 }
 
-func parseIdentity(answer *workloadpb.X509SVIDResponse) (*identity, error) {
+func parseIdentity(answer *pb.X509SVIDResponse) (*identity, error) {
 	if n := len(answer.GetSvids()); n == 0 || n > maxSVIDs {
 		return nil, fmt.Errorf("%d SVIDs, between 1 and %d are allowed", n, maxSVIDs)
 	}

@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/kith-id/kith/internal/pb"
-	"github.com/kith-id/kith/internal/pb/workloadpb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -235,8 +234,8 @@ func FuzzParseSocket(f *testing.F) {
 func FuzzParseIdentity(f *testing.F) {
 	f.Add("spiffe://a/b", []byte{0x30, 0}, []byte{0x30, 0}, []byte{0x30, 0})
 	f.Fuzz(func(t *testing.T, id string, chain, key, bundle []byte) {
-		next, err := parseIdentity(&workloadpb.X509SVIDResponse{
-			Svids:            []*workloadpb.X509SVID{{SpiffeId: id, X509Svid: chain, X509SvidKey: key, Bundle: bundle}},
+		next, err := parseIdentity(&pb.X509SVIDResponse{
+			Svids:            []*pb.X509SVID{{SpiffeId: id, X509Svid: chain, X509SvidKey: key, Bundle: bundle}},
 			FederatedBundles: map[string][]byte{id: bundle},
 		})
 		if err == nil && next.svid == nil {

@@ -6,7 +6,6 @@ package proxytest
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"net"
 	"os"
@@ -18,12 +17,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/kith-id/kith/internal/pb"
-	"github.com/kith-id/kith/internal/pb/workloadpb"
 )
 
 // Domain is the trust domain of every test agent.
@@ -35,7 +32,6 @@ const Patience = 20 * time.Second
 // Agent is a running test agent.
 type Agent struct {
 	pb.UnimplementedEnforcementServer
-	workloadpb.UnimplementedSpiffeWorkloadAPIServer
 
 	// Socket is the path to attach to.
 	Socket string
@@ -94,9 +90,9 @@ func (a *Agent) Listen() {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.StatsHandler(linker{a}))
+	server := grpc.NewServer(grpc.StatsHandler(linker{a, ""}))
 	pb.RegisterEnforcementServer(server, a)
-	workloadpb.RegisterSpiffeWorkloadAPIServer(server, a)
+	server.RegisterService(workloadAPI(), a)
 	a.mu.Lock()
 	a.server = server
 	a.mu.Unlock()
@@ -114,10 +110,18 @@ func (a *Agent) Kill() {
 
 type linkKey struct{}
 
-type linker struct{ a *Agent }
+// linker makes a link of each connection; as is what all of them claim, if set.
+type linker struct {
+	a  *Agent
+	as string
+}
 
 func (l linker) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
-	return context.WithValue(ctx, linkKey{}, &link{announced: make(chan struct{})})
+	me := &link{as: l.as, announced: make(chan struct{})}
+	if l.as != "" {
+		close(me.announced)
+	}
+	return context.WithValue(ctx, linkKey{}, me)
 }
 func (l linker) HandleConn(context.Context, stats.ConnStats) {}
 
@@ -246,31 +250,4 @@ func (a *Agent) view(me *link) (*pb.Slice, *pb.DirectoryView, bool) {
 		}
 	}
 	return slice, view, a.silent
-}
-
-// FetchX509SVID issues what the connection has claimed.
-func (a *Agent) FetchX509SVID(_ *workloadpb.X509SVIDRequest, stream grpc.ServerStreamingServer[workloadpb.X509SVIDResponse]) error {
-	ctx := stream.Context()
-	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("workload.spiffe.io")) != 1 {
-		return status.Error(codes.InvalidArgument, "security header missing")
-	}
-	me := ctx.Value(linkKey{}).(*link)
-	select {
-	case <-me.announced:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if me.as == "nobody" {
-		return status.Error(codes.PermissionDenied, "no identity issued")
-	}
-	return a.push(ctx, func() error {
-		svid := a.CA.Issue(fmt.Sprintf("spiffe://%s/dev/%s", Domain, me.as))
-		key, err := svid.MarshalKey()
-		if err != nil {
-			return err
-		}
-		return stream.Send(&workloadpb.X509SVIDResponse{Svids: []*workloadpb.X509SVID{{
-			SpiffeId: svid.ID.String(), X509Svid: svid.MarshalChain(), X509SvidKey: key, Bundle: a.CA.Roots(),
-		}}})
-	}, func() uint64 { return a.identity })
 }
