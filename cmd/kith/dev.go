@@ -13,12 +13,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kith-id/kith/internal/agent"
+	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/ca"
 	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/keys"
 	"github.com/kith-id/kith/internal/obs"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/internal/run"
 	"github.com/kith-id/kith/internal/server"
 	"github.com/kith-id/kith/spiffe"
@@ -132,7 +134,7 @@ func (a *app) devAgent(ctx context.Context, s *server.Server, dir string, log *s
 		StateDir: agentDir(dir), Socket: a.paths.AgentSocket, Server: line.server, Pin: line.pin,
 		Version: obs.BuildVersion().Version, Now: a.now, Log: log,
 		Declare: func(ctx context.Context, name string) error {
-			_, err := s.Apply(ctx, by, &pb.ApplyRequest{Declare: []string{name}, Owner: ownerCLI})
+			_, err := s.Apply(ctx, api.Actor{Name: by, Role: registry.RoleAdmin}, &pb.ApplyRequest{Declare: []string{name}, Owner: ownerCLI})
 			return err
 		},
 	}), line.token)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/registry"
 )
 
 const (
@@ -24,8 +25,11 @@ const (
 // AdminConfig is what the operators' face needs.
 type AdminConfig struct {
 	Operator Operator
+	Admins   Admins
 	Log      *slog.Logger
 	UID      int // besides root, the only user let in: the server's own
+	// PeerUID says who opened a connection; nil asks the kernel.
+	PeerUID func(net.Conn) (int, error)
 }
 
 // Admin serves operators on a unix socket, by peer credentials.
@@ -38,7 +42,7 @@ func NewAdmin(cfg AdminConfig) *Admin { return &Admin{cfg: cfg} }
 func (a *Admin) Run(ctx context.Context, l net.Listener) error {
 	g := guard{log: a.cfg.Log, door: a.door}
 	s := grpc.NewServer(
-		grpc.Creds(peerCredentials{}),
+		grpc.Creds(peerCredentials{a.cfg.PeerUID}),
 		grpc.ChainUnaryInterceptor(g.unary),
 		grpc.ChainStreamInterceptor(g.stream),
 		grpc.MaxRecvMsgSize(maxAdmin),
@@ -47,7 +51,7 @@ func (a *Admin) Run(ctx context.Context, l net.Listener) error {
 		grpc.ConnectionTimeout(handshakeTime),
 		grpc.MaxHeaderListSize(16<<10),
 	)
-	pb.RegisterAdminServer(s, &admin{o: a.cfg.Operator})
+	pb.RegisterAdminServer(s, &admin{o: a.cfg.Operator, admins: a.cfg.Admins})
 	var serving sync.WaitGroup
 	ended := make(chan error, 1)
 	serving.Go(func() { ended <- s.Serve(l) })
@@ -62,8 +66,8 @@ func (a *Admin) Run(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// door lets root and the server's own user in, to every method.
-func (a *Admin) door(string) func(context.Context) (context.Context, error) {
+// door lets root and the server's own user in, as admins.
+func (a *Admin) door(method string) func(context.Context) (context.Context, error) {
 	return func(ctx context.Context) (context.Context, error) {
 		uid, ok := uidOf(ctx)
 		if !ok {
@@ -73,7 +77,7 @@ func (a *Admin) door(string) func(context.Context) (context.Context, error) {
 			return ctx, fault.Hint(fault.Deniedf("user %d may not administrate this server", uid),
 				"run the command as root or as the server's user")
 		}
-		return ctx, nil
+		return admit(ctx, method, Actor{Name: fmt.Sprintf("uid:%d", uid), Role: registry.RoleAdmin})
 	}
 }
 
@@ -88,14 +92,12 @@ func uidOf(ctx context.Context) (int, bool) {
 
 type admin struct {
 	pb.UnimplementedAdminServer
-	o Operator
+	o      Operator
+	admins Admins
 }
 
 // by is the caller as the audit log names it; door has let it in.
-func by(ctx context.Context) string {
-	uid, _ := uidOf(ctx)
-	return fmt.Sprintf("uid:%d", uid)
-}
+func by(ctx context.Context) string { return actorOf(ctx).Name }
 
 // Apply changes applied state.
 func (a *admin) Apply(ctx context.Context, req *pb.ApplyRequest) (*pb.ChangeResult, error) {
@@ -108,7 +110,11 @@ func (a *admin) Apply(ctx context.Context, req *pb.ApplyRequest) (*pb.ChangeResu
 	if w := req.GetWait(); w != nil && (!w.IsValid() || w.AsDuration() < 0 || w.AsDuration() > maxWait) {
 		return nil, fault.Invalidf("wait: between 0s and %s", maxWait)
 	}
-	return a.o.Apply(ctx, by(ctx), req)
+	actor := actorOf(ctx)
+	if err := mayApply(actor, req); err != nil {
+		return nil, err
+	}
+	return a.o.Apply(ctx, actor, req)
 }
 
 // List shows applied state.

@@ -72,9 +72,10 @@ type Fleet interface {
 	RenewNode(ctx context.Context, node Caller, key crypto.PublicKey) (*pb.Admitted, error)
 }
 
-// Operator serves people. by names the caller for the audit log.
+// Operator serves people. by names the caller for the audit log. Apply asks the
+// actor's role for each change that comes of the request.
 type Operator interface {
-	Apply(ctx context.Context, by string, req *pb.ApplyRequest) (*pb.ChangeResult, error)
+	Apply(ctx context.Context, by Actor, req *pb.ApplyRequest) (*pb.ChangeResult, error)
 	List(ctx context.Context, kind, name string) (*pb.ListResponse, error)
 	AddNode(ctx context.Context, by string, req *pb.AddNodeRequest) (*pb.AddNodeResponse, error)
 	ListNodes(ctx context.Context) ([]*pb.NodeInfo, error)

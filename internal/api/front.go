@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 )
 
@@ -27,6 +28,8 @@ type front struct {
 	log       *slog.Logger
 	anonymous *handoff
 	known     *handoff
+	// trusts says who of those with a certificate is met as known; nil: all.
+	trusts func(tls.ConnectionState) bool
 
 	mu   sync.Mutex
 	open map[netip.Addr]int // handshakes under way, guarded by mu
@@ -77,6 +80,31 @@ func (f *front) run(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// serve lets both servers serve what front accepts on l, which it closes, until
+// ctx ends.
+func (f *front) serve(ctx context.Context, l net.Listener, anonymous, known *grpc.Server) error {
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = anonymous.Serve(f.anonymous) })
+	serving.Go(func() { _ = known.Serve(f.known) })
+	frontCtx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- f.run(frontCtx, l) }()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-ended:
+		ended <- nil
+	}
+	// The listener goes first, so that nobody gets in while the others leave;
+	// streams never end by themselves, so the drain is a short courtesy to calls.
+	l.Close()
+	cancel()
+	stopServers(drainTime, anonymous, known)
+	<-ended
+	serving.Wait()
+	return err
+}
+
 func (f *front) shake(ctx context.Context, conn net.Conn) {
 	limit, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
@@ -87,7 +115,7 @@ func (f *front) shake(ctx context.Context, conn net.Conn) {
 		return
 	}
 	to := f.anonymous
-	if len(secure.ConnectionState().PeerCertificates) > 0 {
+	if state := secure.ConnectionState(); len(state.PeerCertificates) > 0 && (f.trusts == nil || f.trusts(state)) {
 		to = f.known
 	}
 	if !to.give(limit, secure) {

@@ -16,27 +16,38 @@ type peerInfo struct{ uid int }
 func (peerInfo) AuthType() string { return "peercred" }
 
 // peerCredentials reads the peer's user from the socket; there is no handshake.
-type peerCredentials struct{}
+type peerCredentials struct {
+	ask func(net.Conn) (int, error) // nil: the kernel
+}
 
 // ServerHandshake asks the kernel who connected.
-func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (p peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	ask := p.ask
+	if ask == nil {
+		ask = kernelUID
+	}
+	uid, err := ask(c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("peer credentials: %w", err)
+	}
+	return c, peerInfo{uid: uid}, nil
+}
+
+func kernelUID(c net.Conn) (int, error) {
 	unixConn, ok := c.(*net.UnixConn)
 	if !ok {
-		return nil, nil, fmt.Errorf("connection of type %T has no peer credentials", c)
+		return 0, fmt.Errorf("connection of type %T has none", c)
 	}
 	raw, err := unixConn.SyscallConn()
 	if err != nil {
-		return nil, nil, fmt.Errorf("peer credentials: %w", err)
+		return 0, err
 	}
 	var uid int
 	var asked error
 	if err := raw.Control(func(fd uintptr) { uid, asked = peerUID(int(fd)) }); err != nil {
-		return nil, nil, fmt.Errorf("peer credentials: %w", err)
+		return 0, err
 	}
-	if asked != nil {
-		return nil, nil, fmt.Errorf("peer credentials: %w", asked)
-	}
-	return c, peerInfo{uid: uid}, nil
+	return uid, asked
 }
 
 // ClientHandshake is not for this side.

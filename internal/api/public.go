@@ -71,26 +71,7 @@ func (p *Public) Run(ctx context.Context, l net.Listener) error {
 		pb.RegisterAdmissionServer(s, &admission{p: p})
 		pb.RegisterNodeServer(s, &node{p: p})
 	}
-	var serving sync.WaitGroup
-	serving.Go(func() { _ = anonymous.Serve(f.anonymous) })
-	serving.Go(func() { _ = known.Serve(f.known) })
-	frontCtx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- f.run(frontCtx, l) }()
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-ended:
-		ended <- nil
-	}
-	// The listener goes first, so that nobody gets in while the others leave;
-	// streams never end by themselves, so the drain is a short courtesy to calls.
-	l.Close()
-	cancel()
-	stopServers(drainTime, anonymous, known)
-	<-ended
-	serving.Wait()
-	return err
+	return f.serve(ctx, l, anonymous, known)
 }
 
 func stopServers(drain time.Duration, servers ...*grpc.Server) {

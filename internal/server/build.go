@@ -20,6 +20,7 @@ type change struct {
 	put     map[objectKey]*pb.Object
 	deleted []objectKey
 	nodes   []string // whose record changed
+	admins  bool
 }
 
 func (c change) objects() bool { return len(c.put)+len(c.deleted) > 0 }
@@ -39,6 +40,7 @@ func load(items []registry.Item, version registry.Version, now time.Time) (*snap
 	empty := &snapshot{
 		members: map[string]member{},
 		byKey:   map[registry.Hash]string{},
+		admins:  map[string]adminEntry{},
 	}
 	events := make([]registry.Event, 0, len(items))
 	versions := make(map[string]registry.Version, len(items))
@@ -85,7 +87,7 @@ type builder struct {
 	next      *snapshot
 	change    change
 	shared    bool // the maps belong to an older snapshot
-	copied    struct{ objects, members bool }
+	copied    struct{ objects, members, admins bool }
 	versionOf func(key string) registry.Version
 }
 
@@ -104,6 +106,8 @@ func (b *builder) apply(e registry.Event) error {
 		return b.object(e)
 	case strings.HasPrefix(e.Key, registry.NodePrefix):
 		return b.member(e)
+	case strings.HasPrefix(e.Key, registry.AdminPrefix):
+		return b.admin(e)
 	}
 	return nil
 }

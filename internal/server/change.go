@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/audit"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
@@ -30,7 +31,7 @@ const (
 
 // Apply changes applied state in one transaction and waits until every live
 // node enforces it.
-func (s *Server) Apply(ctx context.Context, by string, req *pb.ApplyRequest) (*pb.ChangeResult, error) {
+func (s *Server) Apply(ctx context.Context, by api.Actor, req *pb.ApplyRequest) (*pb.ChangeResult, error) {
 	began := s.cfg.Now()
 	p, revision, err := s.apply(ctx, by, req)
 	if err != nil {
@@ -80,7 +81,7 @@ func (s *Server) await(ctx context.Context, result *pb.ChangeResult, limit time.
 
 // apply plans and commits; one change at a time, so that each is planned on the
 // one before.
-func (s *Server) apply(ctx context.Context, by string, req *pb.ApplyRequest) (plan, uint64, error) {
+func (s *Server) apply(ctx context.Context, by api.Actor, req *pb.ApplyRequest) (plan, uint64, error) {
 	select {
 	case s.changing <- struct{}{}:
 		defer func() { <-s.changing }()
@@ -98,7 +99,10 @@ func (s *Server) apply(ctx context.Context, by string, req *pb.ApplyRequest) (pl
 		if req.GetDryRun() {
 			return p, p.base.revision, nil
 		}
-		err = s.commitPlan(ctx, by, p)
+		if err := p.permit(by); err != nil {
+			return plan{}, 0, err
+		}
+		err = s.commitPlan(ctx, by.Name, p)
 		if err == nil {
 			return p, p.base.revision + 1, nil
 		}
@@ -106,6 +110,17 @@ func (s *Server) apply(ctx context.Context, by string, req *pb.ApplyRequest) (pl
 			return plan{}, 0, err
 		}
 	}
+}
+
+// permit asks the actor's role for each edit: of those that prune and declare
+// bring nobody knew before.
+func (p plan) permit(by api.Actor) error {
+	for _, e := range p.edits {
+		if err := by.Require(api.RoleToChange(e.key.kind), "to "+e.verb+" "+e.key.String()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // commitPlan writes the plan. A Conflict means that the revision has moved; the

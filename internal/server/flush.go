@@ -26,6 +26,7 @@ func (s *Server) flush(ctx context.Context) error {
 			s.flushOnce(ctx)
 		case <-sweep.C:
 			s.sweepTokens(ctx)
+			s.sweepAdminTokens(ctx)
 		case <-ctx.Done():
 			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()

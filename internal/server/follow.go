@@ -85,7 +85,7 @@ func (s *Server) reload(ctx context.Context) error {
 	}
 	s.following(nil)
 	s.confirm()
-	var c change
+	c := change{admins: true}
 	for name := range now.members {
 		c.nodes = append(c.nodes, name)
 	}
@@ -129,6 +129,9 @@ func (s *Server) install(next *snapshot, delta *pb.SyncResponse, c change) {
 			s.hub.cut(name, err)
 			s.directory.forget(name)
 		}
+	}
+	if c.admins && s.remote != nil {
+		s.remote.Sweep()
 	}
 	if delta == nil || c.touches(registry.KindService, registry.KindIdentity, registry.KindNode) {
 		s.directory.touch()

@@ -47,6 +47,7 @@ type Config struct {
 	Listen      string // host:port of the node API
 	Address     string // host:port in join lines; empty: that of the listener
 	AdminSocket string
+	AdminListen string // host:port for admins elsewhere; empty: none
 	Metrics     string // host:port; empty: none
 
 	Store       registry.Store
@@ -92,6 +93,9 @@ type Server struct {
 	listener net.Listener
 	admin    net.Listener
 	scrape   *obs.Metrics
+
+	remoteListener net.Listener // nil: no admins from elsewhere
+	remote         *api.Remote
 }
 
 // New brings the trust domain up from the store, makes it at the first start,
@@ -200,6 +204,12 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 	if s.admin, err = listenUnix(s.cfg.AdminSocket); err != nil {
 		return err
 	}
+	if s.cfg.AdminListen != "" {
+		if s.remoteListener, err = listenTCP(s.cfg.AdminListen, s.cfg.Dev); err != nil {
+			return err
+		}
+		s.remote = s.newRemote()
+	}
 	if s.cfg.Metrics == "" {
 		return nil
 	}
@@ -220,6 +230,9 @@ func (s *Server) Run(ctx context.Context) error {
 		{Name: "directory", Run: s.runDirectory},
 		{Name: "nodes", Run: s.serveNodes},
 		{Name: "operators", Run: s.serveOperators},
+	}
+	if s.remoteListener != nil {
+		parts = append(parts, run.Part{Name: "admins", Run: s.serveRemote})
 	}
 	if s.scrape != nil {
 		parts = append(parts, run.Part{Name: "metrics", Run: s.scrape.Run})
@@ -246,14 +259,14 @@ func (s *Server) serveNodes(ctx context.Context) error {
 
 func (s *Server) serveOperators(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { close(s.stopping) })()
-	face := api.NewAdmin(api.AdminConfig{Operator: s, Log: s.log, UID: os.Getuid()})
+	face := api.NewAdmin(api.AdminConfig{Operator: s, Admins: s, Log: s.log, UID: os.Getuid()})
 	return face.Run(ctx, s.admin)
 }
 
 // Close frees what New took, for a server that was never run.
 func (s *Server) Close() error {
 	var errs []error
-	for _, l := range []net.Listener{s.listener, s.admin} {
+	for _, l := range []net.Listener{s.listener, s.admin, s.remoteListener} {
 		if l != nil {
 			errs = append(errs, l.Close())
 		}

@@ -42,6 +42,7 @@ type snapshot struct {
 
 	members map[string]member
 	byKey   map[registry.Hash]string
+	admins  map[string]adminEntry
 }
 
 // identitiesOf is the whole SPIFFE IDs of a service.

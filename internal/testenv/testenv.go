@@ -18,12 +18,14 @@ import (
 
 	"github.com/kith-id/kith"
 	"github.com/kith-id/kith/internal/agent"
+	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/ca"
 	"github.com/kith-id/kith/internal/keys"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/platform/host"
 	"github.com/kith-id/kith/internal/platform/proof"
+	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/internal/run"
 	"github.com/kith-id/kith/internal/server"
 	"github.com/kith-id/kith/internal/store"
@@ -142,7 +144,7 @@ func (d *Domain) newAgent(ctx context.Context) (*agent.Agent, error) {
 		Rejoin:    func(key crypto.Signer) attest.Prover { return proof.KeyProver{Key: key} },
 		Inspector: local, Processes: local, Credentials: local.Credentials(),
 		Declare: func(ctx context.Context, name string) error {
-			_, err := d.Server.Apply(ctx, "testenv", &pb.ApplyRequest{Declare: []string{name}})
+			_, err := d.Server.Apply(ctx, api.Actor{Name: "testenv", Role: registry.RoleAdmin}, &pb.ApplyRequest{Declare: []string{name}})
 			return err
 		},
 		Version: "test", Now: time.Now, Log: slog.New(slog.DiscardHandler),
