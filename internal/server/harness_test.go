@@ -114,6 +114,19 @@ func (r *records) count(kind audit.Kind, object string) int {
 	return n
 }
 
+// succeeded counts deeds that were done, by the record after them.
+func (r *records) succeeded(kind audit.Kind, object string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, e := range r.events {
+		if e.Kind == kind && e.Object == object && e.Phase == audit.After && e.Outcome == "ok" {
+			n++
+		}
+	}
+	return n
+}
+
 // rig is a server under test and what it stands on.
 type rig struct {
 	t     testing.TB

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/audit"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/server"
@@ -26,21 +27,31 @@ func asAway(err error, into *api.Away) bool { return errors.As(err, into) }
 func TestTokenAdmitsExactlyOnce(t *testing.T) {
 	r := start(t, nil)
 	line := r.line("n1")
-	var admitted atomic.Int32
+	var told atomic.Int32
 	var trying sync.WaitGroup
 	for range 200 {
 		key := newKey(t)
 		trying.Go(func() {
-			if _, err := r.attestBy(line, attest.JoinToken, key, byToken(t)); err == nil {
-				admitted.Add(1)
-			} else if !fault.Is(err, fault.Denied) {
-				t.Errorf("refusal: got %v, want Denied", err)
+			// A busy server may cut a connection before it gives a verdict: that
+			// use of the token comes again, until it was admitted or refused.
+			for t.Context().Err() == nil {
+				_, err := r.attestBy(line, attest.JoinToken, key, byToken(t))
+				if err == nil {
+					told.Add(1)
+				}
+				if err == nil || fault.Is(err, fault.Denied) {
+					return
+				}
 			}
 		})
 	}
 	trying.Wait()
-	if got := admitted.Load(); got != 1 {
-		t.Errorf("200 uses of one token: %d admitted, want 1", got)
+	// The answer to the one may have been lost on the way; its record is not.
+	if got := told.Load(); got > 1 {
+		t.Errorf("200 uses of one token: %d were told that they are admitted, want at most 1", got)
+	}
+	if got := r.audit.succeeded(audit.Admitted, "node n1"); got != 1 {
+		t.Errorf("200 uses of one token: %d admissions on record, want 1", got)
 	}
 }
 
