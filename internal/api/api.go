@@ -68,6 +68,8 @@ type Fleet interface {
 	Sync(ctx context.Context, node Caller, hello *pb.SyncHello, link Link) error
 	// SignWorkloads answers every request in order.
 	SignWorkloads(ctx context.Context, node Caller, reqs []CSR) ([]Signed, error)
+	// SignJWTs answers every request in order.
+	SignJWTs(ctx context.Context, node Caller, reqs []JWTRequest) ([]SignedJWT, error)
 	// RenewNode gives the node a new SVID for its bound key.
 	RenewNode(ctx context.Context, node Caller, key crypto.PublicKey) (*pb.Admitted, error)
 }

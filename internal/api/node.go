@@ -67,35 +67,46 @@ func (n *node) SignWorkloads(ctx context.Context, req *pb.SignWorkloadsRequest) 
 
 func readCSR(c *pb.WorkloadCSR) CSR {
 	out := CSR{Rule: c.GetRule(), ID: c.GetSpiffeId(), Attributes: c.GetAttributes()}
-	size := 0
-	for name, value := range out.Attributes {
-		size += len(name) + len(value)
-	}
-	switch {
-	case len(out.ID) > 2048 || len(out.Rule) > 256:
-		out.Err = fault.Invalidf("rule or SPIFFE ID too long")
-	case size > maxAttributes:
-		out.Err = fault.Invalidf("workload attributes of %d bytes, at most %d are read", size, maxAttributes)
-	default:
+	if out.Err = checkWorkload(out.Rule, out.ID, out.Attributes); out.Err == nil {
 		out.Key, out.Err = keyOf(c.GetCsr())
 	}
 	return out
+}
+
+// checkWorkload bounds what an agent says of a workload.
+func checkWorkload(rule, id string, attributes map[string]string) error {
+	size := 0
+	for name, value := range attributes {
+		size += len(name) + len(value)
+	}
+	switch {
+	case len(id) > 2048 || len(rule) > 256:
+		return fault.Invalidf("rule or SPIFFE ID too long")
+	case size > maxAttributes:
+		return fault.Invalidf("workload attributes of %d bytes, at most %d are read", size, maxAttributes)
+	}
+	return nil
 }
 
 func (n *node) result(s Signed) *pb.SignedWorkload {
 	if s.Err == nil {
 		return &pb.SignedWorkload{Chain: s.Chain}
 	}
-	text := s.Err.Error()
-	kind := KindName(s.Err)
+	text, kind := n.refusal(s.Err)
+	return &pb.SignedWorkload{Error: text, ErrorKind: kind}
+}
+
+// refusal is the error of one request of a batch as the agent is to have it.
+func (n *node) refusal(err error) (text, kind string) {
+	text, kind = err.Error(), KindName(err)
 	if kind == fault.Internal.String() {
-		n.p.cfg.Log.Error("workload not signed", "error", s.Err)
+		n.p.cfg.Log.Error("workload not signed", "error", err)
 		text = "internal error"
 	}
-	if hint := fault.HintOf(s.Err); hint != "" {
+	if hint := fault.HintOf(err); hint != "" {
 		text += "; hint: " + hint
 	}
-	return &pb.SignedWorkload{Error: text, ErrorKind: kind}
+	return text, kind
 }
 
 // RenewNode gives the node a fresh SVID for its bound key.

@@ -1507,6 +1507,223 @@ func (x *SignedWorkload) GetErrorKind() string {
 	return ""
 }
 
+type SignJWTRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Requests      []*JWTRequest          `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"` // at most 128
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignJWTRequest) Reset() {
+	*x = SignJWTRequest{}
+	mi := &file_kith_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignJWTRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignJWTRequest) ProtoMessage() {}
+
+func (x *SignJWTRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignJWTRequest.ProtoReflect.Descriptor instead.
+func (*SignJWTRequest) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SignJWTRequest) GetRequests() []*JWTRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+// JWTRequest asks for one JWT-SVID; the server evaluates the rule again.
+type JWTRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	SpiffeId      string                 `protobuf:"bytes,2,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`                                                               // what the agent expects
+	Attributes    map[string]string      `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // workload.* only
+	Audience      []string               `protobuf:"bytes,4,rep,name=audience,proto3" json:"audience,omitempty"`                                                                               // 1 to 16, no two equal
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTRequest) Reset() {
+	*x = JWTRequest{}
+	mi := &file_kith_v1_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTRequest) ProtoMessage() {}
+
+func (x *JWTRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTRequest.ProtoReflect.Descriptor instead.
+func (*JWTRequest) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *JWTRequest) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *JWTRequest) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *JWTRequest) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+func (x *JWTRequest) GetAudience() []string {
+	if x != nil {
+		return x.Audience
+	}
+	return nil
+}
+
+type SignJWTResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*SignedJWT           `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // in request order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignJWTResponse) Reset() {
+	*x = SignJWTResponse{}
+	mi := &file_kith_v1_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignJWTResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignJWTResponse) ProtoMessage() {}
+
+func (x *SignJWTResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignJWTResponse.ProtoReflect.Descriptor instead.
+func (*SignJWTResponse) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SignJWTResponse) GetResults() []*SignedJWT {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type SignedJWT struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // empty when signed
+	ErrorKind     string                 `protobuf:"bytes,3,opt,name=error_kind,json=errorKind,proto3" json:"error_kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedJWT) Reset() {
+	*x = SignedJWT{}
+	mi := &file_kith_v1_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedJWT) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedJWT) ProtoMessage() {}
+
+func (x *SignedJWT) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedJWT.ProtoReflect.Descriptor instead.
+func (*SignedJWT) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SignedJWT) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *SignedJWT) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *SignedJWT) GetErrorKind() string {
+	if x != nil {
+		return x.ErrorKind
+	}
+	return ""
+}
+
 var File_kith_v1_node_proto protoreflect.FileDescriptor
 
 const file_kith_v1_node_proto_rawDesc = "" +
@@ -1619,13 +1836,34 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
+	"error_kind\x18\x03 \x01(\tR\terrorKind\"A\n" +
+	"\x0eSignJWTRequest\x12/\n" +
+	"\brequests\x18\x01 \x03(\v2\x13.kith.v1.JWTRequestR\brequests\"\xdd\x01\n" +
+	"\n" +
+	"JWTRequest\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x1b\n" +
+	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12C\n" +
+	"\n" +
+	"attributes\x18\x03 \x03(\v2#.kith.v1.JWTRequest.AttributesEntryR\n" +
+	"attributes\x12\x1a\n" +
+	"\baudience\x18\x04 \x03(\tR\baudience\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"?\n" +
+	"\x0fSignJWTResponse\x12,\n" +
+	"\aresults\x18\x01 \x03(\v2\x12.kith.v1.SignedJWTR\aresults\"V\n" +
+	"\tSignedJWT\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
+	"\n" +
 	"error_kind\x18\x03 \x01(\tR\terrorKind2J\n" +
 	"\tAdmission\x12=\n" +
-	"\x06Attest\x12\x16.kith.v1.AttestRequest\x1a\x17.kith.v1.AttestResponse(\x010\x012\xca\x01\n" +
+	"\x06Attest\x12\x16.kith.v1.AttestRequest\x1a\x17.kith.v1.AttestResponse(\x010\x012\x88\x02\n" +
 	"\x04Node\x127\n" +
 	"\x04Sync\x12\x14.kith.v1.SyncRequest\x1a\x15.kith.v1.SyncResponse(\x010\x01\x12N\n" +
 	"\rSignWorkloads\x12\x1d.kith.v1.SignWorkloadsRequest\x1a\x1e.kith.v1.SignWorkloadsResponse\x129\n" +
-	"\tRenewNode\x12\x19.kith.v1.RenewNodeRequest\x1a\x11.kith.v1.AdmittedB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
+	"\tRenewNode\x12\x19.kith.v1.RenewNodeRequest\x1a\x11.kith.v1.Admitted\x12<\n" +
+	"\aSignJWT\x12\x17.kith.v1.SignJWTRequest\x1a\x18.kith.v1.SignJWTResponseB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
 
 var (
 	file_kith_v1_node_proto_rawDescOnce sync.Once
@@ -1639,7 +1877,7 @@ func file_kith_v1_node_proto_rawDescGZIP() []byte {
 	return file_kith_v1_node_proto_rawDescData
 }
 
-var file_kith_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_kith_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_kith_v1_node_proto_goTypes = []any{
 	(*AttestRequest)(nil),         // 0: kith.v1.AttestRequest
 	(*Hello)(nil),                 // 1: kith.v1.Hello
@@ -1663,54 +1901,64 @@ var file_kith_v1_node_proto_goTypes = []any{
 	(*WorkloadCSR)(nil),           // 19: kith.v1.WorkloadCSR
 	(*SignWorkloadsResponse)(nil), // 20: kith.v1.SignWorkloadsResponse
 	(*SignedWorkload)(nil),        // 21: kith.v1.SignedWorkload
-	nil,                           // 22: kith.v1.LastSeen.IdentitiesEntry
-	nil,                           // 23: kith.v1.State.NodeAttributesEntry
-	nil,                           // 24: kith.v1.WorkloadCSR.AttributesEntry
-	(*Bundle)(nil),                // 25: kith.v1.Bundle
-	(*Object)(nil),                // 26: kith.v1.Object
-	(*Key)(nil),                   // 27: kith.v1.Key
-	(*DirectoryEntry)(nil),        // 28: kith.v1.DirectoryEntry
-	(*Decision)(nil),              // 29: kith.v1.Decision
+	(*SignJWTRequest)(nil),        // 22: kith.v1.SignJWTRequest
+	(*JWTRequest)(nil),            // 23: kith.v1.JWTRequest
+	(*SignJWTResponse)(nil),       // 24: kith.v1.SignJWTResponse
+	(*SignedJWT)(nil),             // 25: kith.v1.SignedJWT
+	nil,                           // 26: kith.v1.LastSeen.IdentitiesEntry
+	nil,                           // 27: kith.v1.State.NodeAttributesEntry
+	nil,                           // 28: kith.v1.WorkloadCSR.AttributesEntry
+	nil,                           // 29: kith.v1.JWTRequest.AttributesEntry
+	(*Bundle)(nil),                // 30: kith.v1.Bundle
+	(*Object)(nil),                // 31: kith.v1.Object
+	(*Key)(nil),                   // 32: kith.v1.Key
+	(*DirectoryEntry)(nil),        // 33: kith.v1.DirectoryEntry
+	(*Decision)(nil),              // 34: kith.v1.Decision
 }
 var file_kith_v1_node_proto_depIdxs = []int32{
 	1,  // 0: kith.v1.AttestRequest.hello:type_name -> kith.v1.Hello
 	3,  // 1: kith.v1.AttestResponse.admitted:type_name -> kith.v1.Admitted
-	25, // 2: kith.v1.Admitted.bundle:type_name -> kith.v1.Bundle
+	30, // 2: kith.v1.Admitted.bundle:type_name -> kith.v1.Bundle
 	6,  // 3: kith.v1.SyncRequest.hello:type_name -> kith.v1.SyncHello
 	7,  // 4: kith.v1.SyncRequest.ack:type_name -> kith.v1.Ack
 	8,  // 5: kith.v1.SyncRequest.endpoints:type_name -> kith.v1.Endpoints
 	17, // 6: kith.v1.SyncRequest.why:type_name -> kith.v1.WhyAnswer
 	10, // 7: kith.v1.SyncRequest.last_seen:type_name -> kith.v1.LastSeen
 	9,  // 8: kith.v1.Endpoints.endpoints:type_name -> kith.v1.LocalEndpoint
-	22, // 9: kith.v1.LastSeen.identities:type_name -> kith.v1.LastSeen.IdentitiesEntry
+	26, // 9: kith.v1.LastSeen.identities:type_name -> kith.v1.LastSeen.IdentitiesEntry
 	12, // 10: kith.v1.SyncResponse.state:type_name -> kith.v1.State
 	13, // 11: kith.v1.SyncResponse.delta:type_name -> kith.v1.EncodedDelta
 	15, // 12: kith.v1.SyncResponse.directory:type_name -> kith.v1.Directory
 	16, // 13: kith.v1.SyncResponse.why:type_name -> kith.v1.WhyQuery
-	23, // 14: kith.v1.State.node_attributes:type_name -> kith.v1.State.NodeAttributesEntry
-	26, // 15: kith.v1.State.objects:type_name -> kith.v1.Object
-	25, // 16: kith.v1.State.bundles:type_name -> kith.v1.Bundle
-	26, // 17: kith.v1.Delta.put:type_name -> kith.v1.Object
-	27, // 18: kith.v1.Delta.delete:type_name -> kith.v1.Key
-	25, // 19: kith.v1.Delta.bundles:type_name -> kith.v1.Bundle
-	28, // 20: kith.v1.Directory.entries:type_name -> kith.v1.DirectoryEntry
-	29, // 21: kith.v1.WhyAnswer.decisions:type_name -> kith.v1.Decision
+	27, // 14: kith.v1.State.node_attributes:type_name -> kith.v1.State.NodeAttributesEntry
+	31, // 15: kith.v1.State.objects:type_name -> kith.v1.Object
+	30, // 16: kith.v1.State.bundles:type_name -> kith.v1.Bundle
+	31, // 17: kith.v1.Delta.put:type_name -> kith.v1.Object
+	32, // 18: kith.v1.Delta.delete:type_name -> kith.v1.Key
+	30, // 19: kith.v1.Delta.bundles:type_name -> kith.v1.Bundle
+	33, // 20: kith.v1.Directory.entries:type_name -> kith.v1.DirectoryEntry
+	34, // 21: kith.v1.WhyAnswer.decisions:type_name -> kith.v1.Decision
 	19, // 22: kith.v1.SignWorkloadsRequest.csrs:type_name -> kith.v1.WorkloadCSR
-	24, // 23: kith.v1.WorkloadCSR.attributes:type_name -> kith.v1.WorkloadCSR.AttributesEntry
+	28, // 23: kith.v1.WorkloadCSR.attributes:type_name -> kith.v1.WorkloadCSR.AttributesEntry
 	21, // 24: kith.v1.SignWorkloadsResponse.results:type_name -> kith.v1.SignedWorkload
-	0,  // 25: kith.v1.Admission.Attest:input_type -> kith.v1.AttestRequest
-	5,  // 26: kith.v1.Node.Sync:input_type -> kith.v1.SyncRequest
-	18, // 27: kith.v1.Node.SignWorkloads:input_type -> kith.v1.SignWorkloadsRequest
-	4,  // 28: kith.v1.Node.RenewNode:input_type -> kith.v1.RenewNodeRequest
-	2,  // 29: kith.v1.Admission.Attest:output_type -> kith.v1.AttestResponse
-	11, // 30: kith.v1.Node.Sync:output_type -> kith.v1.SyncResponse
-	20, // 31: kith.v1.Node.SignWorkloads:output_type -> kith.v1.SignWorkloadsResponse
-	3,  // 32: kith.v1.Node.RenewNode:output_type -> kith.v1.Admitted
-	29, // [29:33] is the sub-list for method output_type
-	25, // [25:29] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	23, // 25: kith.v1.SignJWTRequest.requests:type_name -> kith.v1.JWTRequest
+	29, // 26: kith.v1.JWTRequest.attributes:type_name -> kith.v1.JWTRequest.AttributesEntry
+	25, // 27: kith.v1.SignJWTResponse.results:type_name -> kith.v1.SignedJWT
+	0,  // 28: kith.v1.Admission.Attest:input_type -> kith.v1.AttestRequest
+	5,  // 29: kith.v1.Node.Sync:input_type -> kith.v1.SyncRequest
+	18, // 30: kith.v1.Node.SignWorkloads:input_type -> kith.v1.SignWorkloadsRequest
+	4,  // 31: kith.v1.Node.RenewNode:input_type -> kith.v1.RenewNodeRequest
+	22, // 32: kith.v1.Node.SignJWT:input_type -> kith.v1.SignJWTRequest
+	2,  // 33: kith.v1.Admission.Attest:output_type -> kith.v1.AttestResponse
+	11, // 34: kith.v1.Node.Sync:output_type -> kith.v1.SyncResponse
+	20, // 35: kith.v1.Node.SignWorkloads:output_type -> kith.v1.SignWorkloadsResponse
+	3,  // 36: kith.v1.Node.RenewNode:output_type -> kith.v1.Admitted
+	24, // 37: kith.v1.Node.SignJWT:output_type -> kith.v1.SignJWTResponse
+	33, // [33:38] is the sub-list for method output_type
+	28, // [28:33] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_node_proto_init() }
@@ -1746,7 +1994,7 @@ func file_kith_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_node_proto_rawDesc), len(file_kith_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -124,6 +124,7 @@ const (
 	Node_Sync_FullMethodName          = "/kith.v1.Node/Sync"
 	Node_SignWorkloads_FullMethodName = "/kith.v1.Node/SignWorkloads"
 	Node_RenewNode_FullMethodName     = "/kith.v1.Node/RenewNode"
+	Node_SignJWT_FullMethodName       = "/kith.v1.Node/SignJWT"
 )
 
 // NodeClient is the client API for Node service.
@@ -135,6 +136,7 @@ type NodeClient interface {
 	Sync(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SyncRequest, SyncResponse], error)
 	SignWorkloads(ctx context.Context, in *SignWorkloadsRequest, opts ...grpc.CallOption) (*SignWorkloadsResponse, error)
 	RenewNode(ctx context.Context, in *RenewNodeRequest, opts ...grpc.CallOption) (*Admitted, error)
+	SignJWT(ctx context.Context, in *SignJWTRequest, opts ...grpc.CallOption) (*SignJWTResponse, error)
 }
 
 type nodeClient struct {
@@ -178,6 +180,16 @@ func (c *nodeClient) RenewNode(ctx context.Context, in *RenewNodeRequest, opts .
 	return out, nil
 }
 
+func (c *nodeClient) SignJWT(ctx context.Context, in *SignJWTRequest, opts ...grpc.CallOption) (*SignJWTResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignJWTResponse)
+	err := c.cc.Invoke(ctx, Node_SignJWT_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServer is the server API for Node service.
 // All implementations must embed UnimplementedNodeServer
 // for forward compatibility.
@@ -187,6 +199,7 @@ type NodeServer interface {
 	Sync(grpc.BidiStreamingServer[SyncRequest, SyncResponse]) error
 	SignWorkloads(context.Context, *SignWorkloadsRequest) (*SignWorkloadsResponse, error)
 	RenewNode(context.Context, *RenewNodeRequest) (*Admitted, error)
+	SignJWT(context.Context, *SignJWTRequest) (*SignJWTResponse, error)
 	mustEmbedUnimplementedNodeServer()
 }
 
@@ -205,6 +218,9 @@ func (UnimplementedNodeServer) SignWorkloads(context.Context, *SignWorkloadsRequ
 }
 func (UnimplementedNodeServer) RenewNode(context.Context, *RenewNodeRequest) (*Admitted, error) {
 	return nil, status.Error(codes.Unimplemented, "method RenewNode not implemented")
+}
+func (UnimplementedNodeServer) SignJWT(context.Context, *SignJWTRequest) (*SignJWTResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignJWT not implemented")
 }
 func (UnimplementedNodeServer) mustEmbedUnimplementedNodeServer() {}
 func (UnimplementedNodeServer) testEmbeddedByValue()              {}
@@ -270,6 +286,24 @@ func _Node_RenewNode_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_SignJWT_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignJWTRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).SignJWT(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_SignJWT_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).SignJWT(ctx, req.(*SignJWTRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Node_ServiceDesc is the grpc.ServiceDesc for Node service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -284,6 +318,10 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RenewNode",
 			Handler:    _Node_RenewNode_Handler,
+		},
+		{
+			MethodName: "SignJWT",
+			Handler:    _Node_SignJWT_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -13,6 +13,7 @@ const (
 	TokenPrefix  = "token/"      // join tokens: token/<sha256 hex>, a JoinToken
 	CAPrefix     = "ca/"         // sealed authorities and rotation state
 	RootPrefix   = "ca/root/"    // ca/root/<key id>: a sealed root
+	JWTRingKey   = "ca/jwt"      // the sealed keys for JWT-SVIDs
 
 	AdminPrefix      = "admin/"       // admins elsewhere: admin/<name>, an Admin
 	AdminTokenPrefix = "admin-token/" // their tokens: admin-token/<sha256 hex>, an AdminToken

@@ -41,6 +41,7 @@ type agent struct {
 	revision  uint64
 	epoch     uint64
 	objects   map[string]*pb.Object
+	bundles   []*pb.Bundle
 	states    int // whole states received
 	deltas    int
 	directory []*pb.Directory
@@ -253,6 +254,7 @@ func (a *agent) take1(in *pb.SyncResponse) {
 		a.mu.Lock()
 		a.revision, a.epoch = m.State.GetRevision(), m.State.GetEpoch()
 		a.objects = map[string]*pb.Object{}
+		a.bundles = m.State.GetBundles()
 		a.states++
 		for _, o := range m.State.GetObjects() {
 			a.objects[objectName(o)] = o
@@ -291,6 +293,9 @@ func (a *agent) delta(raw []byte) {
 	}
 	a.revision = d.GetRevision()
 	a.deltas++
+	if len(d.GetBundles()) > 0 {
+		a.bundles = d.GetBundles()
+	}
 	for _, o := range d.GetPut() {
 		a.objects[objectName(o)] = o
 	}

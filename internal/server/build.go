@@ -20,10 +20,12 @@ type change struct {
 	put     map[objectKey]*pb.Object
 	deleted []objectKey
 	nodes   []string // whose record changed
+	bundles bool     // the keys in the bundle changed
 	admins  bool
 }
 
-func (c change) objects() bool { return len(c.put)+len(c.deleted) > 0 }
+// counts says whether the change is of what agents hold: it has a revision.
+func (c change) counts() bool { return len(c.put)+len(c.deleted) > 0 || c.bundles }
 
 // touches says whether an object of one of the kinds changed.
 func (c change) touches(kinds ...registry.Kind) bool {
@@ -102,6 +104,9 @@ func (b *builder) apply(e registry.Event) error {
 		}
 		b.next.revision = revision
 		b.next.counter = registry.Item{Key: e.Key, Value: e.Value, Version: b.versionOf(e.Key)}
+	case e.Key == registry.JWTRingKey:
+		b.next.jwtRing = registry.Item{Key: e.Key, Value: e.Value, Version: b.versionOf(e.Key)}
+		b.change.bundles = true
 	case strings.HasPrefix(e.Key, registry.ObjectPrefix):
 		return b.object(e)
 	case strings.HasPrefix(e.Key, registry.NodePrefix):

@@ -94,7 +94,11 @@ func bootstrap(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	txn.Do = append(txn.Do, root)
+	ring, err := newJWTRingOp(cfg)
+	if err != nil {
+		return err
+	}
+	txn.Do = append(txn.Do, root, ring)
 	for _, object := range startingObjects(cfg.TrustDomain, cfg.Dev) {
 		op, err := putObject(object)
 		if err != nil {

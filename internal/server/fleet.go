@@ -123,7 +123,7 @@ func (s *Server) stateOf(snap *snapshot, node string) *pb.SyncResponse {
 	return &pb.SyncResponse{Message: &pb.SyncResponse_State{State: state}}
 }
 
-// bundles is the roots of the own trust domain.
+// bundles is the bundle of the own trust domain.
 func (s *Server) bundles() []*pb.Bundle {
 	jwks, err := s.ca.Bundle().Marshal()
 	if err != nil {

@@ -89,6 +89,7 @@ func (s *Server) reload(ctx context.Context) error {
 	for name := range now.members {
 		c.nodes = append(c.nodes, name)
 	}
+	s.useJWTRing(next)
 	s.install(next, nil, c)
 	return nil
 }
@@ -96,7 +97,7 @@ func (s *Server) reload(ctx context.Context) error {
 // adopt makes the next snapshot current and tells the agents.
 func (s *Server) adopt(next *snapshot, c change) error {
 	now := s.snap()
-	if !c.objects() {
+	if !c.counts() {
 		if next.revision != now.revision {
 			return fault.Conflictf("revision %d came without a change", next.revision)
 		}
@@ -106,7 +107,10 @@ func (s *Server) adopt(next *snapshot, c change) error {
 	if next.revision != now.revision+1 {
 		return fault.Conflictf("revision %d came after %d", next.revision, now.revision)
 	}
-	delta, err := deltaOf(next, c)
+	if c.bundles {
+		s.useJWTRing(next) // before the bundle goes out
+	}
+	delta, err := s.deltaOf(next, c)
 	if err != nil {
 		return err
 	}
@@ -141,13 +145,16 @@ func (s *Server) install(next *snapshot, delta *pb.SyncResponse, c change) {
 }
 
 // deltaOf marshals a change once for all agents.
-func deltaOf(next *snapshot, c change) (*pb.SyncResponse, error) {
+func (s *Server) deltaOf(next *snapshot, c change) (*pb.SyncResponse, error) {
 	delta := &pb.Delta{Revision: next.revision}
 	for _, object := range c.put {
 		delta.Put = append(delta.Put, object)
 	}
 	for _, key := range c.deleted {
 		delta.Delete = append(delta.Delete, key.pb())
+	}
+	if c.bundles {
+		delta.Bundles = s.bundles()
 	}
 	encoded, err := proto.Marshal(delta)
 	if err != nil {

@@ -194,6 +194,7 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 	if err != nil {
 		return err
 	}
+	s.useJWTRing(s.snap())
 	s.source = newOwnSource(s.ca, s.id, s.cfg.Now)
 	if err := s.source.renew(ctx); err != nil {
 		return fmt.Errorf("own SVID: %w", err)
@@ -227,6 +228,7 @@ func (s *Server) Run(ctx context.Context) error {
 		{Name: "store", Run: s.follow},
 		{Name: "probe", Run: s.probe},
 		{Name: "own svid", Run: s.source.run},
+		{Name: "jwt keys", Run: s.keepJWTKeys},
 		{Name: "directory", Run: s.runDirectory},
 		{Name: "nodes", Run: s.serveNodes},
 		{Name: "operators", Run: s.serveOperators},

@@ -33,6 +33,7 @@ type snapshot struct {
 	revision    uint64
 	counter     registry.Item // the item of revisionKey
 	changedAt   time.Time     // when this server learned of the revision
+	jwtRing     registry.Item // the item of registry.JWTRingKey
 
 	state // applied state and its two readings
 

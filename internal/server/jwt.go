@@ -1,0 +1,130 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kith-id/kith/internal/api"
+	"github.com/kith-id/kith/internal/audit"
+	"github.com/kith-id/kith/internal/ca"
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/registry"
+)
+
+// jwtKeysEvery is how often the age of the keys for JWT-SVIDs is looked at.
+const jwtKeysEvery = time.Minute
+
+// SignJWTs evaluates the rules again with what the server knows of the node and
+// signs what they give, as SignWorkloads does.
+func (s *Server) SignJWTs(ctx context.Context, node api.Caller, reqs []api.JWTRequest) ([]api.SignedJWT, error) {
+	if err := s.freshEnough(staleAll); err != nil {
+		return nil, err
+	}
+	snap := s.snap()
+	m, ok := snap.members[node.Name]
+	if !ok {
+		return nil, snap.member(node.Name)
+	}
+	out := make([]api.SignedJWT, len(reqs))
+	var batch []ca.JWTRequest
+	var places []int
+	for i, r := range reqs {
+		match, err := s.entitle(snap, m.node, api.CSR{Rule: r.Rule, ID: r.ID, Attributes: r.Attributes, Err: r.Err})
+		if err != nil {
+			out[i].Err = err
+			continue
+		}
+		batch = append(batch, ca.JWTRequest{
+			ID: match.ID, Audience: r.Audience, TTL: match.TTL,
+			Requester: node.ID.String(), Rule: match.Rule, Revision: snap.revision,
+		})
+		places = append(places, i)
+	}
+	if len(batch) == 0 {
+		return out, nil
+	}
+	for j, result := range s.ca.SignJWTs(ctx, batch) {
+		if out[places[j]].Err = result.Err; result.Err == nil {
+			out[places[j]].Token = result.SVID.Token()
+		}
+	}
+	return out, nil
+}
+
+// newJWTRingOp makes the first keys and the operation that keeps them sealed in
+// the store.
+func newJWTRingOp(cfg Config) (registry.Op, error) {
+	ring, _, err := ca.AdvanceJWTRing(nil, ca.JWTRingConfig{TrustDomain: cfg.TrustDomain, KEK: cfg.KEK, Now: cfg.Now()})
+	if err != nil {
+		return registry.Op{}, err
+	}
+	return registry.Put(registry.JWTRingKey, ring), nil
+}
+
+// useJWTRing gives the CA the keys of a snapshot. Keys that cannot be used leave
+// the former ones in force: tokens go on being signed while somebody looks.
+func (s *Server) useJWTRing(snap *snapshot) {
+	if snap.jwtRing.Value == nil {
+		return // of a store older than JWT-SVIDs; keepJWTKeys makes some
+	}
+	if err := s.ca.UseJWTRing(snap.jwtRing.Value); err != nil {
+		s.log.Error("JWT keys not usable", "error", err)
+	}
+}
+
+// keepJWTKeys replaces the keys for JWT-SVIDs by age, until ctx ends. What
+// fails is tried again: the present keys serve meanwhile.
+func (s *Server) keepJWTKeys(ctx context.Context) error {
+	tick := time.NewTicker(jwtKeysEvery)
+	defer tick.Stop()
+	for {
+		if err := s.advanceJWTKeys(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("JWT keys not advanced", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// advanceJWTKeys writes what the ring must be now, if that is another than it
+// is. It is a change like any other: a revision of its own takes the new bundle
+// to every agent.
+func (s *Server) advanceJWTKeys(ctx context.Context) error {
+	select {
+	case s.changing <- struct{}{}:
+		defer func() { <-s.changing }()
+	case <-ctx.Done():
+		return nil
+	}
+	snap := s.snap()
+	next, changed, err := ca.AdvanceJWTRing(snap.jwtRing.Value, ca.JWTRingConfig{TrustDomain: snap.trustDomain, KEK: s.cfg.KEK, Now: s.cfg.Now()})
+	if err != nil || !changed {
+		return err
+	}
+	if err := s.writable(); err != nil {
+		return err
+	}
+	before := registry.IfAbsent(registry.JWTRingKey)
+	if snap.jwtRing.Value != nil {
+		before = registry.IfUnchanged(snap.jwtRing)
+	}
+	revision := snap.revision + 1
+	txn := registry.Txn{
+		If: []registry.Condition{registry.IfUnchanged(snap.counter), before},
+		Do: []registry.Op{registry.Put(revisionKey, revisionValue(revision)), registry.Put(registry.JWTRingKey, next)},
+	}
+	event := audit.Event{Kind: audit.Rotated, Actor: s.id.String(), Object: "JWT keys of " + snap.trustDomain.String(), Revision: revision}
+	version, err := s.audited(ctx, event, func() (registry.Version, error) { return s.commit(ctx, txn) })
+	switch {
+	case fault.Is(err, fault.Conflict):
+		return errors.Join(fmt.Errorf("another change came first: %w", err), s.arriveLatest(ctx))
+	case err != nil:
+		return err
+	}
+	return s.arrive(ctx, version)
+}
