@@ -23,13 +23,17 @@ const (
 func (a *Agent) serve(ctx context.Context, l *socket) error {
 	guard := workload.NewGuard(a.cfg.Streams)
 	server := grpc.NewServer(
-		grpc.Creds(a.cfg.Credentials),
+		grpc.Creds(workload.LimitConnections(a.cfg.Credentials, 0)),
 		grpc.StreamInterceptor(guard.Stream),
 		grpc.UnaryInterceptor(guard.Unary),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(5*time.Second),
+		// Most connections are silent: a small buffer to read into, and one to write
+		// from only while writing.
+		grpc.ReadBufferSize(4<<10),
+		grpc.SharedWriteBuffer(true),
 	)
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, workload.NewService(a, a.identities, a.cfg.Log, a.metrics.workload))
 	pb.RegisterEnforcementServer(server, &enforcement{a: a})
