@@ -53,10 +53,10 @@ func kit(pkg string) bool {
 	return pkg == "internal/testenv" || path.Base(pkg) == path.Base(path.Dir(pkg))+"test"
 }
 
-// outside are trees that stand beside the house: end-to-end tests and examples.
-// Nothing imports them.
+// outside are trees that stand beside the house: end-to-end tests, examples and
+// benchmarks. Nothing imports them.
 func outside(pkg string) bool {
-	return strings.HasPrefix(pkg, "test/") || strings.HasPrefix(pkg, "examples/")
+	return strings.HasPrefix(pkg, "test/") || strings.HasPrefix(pkg, "examples/") || pkg == "bench"
 }
 
 // source is one parsed Go file of the repository.

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/platform/proof"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// simulated is an agent with the real proof, TLS and messages, and no
+// workloads: it reads each delta and acks it.
+type simulated struct {
+	key    *ecdsa.PrivateKey
+	svid   *spiffe.X509SVID
+	bundle *spiffe.Bundle
+	local  net.IP // every agent is a host of its own
+}
+
+// X509SVID is the node's SVID.
+func (a *simulated) X509SVID() (*spiffe.X509SVID, error) { return a.svid, nil }
+
+// Bundle is the server's.
+func (a *simulated) Bundle(spiffe.TrustDomain) (*spiffe.Bundle, bool) { return a.bundle, true }
+
+// agentsRole joins and connects agents: agents <admin socket> <n>. It says when
+// all are connected, and ends with its standard input.
+func agentsRole(ctx context.Context, args []string) error {
+	if len(args) != 2 {
+		return errors.New("agents SOCKET N")
+	}
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient("unix://"+args[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	admin := pb.NewAdminClient(conn)
+	if err := parallelN(n, 16, func(i int) error { return oneAgent(ctx, admin, i) }); err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(n); err != nil {
+		return err
+	}
+	bufio.NewScanner(os.Stdin).Scan()
+	return nil
+}
+
+func oneAgent(ctx context.Context, admin pb.AdminClient, i int) error {
+	added, err := admin.AddNode(ctx, &pb.AddNodeRequest{Name: fmt.Sprintf("n%d", i), Class: "vms"})
+	if err != nil {
+		return err
+	}
+	a := &simulated{local: net.IPv4(127, 1, byte(i>>8), byte(i))}
+	addr, err := a.join(ctx, added.GetJoin())
+	if err != nil {
+		return fmt.Errorf("join n%d: %w", i, err)
+	}
+	return a.connect(ctx, addr)
+}
+
+// dial connects from the agent's own address.
+func (a *simulated) dial(addr string, config *tls.Config) (*grpc.ClientConn, error) {
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: a.local}}
+	return grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }),
+		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true))
+}
+
+func isServer(id spiffe.ID) error {
+	if !strings.HasPrefix(id.Path(), "/kith/server/") {
+		return fmt.Errorf("%s is no server", id)
+	}
+	return nil
+}
+
+// exchange is the applicant's end of the admission stream.
+type exchange struct {
+	grpc.BidiStreamingClient[pb.AttestRequest, pb.AttestResponse]
+}
+
+// Send sends a message of the proof.
+func (x exchange) Send(_ context.Context, m []byte) error {
+	return x.BidiStreamingClient.Send(&pb.AttestRequest{Step: &pb.AttestRequest_Payload{Payload: m}})
+}
+
+// Recv takes the verifier's next message.
+func (x exchange) Recv(context.Context) ([]byte, error) {
+	in, err := x.BidiStreamingClient.Recv()
+	return in.GetPayload(), err
+}
+
+func (a *simulated) join(ctx context.Context, line string) (addr string, err error) {
+	parts := strings.Split(line, "/")
+	if len(parts) != 3 {
+		return "", fmt.Errorf("join line of %d parts", len(parts))
+	}
+	pin, err := spiffe.ParsePin(parts[1])
+	if err != nil {
+		return "", err
+	}
+	token, err := proof.ParseToken(parts[2])
+	if err != nil {
+		return "", err
+	}
+	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return "", err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, a.key)
+	if err != nil {
+		return "", err
+	}
+	var server spiffe.ID
+	conn, err := a.dial(parts[0], spiffe.PinnedClientTLS(pin, time.Now, func(id spiffe.ID) error { server = id; return isServer(id) }))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	stream, err := pb.NewAdmissionClient(conn).Attest(ctx)
+	if err != nil {
+		return "", err
+	}
+	hello := &pb.Hello{Method: attest.JoinToken, Csr: csr, Version: "bench"}
+	if err := stream.Send(&pb.AttestRequest{Step: &pb.AttestRequest_Hello{Hello: hello}}); err != nil {
+		return "", err
+	}
+	x := attest.Bind(exchange{stream}, attest.Bindings{Server: server, Key: a.key.Public()})
+	if err := (proof.TokenProver{Token: token}).Prove(ctx, x); err != nil {
+		return "", err
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		return "", err
+	}
+	return parts[0], a.take(answer.GetAdmitted())
+}
+
+func (a *simulated) take(in *pb.Admitted) error {
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		return err
+	}
+	if a.svid, err = spiffe.ParseX509SVID(slices.Concat(in.GetChain()...), pkcs8); err != nil {
+		return err
+	}
+	a.bundle, err = spiffe.ParseBundle(a.svid.ID.TrustDomain(), in.GetBundle().GetJwks())
+	return err
+}
+
+// connect opens the sync stream and returns when the whole state has come.
+func (a *simulated) connect(ctx context.Context, addr string) error {
+	conn, err := a.dial(addr, spiffe.ClientTLS(a, time.Now, isServer))
+	if err != nil {
+		return err
+	}
+	stream, err := pb.NewNodeClient(conn).Sync(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&pb.SyncRequest{Message: &pb.SyncRequest_Hello{Hello: &pb.SyncHello{Version: "bench"}}}); err != nil {
+		return err
+	}
+	ready := make(chan error, 1)
+	go func() {
+		for {
+			in, err := stream.Recv()
+			if err != nil {
+				select {
+				case ready <- err:
+				default:
+				}
+				return
+			}
+			revision := in.GetState().GetRevision()
+			if raw := in.GetDelta().GetDelta(); raw != nil {
+				delta := &pb.Delta{}
+				if err := proto.Unmarshal(raw, delta); err != nil {
+					return
+				}
+				revision = delta.GetRevision()
+			}
+			if revision == 0 {
+				continue
+			}
+			if stream.Send(&pb.SyncRequest{Message: &pb.SyncRequest_Ack{Ack: &pb.Ack{Revision: revision}}}) != nil {
+				return
+			}
+			select {
+			case ready <- nil:
+			default:
+			}
+		}
+	}()
+	return <-ready
+}
+
+// parallelN does n things, so many at a time.
+func parallelN(n, at int, do func(int) error) error {
+	work, errs := make(chan int), make(chan error, at)
+	for range at {
+		go func() {
+			for i := range work {
+				if err := do(i); err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	go func() {
+		defer close(work)
+		for i := range n {
+			work <- i
+		}
+	}()
+	for range at {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
+	return nil
+}

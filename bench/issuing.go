@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kith-id/kith/internal/ca"
+	"github.com/kith-id/kith/internal/keys"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// issuing compares the CA with the raw floor: the check of a request and
+// x509.CreateCertificate. Both run on all cores, slice by slice in turn.
+func issuing(ctx context.Context, b *bench) (section, error) {
+	dir, err := b.dir("issuing")
+	if err != nil {
+		return section{}, err
+	}
+	authority, stop, err := startCA(ctx, dir)
+	if err != nil {
+		return section{}, err
+	}
+	defer stop()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return section{}, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return section{}, err
+	}
+	s := section{
+		title: "Issuing",
+		intro: "X.509-SVIDs, P-256. Kith's cost is the check of the CSR, the policy of the CA, the journal on disk, the signature, the lint and " +
+			"the comparison with what was asked. The floor is the check of the CSR and `x509.CreateCertificate` with the same key type. " +
+			"CPU time is that of the whole process (`getrusage`).",
+	}
+	goals := map[int]float64{1: 0.55, 10: 0.42, 100: 0.40}
+	anchors := map[int]string{1: "SPIRE 1.40", 10: "SPIRE 0.74", 100: "SPIRE 0.62"}
+	plot := chart{title: "CPU per X.509-SVID", unit: "ms"}
+	for _, batch := range []int{1, 10, 100} {
+		sign, err := signer(ctx, authority, csr, batch)
+		if err != nil {
+			return section{}, err
+		}
+		floor, err := floorOf(csr, batch)
+		if err != nil {
+			return section{}, err
+		}
+		ours, raw, err := alternate(b, batch, sign, floor)
+		if err != nil {
+			return section{}, err
+		}
+		s.figures = append(s.figures, upTo(fmt.Sprintf("CPU each, batch of %d", batch), ours.cpu, "ms", goals[batch], anchors[batch],
+			fmt.Sprintf("floor %s; %s × floor", number(raw.cpu), number(ours.cpu/raw.cpu))))
+		plot.groups = append(plot.groups, group{heading: fmt.Sprintf("batch of %d", batch), goal: goals[batch], bars: []bar{
+			{"kith", ours.cpu, true}, {"raw floor", raw.cpu, false}, {"SPIRE 1.16-dev (anchor)", map[int]float64{1: 1.40, 10: 0.74, 100: 0.62}[batch], false},
+		}})
+		if batch == 10 {
+			s.figures = append(s.figures, atLeast(fmt.Sprintf("SVIDs a second, %d cores, batch of 10", runtime.NumCPU()), ours.rate, "/s", 5000, "SPIRE 1 525", "floor "+number(raw.rate)))
+			s.figures = append(s.figures, plain("SVIDs per CPU-second, batch of 10", 1000/ours.cpu, "", "", "floor "+number(1000/raw.cpu)))
+		}
+	}
+	s.charts = []chart{plot}
+	return s, nil
+}
+
+// startCA makes a CA whose journal is on disk and drained, as in a server.
+func startCA(ctx context.Context, dir string) (*ca.CA, func(), error) {
+	td, err := spiffe.ParseTrustDomain("acme.example")
+	if err != nil {
+		return nil, nil, err
+	}
+	kek, err := keys.FileKEK(filepath.Join(dir, "kek"))
+	if err != nil {
+		return nil, nil, err
+	}
+	root, err := ca.NewRoot(ca.RootConfig{TrustDomain: td, KEK: kek, Now: time.Now()})
+	if err != nil {
+		return nil, nil, err
+	}
+	shipped, err := os.Create(filepath.Join(dir, "shipped"))
+	if err != nil {
+		return nil, nil, err
+	}
+	authority, err := ca.New(ctx, ca.Config{
+		TrustDomain: td, Server: "bench", Root: root, KEK: kek, JournalPath: filepath.Join(dir, "journal"), Now: time.Now,
+		Ship: func(_ context.Context, entries []ca.Entry) error {
+			for _, e := range entries {
+				fmt.Fprintf(shipped, "%+v\n", e)
+			}
+			return shipped.Sync()
+		},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	life, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { _ = authority.Run(life) })
+	return authority, func() { cancel(); running.Wait(); authority.Close(); shipped.Close() }, nil
+}
+
+// work does one batch.
+type work func() error
+
+func signer(ctx context.Context, authority *ca.CA, csr []byte, batch int) (work, error) {
+	requests := make([]ca.Request, batch)
+	for i := range requests {
+		id, err := spiffe.ParseID(fmt.Sprintf("spiffe://acme.example/eks/shop/orders%d", i))
+		if err != nil {
+			return nil, err
+		}
+		requests[i] = ca.Request{ID: id, Requester: "spiffe://acme.example/kith/node/n1", Rule: "as", Revision: 7}
+	}
+	return func() error {
+		mine := append([]ca.Request(nil), requests...)
+		if err := parallel(batch, func(i int) (err error) {
+			mine[i].PublicKey, err = ca.ParseCSR(csr)
+			return err
+		}); err != nil {
+			return err
+		}
+		for _, result := range authority.SignBatch(ctx, mine) {
+			if result.Err != nil {
+				return result.Err
+			}
+		}
+		return nil
+	}, nil
+}
+
+func floorOf(csr []byte, batch int) (work, error) {
+	key, err := keys.Generate()
+	if err != nil {
+		return nil, err
+	}
+	var signer crypto.Signer = key
+	parent := &x509.Certificate{SubjectKeyId: []byte{1}, RawSubject: []byte{0x30, 0}}
+	return func() error {
+		return parallel(batch, func(int) error {
+			request, err := x509.ParseCertificateRequest(csr)
+			if err != nil {
+				return err
+			}
+			if err := request.CheckSignature(); err != nil {
+				return err
+			}
+			now := time.Now()
+			template := &x509.Certificate{
+				SerialNumber: big.NewInt(now.UnixNano()), NotBefore: now, NotAfter: now.Add(time.Hour),
+				URIs:     []*url.URL{{Scheme: "spiffe", Host: "acme.example", Path: "/eks/shop/orders"}},
+				KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
+				ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+			}
+			_, err = x509.CreateCertificate(rand.Reader, template, parent, request.PublicKey, signer)
+			return err
+		})
+	}, nil
+}
+
+// parallel does n things on all cores.
+func parallel(n int, do func(int) error) error {
+	if n == 1 {
+		return do(0)
+	}
+	var next atomic.Int64
+	errs := make(chan error, n)
+	var running sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		running.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				if err := do(i); err != nil {
+					errs <- err
+				}
+			}
+		})
+	}
+	running.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
+}
+
+// cost is the price of one thing, the median of slices.
+type cost struct {
+	cpu  float64 // ms each
+	rate float64 // each second
+}
+
+// alternate runs two kinds of work in turn, slice by slice, so that whatever
+// else the machine does falls on both.
+func alternate(b *bench, batch int, first, second work) (cost, cost, error) {
+	var cpus, rates [2][]float64
+	slice := b.scaled(250 * time.Millisecond)
+	for range 10 {
+		for i, do := range []work{first, second} {
+			n, began, before := 0, time.Now(), selfCPU()
+			for time.Since(began) < slice {
+				if err := do(); err != nil {
+					return cost{}, cost{}, err
+				}
+				n += batch
+			}
+			cpus[i] = append(cpus[i], ms(selfCPU()-before)/float64(n))
+			rates[i] = append(rates[i], float64(n)/time.Since(began).Seconds())
+		}
+	}
+	return cost{median(cpus[0]), median(rates[0])}, cost{median(cpus[1]), median(rates[1])}, nil
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/kith-id/kith/internal/pb"
+)
+
+// The users whose streams are held open: one may hold 512.
+const (
+	streamUsers   = 3
+	firstUser     = 61_001
+	streamsInAll  = 1000
+	workloadUsers = 40
+)
+
+// workloadAPI measures a real agent on a real server.
+func workloadAPI(ctx context.Context, b *bench) (section, error) {
+	d, err := startDomain(ctx, b, "workload")
+	if err != nil {
+		return section{}, err
+	}
+	defer d.stop()
+	if _, err := d.apply(ctx, identityObject("uid", "/vms/u{workload.unix.uid}")); err != nil {
+		return section{}, err
+	}
+	if err := d.startAgent(ctx); err != nil {
+		return section{}, err
+	}
+	s := section{
+		title: "Workload API",
+		intro: "A real `kith server` and `kith agent`. A fetch is a new connection, `FetchX509SVID`, its first message, and the close. " +
+			"1 000 streams are held by processes of three users (one user may hold 512), each stream over its own connection; the fan-out is that of a renewal of every SVID.",
+	}
+	steps := []func(context.Context, *domain) ([]figure, []chart, error){fetches, firstIdentities, openStreams, liveIdentity}
+	for _, step := range steps {
+		figures, charts, err := step(ctx, d)
+		if err != nil {
+			return section{}, err
+		}
+		s.figures, s.charts = append(s.figures, figures...), append(s.charts, charts...)
+	}
+	return s, nil
+}
+
+// fetches measures fetches one after the other.
+func fetches(ctx context.Context, d *domain) ([]figure, []chart, error) {
+	fetch := func() error {
+		one, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream, conn, err := openStream(one, d.agentSocket())
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, err = stream.Recv()
+		return err
+	}
+	if err := d.agent.until(10*time.Second, fetch); err != nil { // until the agent has the rules
+		return nil, nil, err
+	}
+	var cpu, client []float64
+	for round := range 7 {
+		before, own, n := cpuOf(d.agent.pid()), selfCPU(), 100
+		for range n {
+			if err := fetch(); err != nil {
+				return nil, nil, err
+			}
+		}
+		if round > 0 { // the first one finds everything cold
+			cpu, client = append(cpu, ms(cpuOf(d.agent.pid())-before)/float64(n)), append(client, ms(selfCPU()-own)/float64(n))
+		}
+	}
+	value := median(cpu)
+	return []figure{upTo("X.509 fetch, new connection, agent's CPU", value, "ms", 0.4, "SPIRE 1.2–1.6", "the client (Go, gRPC) "+number(median(client)))},
+		[]chart{{title: "X.509 fetch over a new connection, agent's CPU", unit: "ms", groups: []group{{goal: 0.4, bars: []bar{
+			{"kith", value, true}, {"SPIRE agent, low (anchor)", 1.2, false}, {"SPIRE agent, high (anchor)", 1.6, false},
+		}}}}}, nil
+}
+
+// firstIdentities times the first SVID of workloads nobody has seen.
+func firstIdentities(ctx context.Context, d *domain) ([]figure, []chart, error) {
+	var took []float64
+	for i := range workloadUsers {
+		h, err := startHelper(ctx, uint32(firstUser+100+i), "first", d.agentSocket())
+		if err != nil {
+			return nil, nil, err
+		}
+		var t float64
+		if err := h.hear(&t); err != nil {
+			return nil, nil, err
+		}
+		if err := h.stop(); err != nil {
+			return nil, nil, err
+		}
+		took = append(took, t)
+	}
+	return []figure{
+		upTo("first identity of a workload, connect to SVID, p50", quantile(took, 0.5), "ms", 30, "SPIRE 6.9 s", ""),
+		upTo("the same, the slowest of 40", quantile(took, 1), "ms", 100, "SPIRE 8.1 s", ""),
+	}, nil, nil
+}
+
+// openStreams measures memory and fan-out of many streams.
+func openStreams(ctx context.Context, d *domain) ([]figure, []chart, error) {
+	before := memoryOf(d.agent.pid())
+	var helpers []*helper
+	var counts []int
+	defer func() {
+		for _, h := range helpers {
+			_ = h.stop()
+		}
+	}()
+	for i := range streamUsers {
+		n := streamsInAll / streamUsers
+		if i == 0 {
+			n += streamsInAll % streamUsers
+		}
+		h, err := startHelper(ctx, uint32(firstUser+i), "streams", d.agentSocket(), fmt.Sprint(n))
+		if err != nil {
+			return nil, nil, err
+		}
+		helpers, counts = append(helpers, h), append(counts, n)
+		if err := h.ask(&arrivals{}, "expect %d", n); err != nil {
+			return nil, nil, err
+		}
+	}
+	each := (memoryOf(d.agent.pid()).Anonymous - before.Anonymous) * 1024 / streamsInAll
+	var spans, cpu []float64
+	for range 9 {
+		used := cpuOf(d.agent.pid())
+		if err := d.agent.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			return nil, nil, err
+		}
+		first, last := time.Duration(1<<62), time.Duration(0)
+		for i, h := range helpers {
+			var a arrivals
+			if err := h.ask(&a, "expect %d", counts[i]); err != nil {
+				return nil, nil, err
+			}
+			first, last = min(first, a.First), max(last, a.Last)
+		}
+		spans, cpu = append(spans, ms(last-first)), append(cpu, ms(cpuOf(d.agent.pid())-used))
+	}
+	span := median(spans)
+	return []figure{
+			upTo("memory per open stream, anonymous", each, "KiB", 20, "SPIRE 41–50", ""),
+			upTo("fan-out of a change to 1 000 streams, first to last", span, "ms", 50, "SPIRE 176–873", "slowest of 9: "+number(quantile(spans, 1))),
+			plain("agent's CPU per fan-out", median(cpu), "ms", "", ""),
+		}, []chart{
+			{title: "Agent's memory per open stream", unit: "KiB", groups: []group{{goal: 20, bars: []bar{{"kith", each, true}, {"SPIRE agent, low (anchor)", 41, false}, {"SPIRE agent, high (anchor)", 50, false}}}}},
+			{title: "A change reaches 1 000 streams, first to last", unit: "ms", groups: []group{{goal: 50, bars: []bar{{"kith", span, true}, {"SPIRE agent, low (anchor)", 176, false}, {"SPIRE agent, high (anchor)", 873, false}}}}},
+		}, nil
+}
+
+// liveIdentity times a new identity, and the end of one, on an open stream.
+func liveIdentity(ctx context.Context, d *domain) ([]figure, []chart, error) {
+	h, err := startHelper(ctx, firstUser+50, "streams", d.agentSocket(), "1")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = h.stop() }()
+	if err := h.ask(&arrivals{}, "expect 1"); err != nil {
+		return nil, nil, err
+	}
+	var added, removed []float64
+	for range 30 {
+		for _, remove := range []bool{false, true} {
+			req := &pb.ApplyRequest{Put: []*pb.Object{identityObject("more", "/vms/more-{workload.unix.uid}")}}
+			if remove {
+				req = &pb.ApplyRequest{Delete: []*pb.Key{{Kind: "identity", Name: "more"}}}
+			}
+			began := monotonic()
+			if _, err := d.admin.Apply(ctx, req); err != nil {
+				return nil, nil, err
+			}
+			want := 2
+			if remove {
+				want = 1
+			}
+			var a arrivals
+			for a.SVIDs != want {
+				if err := h.ask(&a, "expect 1"); err != nil {
+					return nil, nil, err
+				}
+			}
+			if remove {
+				removed = append(removed, ms(a.Last-began))
+			} else {
+				added = append(added, ms(a.Last-began))
+			}
+		}
+	}
+	return []figure{
+		upTo("new identity on an open stream, from the operator's call, p50", quantile(added, 0.5), "ms", 15, "SPIRE 4.0 s", ""),
+		upTo("the same, the slowest of 30", quantile(added, 1), "ms", 100, "SPIRE 8.7 s", ""),
+		upTo("identity removed from an open stream, p50", quantile(removed, 0.5), "ms", 15, "SPIRE 3.7–5.1 s", ""),
+		upTo("the same, the slowest of 30", quantile(removed, 1), "ms", 100, "SPIRE 8.1 s", ""),
+	}, nil, nil
+}
