@@ -113,6 +113,11 @@ func locationFlags(root *cobra.Command) {
 // locate decides where everything is: a flag, else the environment, else the
 // user's or the system's directories.
 func (a *app) locate(cmd *cobra.Command) error {
+	if keepsKeys(cmd) {
+		if err := closeMemory(); err != nil {
+			return err
+		}
+	}
 	flag := map[string]string{
 		"KITH_RUN_DIR":      "run-dir",
 		"KITH_STATE_DIR":    "state-dir",
@@ -161,6 +166,19 @@ func (a *app) nearestAgent(cmd *cobra.Command) {
 	if present(systemAgent) == nil {
 		a.paths.AgentSocket = systemAgent
 	}
+}
+
+// keepsKeys says whether the verb is a program with keys in its memory that are
+// worth more than those of the user's own workloads.
+func keepsKeys(cmd *cobra.Command) bool {
+	for c := cmd; c.HasParent(); c = c.Parent() {
+		switch {
+		case c.Parent().HasParent():
+		case c.Name() == "server", c.Name() == "agent", c.Name() == "dev":
+			return true
+		}
+	}
+	return false
 }
 
 // withoutConfig marks a verb that works although kith.yaml is broken.

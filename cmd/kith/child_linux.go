@@ -20,6 +20,15 @@ func adoptOrphans() error {
 	return nil
 }
 
+// closeMemory keeps other processes of the same user from attaching to this one,
+// reading its memory or environment, and the kernel from writing a core.
+func closeMemory() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("close own memory to others: %w", err)
+	}
+	return nil
+}
+
 // endWithParent asks the kernel to end the program when we die.
 func endWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
