@@ -2,13 +2,15 @@ package server_test
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
+	"flag"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,9 +19,14 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/internal/server"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -33,101 +40,200 @@ type source struct {
 func (s source) X509SVID() (*spiffe.X509SVID, error)              { return s.svid, nil }
 func (s source) Bundle(spiffe.TrustDomain) (*spiffe.Bundle, bool) { return s.bundle, true }
 
-// methods is every RPC of the three services, and one nobody has.
+// update writes the golden file anew: go test ./internal/server -run Matrix -update
+var update = flag.Bool("update", false, "write testdata/matrix.txt")
+
+// methods is every RPC of every service of kith.v1 there is, and some nobody has.
 func methods() []string {
-	var out []string
-	for _, d := range []grpc.ServiceDesc{pb.Admission_ServiceDesc, pb.Node_ServiceDesc, pb.Admin_ServiceDesc, pb.Enforcement_ServiceDesc} {
-		for _, m := range d.Methods {
-			out = append(out, "/"+d.ServiceName+"/"+m.MethodName)
+	out := []string{"/kith.v1.Node/Surprise", "/kith.v1.Admin/Surprise", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}
+	protoregistry.GlobalFiles.RangeFilesByPackage("kith.v1", func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			service := file.Services().Get(i)
+			for j := range service.Methods().Len() {
+				out = append(out, "/"+string(service.FullName())+"/"+string(service.Methods().Get(j).Name()))
+			}
 		}
-		for _, m := range d.Streams {
-			out = append(out, "/"+d.ServiceName+"/"+m.StreamName)
-		}
-	}
-	out = append(out, "/kith.v1.Node/Surprise", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+		return true
+	})
 	slices.Sort(out)
 	return out
 }
 
-// call sends one empty message as a stream, which every kind of RPC accepts,
-// and says how the server answered: an answer to the emptiness means that the
-// caller was let in.
-func call(t *testing.T, conn *grpc.ClientConn, method string) string {
-	t.Helper()
-	limit := 10 * time.Second
-	if strings.HasSuffix(method, "/Watch") {
-		limit = time.Second // it lets in and then says nothing
+// asked is one row of the matrix: a method, and for Apply what it is asked.
+type asked struct {
+	name, method string
+	message      proto.Message
+}
+
+// questions is every method with an empty message, which an implementation that
+// is reached answers with some error of its own or with nothing to do; and what
+// Apply lets depend on what is in it.
+func questions() []asked {
+	var out []asked
+	for _, method := range methods() {
+		out = append(out, asked{method, method, &emptypb.Empty{}})
+	}
+	apply := func(what string, req *pb.ApplyRequest) {
+		out = append(out, asked{pb.Admin_Apply_FullMethodName + ": " + what, pb.Admin_Apply_FullMethodName, req})
+	}
+	set := registry.StartingSet(spiffe.TrustDomain{})
+	node := &pb.Object{Kind: &pb.Object_NodeRule{NodeRule: set.NodeRules["vms"].PB()}}
+	identity := &pb.Object{Kind: &pb.Object_IdentityRule{IdentityRule: set.IdentityRules["unit"].PB()}}
+	put := func(o *pb.Object) *pb.ApplyRequest { return &pb.ApplyRequest{Put: []*pb.Object{o}} }
+	gone := func(kind string) *pb.ApplyRequest {
+		return &pb.ApplyRequest{Delete: []*pb.Key{{Kind: kind, Name: "none"}}}
+	}
+	apply("dry run of a node rule", &pb.ApplyRequest{DryRun: true, Put: []*pb.Object{node}})
+	apply("put service", put(service("orders", "/vms/orders")))
+	apply("put rule", put(rule("r", "web", "orders", "GET /a")))
+	apply("put identity rule", put(identity))
+	apply("put node rule", put(node))
+	apply("put nothing known", put(&pb.Object{}))
+	for _, kind := range []string{"service", "rule", "identity", "node", "surprise"} {
+		apply("delete "+kind, gone(kind))
+	}
+	return out
+}
+
+// call sends one message as a stream, which every kind of RPC accepts, and says
+// how the server answered: any answer to what is in it means "let in".
+func call(t *testing.T, conn *grpc.ClientConn, q asked) string {
+	limit := 20 * time.Second
+	if strings.HasSuffix(q.method, "/Watch") {
+		limit = 2 * time.Second // it lets in and then says nothing
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, q.method)
 	if err == nil {
-		if err = stream.SendMsg(&emptypb.Empty{}); err == nil {
+		if err = stream.SendMsg(q.message); err == nil {
 			_ = stream.CloseSend()
 		}
 		err = stream.RecvMsg(&emptypb.Empty{})
 	}
-	switch code := status.Code(err); code {
-	case codes.Unauthenticated, codes.PermissionDenied, codes.Unimplemented, codes.Unavailable:
-		return code.String()
+	switch status.Code(err) {
+	case codes.Unauthenticated:
+		return "who?"
+	case codes.PermissionDenied:
+		return "no"
+	case codes.Unimplemented:
+		return "-"
+	case codes.Unavailable:
+		return "cut"
 	default:
-		return "let in"
+		return "YES"
 	}
 }
 
-// TestEveryMethodForEveryClassOfCaller holds the server to the golden file. A
-// method that has no row there, such as one of a newer proto, is nobody's.
-func TestEveryMethodForEveryClassOfCaller(t *testing.T) {
-	r := start(t, nil)
-	r.apply(&pb.ApplyRequest{Put: shop()})
+// class is one kind of caller at one of the server's doors.
+type class struct {
+	name string
+	conn *grpc.ClientConn
+}
+
+// everyClass is every kind of caller at the node port, the admin port and the
+// admin socket.
+func (r *rig) everyClass(t *testing.T) []class {
 	node, banned := r.joined("n1"), r.joined("n2")
 	if _, err := r.admin.BanNode(t.Context(), &pb.BanNodeRequest{Name: "n2"}); err != nil {
 		t.Fatal(err)
 	}
-	anyone := func(spiffe.ID) error { return nil }
-	dial := func(config *tls.Config) *grpc.ClientConn {
-		return dialed(t, "passthrough:///"+r.s.Addr(), credentials.NewTLS(config))
-	}
-	classes := []struct {
+	removed := r.person("removed", "admin")
+	sources := []struct {
 		name string
-		conn *grpc.ClientConn
+		src  spiffe.Source
 	}{
-		{"nobody", dial(spiffe.PinnedClientTLS(r.s.Pin(), r.clock.Now, anyone))},
-		{"workload", dial(spiffe.ClientTLS(r.workload(node), r.clock.Now, anyone))},
-		{"banned node", banned.conn},
-		{"node", node.conn},
-		{"admin socket", dialed(t, "unix://"+r.cfg.AdminSocket, insecure.NewCredentials())},
+		{"workload", r.workload(node)}, {"node", node}, {"banned node", banned},
+		{"removed admin", removed}, {"viewer", r.person("v", "viewer")},
+		{"operator", r.person("o", "operator")}, {"admin", r.person("a", "admin")},
 	}
-	golden := "testdata/matrix.txt"
+	if _, err := r.admin.RemoveAdmin(t.Context(), &pb.RemoveAdminRequest{Name: "removed"}); err != nil {
+		t.Fatal(err)
+	}
+	anyone := func(spiffe.ID) error { return nil }
+	var out []class
+	for _, door := range []struct{ name, addr string }{{"node port", r.s.Addr()}, {"admin port", r.s.AdminAddr()}} {
+		target := "passthrough:///" + door.addr
+		out = append(out, class{door.name + ": nobody", dialed(t, target, credentials.NewTLS(spiffe.PinnedClientTLS(r.s.Pin(), r.clock.Now, anyone)))})
+		for _, s := range sources {
+			out = append(out, class{door.name + ": " + s.name, dialed(t, target, credentials.NewTLS(spiffe.ClientTLS(s.src, r.clock.Now, anyone)))})
+		}
+	}
+	for name, uid := range map[string]int{"root": 0, "the server's user": 990, "another user": 1000} {
+		out = append(out, class{"socket: " + name, dialed(t, "unix://"+r.socketOf(uid), insecure.NewCredentials())})
+	}
+	slices.SortStableFunc(out[16:], func(a, b class) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// socketOf is an admin socket of the server that takes every caller for uid.
+func (r *rig) socketOf(uid int) string {
+	path := filepath.Join(r.t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	face := api.NewAdmin(api.AdminConfig{
+		Operator: r.s, Admins: r.s, Log: r.cfg.Log, UID: 990, PeerUID: func(net.Conn) (int, error) { return uid, nil },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- face.Run(ctx, l) }()
+	r.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			r.t.Error(err)
+		}
+	})
+	return path
+}
+
+// TestMatrix asks every method as every class of caller, and holds the answers
+// against the golden file. A method that has no row there is nobody's.
+func TestMatrix(t *testing.T) {
+	r := start(t, remotely)
+	r.apply(&pb.ApplyRequest{Put: append(shop(), rule("r", "web", "orders", "GET /a"))})
+	classes, rows := r.everyClass(t), questions()
+	answers := make([][]string, len(classes))
+	var asking sync.WaitGroup
+	for i, c := range classes {
+		asking.Go(func() {
+			for _, q := range rows {
+				answers[i] = append(answers[i], call(t, c.conn, q))
+			}
+		})
+	}
+	asking.Wait()
+	var table strings.Builder
+	listed := map[string]bool{}
+	for j, q := range rows {
+		for i, c := range classes {
+			fmt.Fprintf(&table, "%-52s %-29s %s\n", q.name, c.name, answers[i][j])
+		}
+	}
+	const golden = "testdata/matrix.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(table.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	text, err := os.ReadFile(golden)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listed := map[string]string{} // method and class -> answer
 	for line := range strings.Lines(string(text)) {
-		listed[strings.TrimSpace(line[:matrixWidth])] = strings.TrimSpace(line[matrixWidth:])
+		listed[line] = true
 	}
-	for _, method := range methods() {
-		for _, c := range classes {
-			row := fmt.Sprintf("%-60s %s", method, c.name)
-			got := call(t, c.conn, method)
-			want, ok := listed[row]
-			delete(listed, row)
-			switch {
-			case ok && got != want:
-				t.Errorf("%s by %s: got %s, %s has %s", method, c.name, got, golden, want)
-			case !ok && got == "let in":
-				t.Errorf("%s lets in %s and has no row in %s: who may call it must be decided there", method, c.name, golden)
-			}
+	for line := range strings.Lines(table.String()) {
+		if !listed[line] && (strings.HasSuffix(line, "YES\n") || strings.Contains(string(text), line[:52])) {
+			t.Errorf("%s does not have this answer: %s", golden, line)
 		}
+		delete(listed, line)
 	}
-	for row := range listed {
-		t.Errorf("%s has a row for what does not exist: %s", golden, row)
+	for line := range listed {
+		t.Errorf("%s has a row that is not so: %s", golden, line)
 	}
 }
-
-// matrixWidth is where the answer stands in a row of the golden file.
-const matrixWidth = 60 + 1 + 12 + 1
 
 func dialed(t *testing.T, target string, creds credentials.TransportCredentials) *grpc.ClientConn {
 	t.Helper()
