@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/kith-id/kith/internal/agent"
 	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/keys"
 	"github.com/kith-id/kith/internal/obs"
 	"github.com/kith-id/kith/internal/run"
 	"github.com/kith-id/kith/spiffe"
@@ -50,6 +52,13 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 		StateDir: agentDir(a.paths.State), Socket: a.paths.AgentSocket, Server: file.Agent.Server,
 		Version: obs.BuildVersion().Version, Now: a.now,
 	})
+	if path := file.Agent.KEKFile; path != "" {
+		kek, err := keys.FileKEK(path)
+		if err != nil {
+			return cfg, fmt.Errorf("agent.kek_file: %w", err)
+		}
+		cfg.KEK = kek
+	}
 	if file.Agent.Pin == "" {
 		return cfg, nil
 	}

@@ -44,6 +44,7 @@ type Agent struct {
 	catalog    catalog
 	decisions  ring
 	identities *workload.Identities
+	tokens     *workload.Tokens
 	outbox     outbox
 	contact    contact
 	remembered atomic.Pointer[[]*pb.LocalEndpoint] // of before the start, for a while
@@ -59,7 +60,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{
-		cfg: cfg, uid: uint32(os.Getuid()), files: files{cfg.StateDir},
+		cfg: cfg, uid: uint32(os.Getuid()), files: files{dir: cfg.StateDir, kek: cfg.KEK},
 		ready: make(chan struct{}), unproven: make(chan struct{}, 1),
 		claims: newClaims(cfg.Processes), metrics: newMetrics(),
 	}
@@ -70,6 +71,9 @@ func New(cfg Config) (*Agent, error) {
 	a.identities = workload.NewIdentities(workload.Config{
 		Signer: a, Trust: a.Trust, Saved: a.keep.svidsChanged,
 		Now: cfg.Now, Log: cfg.Log, Metrics: a.metrics.workload,
+	})
+	a.tokens = workload.NewTokens(workload.TokensConfig{
+		Signer: a, Trust: a.Trust, Now: cfg.Now, Log: cfg.Log, Metrics: a.metrics.workload,
 	})
 	if err := a.open(); err != nil {
 		return nil, errors.Join(err, a.Close())
@@ -185,6 +189,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.keepStanding(ctx) })
 	group.Go(func() error { return a.follow(ctx) })
 	group.Go(func() error { return a.identities.Run(ctx) })
+	group.Go(func() error { return a.tokens.Run(ctx) })
 	group.Go(func() error { return a.forgetRemembered(ctx) })
 	// 4. The cache is written by a part that ends after the others have: see keeper.
 	kept := make(chan struct{})

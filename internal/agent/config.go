@@ -18,6 +18,7 @@ import (
 
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/keys"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -28,6 +29,10 @@ type Config struct {
 	StateDir string
 	// Socket is the path workloads connect to.
 	Socket string
+
+	// KEK seals every file of StateDir but the lock; nil leaves them plain, mode
+	// 0600. Files that are plain still are read, and sealed from then on.
+	KEK *keys.KEK
 
 	// Server is host:port of the server, and Pin the root it must show in the
 	// first contact. Empty and zero: as at the last start.
@@ -75,7 +80,10 @@ func (c Config) check() error {
 }
 
 // files is where the agent keeps what must outlive it.
-type files struct{ dir string }
+type files struct {
+	dir string
+	kek *keys.KEK // nil: nothing is sealed
+}
 
 func (f files) lock() string  { return filepath.Join(f.dir, "agent.lock") }
 func (f files) key() string   { return filepath.Join(f.dir, "node.key") }
@@ -86,6 +94,12 @@ func (f files) svids() string { return filepath.Join(f.dir, "svids.cache") }
 // write replaces a file in one step: after a crash it is the old one or the new
 // one, never half of it.
 func (f files) write(path string, data []byte) error {
+	if f.kek != nil {
+		var err error
+		if data, err = f.kek.Seal(purpose(path), data); err != nil {
+			return err
+		}
+	}
 	tmp, err := os.CreateTemp(f.dir, ".tmp-*") // mode 0600
 	if err != nil {
 		return err
@@ -111,8 +125,30 @@ func (f files) read(path string, limit int64) ([]byte, error) {
 	if info.Size() > limit {
 		return nil, fault.Invalidf("%s has %d bytes, at most %d are read", path, info.Size(), limit)
 	}
-	return os.ReadFile(path)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return f.open(path, data)
 }
+
+// open unseals what write sealed. A plain file that lies where sealed ones
+// belong is from before the KEK, and is sealed now.
+func (f files) open(path string, data []byte) ([]byte, error) {
+	switch sealed := keys.Sealed(data); {
+	case f.kek == nil && sealed:
+		return nil, fault.Hint(fault.Invalidf("%s is sealed, and this agent has no key encryption key", path), "set agent.kek_file in kith.yaml to the file it was sealed with")
+	case f.kek == nil:
+		return data, nil
+	case sealed:
+		return f.kek.Open(purpose(path), data)
+	default:
+		return data, f.write(path, data)
+	}
+}
+
+// purpose binds a sealed file to its name: none can stand in for another.
+func purpose(path string) string { return "agent " + filepath.Base(path) }
 
 // sweep removes what a crash left of write.
 func (f files) sweep() {

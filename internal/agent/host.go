@@ -13,8 +13,9 @@ import (
 )
 
 var (
-	_ workload.Host   = (*Agent)(nil)
-	_ workload.Signer = (*Agent)(nil)
+	_ workload.Host      = (*Agent)(nil)
+	_ workload.Signer    = (*Agent)(nil)
+	_ workload.JWTSigner = (*Agent)(nil)
 )
 
 // Evaluate implements workload.Host.
@@ -84,6 +85,15 @@ func (a *Agent) Changed() <-chan struct{} { return a.changed.wait() }
 // SignWorkloads implements workload.Signer.
 func (a *Agent) SignWorkloads(ctx context.Context, csrs []*pb.WorkloadCSR) ([]*pb.SignedWorkload, error) {
 	out, err := pb.NewNodeClient(a.up).SignWorkloads(ctx, &pb.SignWorkloadsRequest{Csrs: csrs})
+	if err != nil {
+		return nil, a.up.explain(err, a.cfg.Now())
+	}
+	return out.GetResults(), nil
+}
+
+// SignJWTs implements workload.JWTSigner.
+func (a *Agent) SignJWTs(ctx context.Context, requests []*pb.JWTRequest) ([]*pb.SignedJWT, error) {
+	out, err := pb.NewNodeClient(a.up).SignJWT(ctx, &pb.SignJWTRequest{Requests: requests})
 	if err != nil {
 		return nil, a.up.explain(err, a.cfg.Now())
 	}

@@ -35,7 +35,9 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 		grpc.ReadBufferSize(4<<10),
 		grpc.SharedWriteBuffer(true),
 	)
-	workloadpb.RegisterSpiffeWorkloadAPIServer(server, workload.NewService(a, a.identities, a.cfg.Log, a.metrics.workload))
+	workloadpb.RegisterSpiffeWorkloadAPIServer(server, workload.NewService(workload.ServiceConfig{
+		Host: a, Identities: a.identities, Tokens: a.tokens, Log: a.cfg.Log, Metrics: a.metrics.workload,
+	}))
 	pb.RegisterEnforcementServer(server, &enforcement{a: a})
 	pb.RegisterInspectionServer(server, &inspection{a: a})
 	reflection.Register(server) // Workload Endpoint 7

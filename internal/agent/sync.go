@@ -156,6 +156,7 @@ func (a *Agent) receive(stream syncStream) error {
 			a.setBanned(false)
 			a.cfg.Log.Info("server connected", "server", a.up.address)
 			a.identities.Retry()
+			a.tokens.Retry()
 		}
 		switch m := in.GetMessage().(type) {
 		case *pb.SyncResponse_State:

@@ -73,6 +73,10 @@ type Agent struct {
 	// Socket is the path of the socket workloads connect to, at most 107 bytes.
 	// Empty: agent.sock in the run directory.
 	Socket string `yaml:"socket"`
+	// KEKFile holds the 32-byte key that seals what the agent keeps of itself and
+	// its workloads, mode 0400, made when it is missing. Keep it outside the state
+	// directory, or it guards nothing. Empty: files of mode 0600, not sealed.
+	KEKFile string `yaml:"kek_file"`
 }
 
 // Survive holds the budgets that lifetimes are derived from.

@@ -31,7 +31,7 @@ const (
 	saltSize   = 32
 	nonceSize  = 12
 	headerSize = len(magic) + 2 + saltSize
-	maxPlain   = 1 << 20
+	maxPlain   = 256 << 20 // an agent's cache is the largest
 
 	kindFile       = 1
 	kindPassphrase = 2
@@ -151,6 +151,10 @@ func kindName(kind byte) string {
 		return fmt.Sprintf("key of kind %d", kind)
 	}
 }
+
+// Sealed reports whether data has the form of a sealed value. It says nothing
+// about who sealed it: only Open does.
+func Sealed(data []byte) bool { return len(data) >= headerSize && string(data[:len(magic)]) == magic }
 
 // Wipe overwrites the secret; sealing and opening are wrong from then on, so
 // call it last.
