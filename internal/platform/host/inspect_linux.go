@@ -18,14 +18,7 @@ func (h *Host) Inspect(ctx context.Context, peer attest.Peer) (registry.Attribut
 // What cannot be read is left out; rules that name it then do not match. The
 // process is checked after everything was read, so no fact is of another one.
 func (h *Host) InspectFor(ctx context.Context, peer attest.Peer, want func(string) bool) (registry.Attributes, error) {
-	own, err := readOwner(peer.PID)
-	if err != nil {
-		return nil, gone(peer.PID, "is gone")
-	}
-	attrs := registry.Attributes{
-		attrUID: registry.Int(int64(own.uid)),
-		attrGID: registry.Int(int64(own.gid)),
-	}
+	attrs := registry.Attributes{}
 	put := func(name, value string) {
 		// A program may lie under any bytes at all; what no rule could hold must
 		// not spoil the request of every other workload either.
@@ -33,9 +26,6 @@ func (h *Host) InspectFor(ctx context.Context, peer attest.Peer, want func(strin
 			attrs[name] = value
 		}
 	}
-	put(attrUser, h.names.user(own.uid))
-	put(attrGroup, h.names.group(own.gid))
-	put(attrGroups, h.groupList(own.groups))
 	if want(attrPID) {
 		attrs[attrPID] = strconv.Itoa(int(peer.PID))
 	}
@@ -51,9 +41,15 @@ func (h *Host) InspectFor(ctx context.Context, peer attest.Peer, want func(strin
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := h.Check(peer); err != nil {
+	own, err := check(peer)
+	if err != nil {
 		return nil, err
 	}
+	attrs[attrUID] = registry.Int(int64(own.uid))
+	attrs[attrGID] = registry.Int(int64(own.gid))
+	put(attrUser, h.names.user(own.uid))
+	put(attrGroup, h.names.group(own.gid))
+	put(attrGroups, h.groupList(own.groups))
 	return attrs, nil
 }
 

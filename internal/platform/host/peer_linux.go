@@ -70,7 +70,14 @@ func identify(cred *unix.Ucred, pidfd int, kernelKnows bool, accepted uint64) (a
 		if peer.Exe, err = programOf(peer.PID); err != nil {
 			return gone(peer.PID, "has no program file")
 		}
-		return (*Host)(nil).Check(peer)
+		own, err := readOwner(peer.PID)
+		if err != nil {
+			return gone(peer.PID, "is gone")
+		}
+		if own.uid != peer.UID {
+			return gone(peer.PID, "has changed its user")
+		}
+		return alive(peer) // so all of it was about this process
 	}()
 	if err != nil {
 		peer.PIDFD.Close()
@@ -79,34 +86,41 @@ func identify(cred *unix.Ucred, pidfd int, kernelKnows bool, accepted uint64) (a
 	return peer, nil
 }
 
-// Check implements attest.Processes. The pidfd is asked last: if it is alive
-// then, everything read before was about this process.
+// Check implements attest.Processes.
 func (h *Host) Check(peer attest.Peer) error {
+	_, err := check(peer)
+	return err
+}
+
+// check says who owns the process, if it is still the one that connected. The
+// pidfd is asked last: if it is alive then, everything read before was about
+// this process.
+func check(peer attest.Peer) (owner, error) {
 	st, err := readStat(peer.PID)
 	if err != nil {
-		return gone(peer.PID, "is gone")
+		return owner{}, gone(peer.PID, "is gone")
 	}
 	if st.started != peer.Started {
-		return gone(peer.PID, "is another process by now")
+		return owner{}, gone(peer.PID, "is another process by now")
 	}
 	if st.state == 'Z' || st.state == 'X' {
-		return gone(peer.PID, "has ended")
+		return owner{}, gone(peer.PID, "has ended")
 	}
 	own, err := readOwner(peer.PID)
 	if err != nil {
-		return gone(peer.PID, "is gone")
+		return owner{}, gone(peer.PID, "is gone")
 	}
 	if own.uid != peer.UID {
-		return gone(peer.PID, "has changed its user")
+		return owner{}, gone(peer.PID, "has changed its user")
 	}
 	exe, err := programOf(peer.PID)
 	if err != nil {
-		return gone(peer.PID, "is gone")
+		return owner{}, gone(peer.PID, "is gone")
 	}
 	if exe != peer.Exe {
-		return gone(peer.PID, "runs another program by now")
+		return owner{}, gone(peer.PID, "runs another program by now")
 	}
-	return alive(peer)
+	return own, alive(peer)
 }
 
 func alive(peer attest.Peer) error {

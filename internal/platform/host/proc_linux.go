@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kith-id/kith/internal/attest"
 )
@@ -21,21 +23,48 @@ type procStat struct {
 	started uint64
 }
 
-// procFile reads a file of a process, bounded.
+// procFile reads a file of a process, bounded. It is read with bare system
+// calls: an os.File costs more than the kernel's answer, and each message to a
+// workload needs three of these.
 func procFile(pid int32, name string) ([]byte, error) {
-	f, err := os.Open("/proc/" + strconv.Itoa(int(pid)) + "/" + name)
+	path := procPath(pid, name)
+	fd, err := retried(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxProcFile+1))
-	if err != nil {
-		return nil, err
+	defer unix.Close(fd)
+	text := make([]byte, 0, firstRead)
+	for {
+		n, err := retried(func() (int, error) { return unix.Read(fd, text[len(text):cap(text)]) })
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n == 0 {
+			return text, nil
+		}
+		if text = text[:len(text)+n]; len(text) > maxProcFile {
+			return nil, fmt.Errorf("%s is longer than %d bytes", path, maxProcFile)
+		}
+		if len(text) == cap(text) {
+			text = slices.Grow(text, len(text))
+		}
 	}
-	if len(text) > maxProcFile {
-		return nil, fmt.Errorf("/proc/%d/%s is longer than %d bytes", pid, name, maxProcFile)
+}
+
+// firstRead holds the status of a process that is in few groups.
+const firstRead = 2 << 10
+
+func procPath(pid int32, name string) string {
+	return "/proc/" + strconv.Itoa(int(pid)) + "/" + name
+}
+
+// retried makes a system call again that a signal has interrupted.
+func retried(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
 	}
-	return text, nil
 }
 
 func readStat(pid int32) (procStat, error) {
@@ -53,10 +82,18 @@ func parseStat(text []byte) (procStat, error) {
 	if end < 0 {
 		return procStat{}, fmt.Errorf("process status without a command")
 	}
-	fields := strings.Fields(string(text[end+1:]))
 	const state, parent, start = 0, 1, 19 // fields 3, 4 and 22
-	if len(fields) <= start || len(fields[state]) != 1 {
-		return procStat{}, fmt.Errorf("process status with %d fields", len(fields))
+	var fields [start + 1]string
+	n := 0
+	for field := range strings.FieldsSeq(string(text[end+1:])) {
+		if fields[n] = field; n == start {
+			n++
+			break
+		}
+		n++
+	}
+	if n <= start || len(fields[state]) != 1 {
+		return procStat{}, fmt.Errorf("process status with %d fields", n)
 	}
 	ppid, err := strconv.ParseInt(fields[parent], 10, 32)
 	if err != nil {
@@ -91,10 +128,10 @@ func parseOwner(text string) (owner, error) {
 		if !ok {
 			continue
 		}
-		fields := strings.Fields(value)
 		var err error
 		switch key {
 		case "Uid", "Gid": // real, effective, saved, file system
+			fields := strings.Fields(value)
 			if len(fields) != 4 {
 				return owner{}, fmt.Errorf("process status: %s has %d fields", key, len(fields))
 			}
@@ -105,7 +142,7 @@ func parseOwner(text string) (owner, error) {
 			*into, err = number(fields[1])
 			found++
 		case "Groups":
-			for _, field := range fields {
+			for field := range strings.FieldsSeq(value) {
 				var gid uint32
 				if gid, err = number(field); err != nil {
 					break
@@ -139,7 +176,7 @@ type program struct {
 // openProgram opens the program a process runs, through the kernel's own link,
 // so that renaming or replacing the file on disk changes nothing.
 func openProgram(pid int32) (program, error) {
-	link := "/proc/" + strconv.Itoa(int(pid)) + "/exe"
+	link := procPath(pid, "exe")
 	path, err := os.Readlink(link)
 	if err != nil {
 		return program{}, err
@@ -179,16 +216,14 @@ func openProgram(pid int32) (program, error) {
 // programOf is the program's number; the zero Program when it cannot be read,
 // as for processes of others when the agent is not root.
 func programOf(pid int32) (attest.Program, error) {
-	info, err := os.Stat("/proc/" + strconv.Itoa(int(pid)) + "/exe")
+	var st unix.Stat_t
+	path := procPath(pid, "exe")
+	_, err := retried(func() (int, error) { return 0, unix.Stat(path, &st) })
 	if errors.Is(err, os.ErrPermission) {
 		return attest.Program{}, nil
 	}
 	if err != nil {
-		return attest.Program{}, err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return attest.Program{}, nil
+		return attest.Program{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return attest.Program{Dev: st.Dev, Inode: st.Ino}, nil
 }
@@ -201,7 +236,7 @@ func sameNamespaces(pid int32) bool {
 		if err != nil {
 			return false
 		}
-		its, err := os.Readlink("/proc/" + strconv.Itoa(int(pid)) + "/ns/" + ns)
+		its, err := os.Readlink(procPath(pid, "ns/"+ns))
 		if err != nil || own != its {
 			return false
 		}
