@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -16,17 +17,19 @@ const refusedHead = "REFUSED\r\n\r\n"
 
 // strictConn reads HTTP/1 for net/http and shows it only heads that have one
 // reading. It follows the messages: head, then a body of known length, or of
-// chunks, whose end only the server knows and tells through ConnState.
+// chunks, which it counts as well, so that nothing hides behind their end.
 type strictConn struct {
 	*tls.Conn
 
-	mu      sync.Mutex
-	phase   phase
-	pending []byte // bytes read and not yet delivered; guarded by mu
-	held    int    // how many of pending may be delivered; guarded by mu
-	body    int64  // bytes of body still to pass; guarded by mu
-	scanned int    // bytes of pending in which no end of head was found; guarded by mu
-	space   []byte // where heads are read into; owned by the reading goroutine
+	mu       sync.Mutex
+	phase    phase
+	pending  []byte // bytes read and not yet delivered; guarded by mu
+	held     int    // how many of pending may be delivered; guarded by mu
+	body     int64  // bytes of body, or chunk, still to pass; guarded by mu
+	chunked  bool   // body is a chunk, and more come after it; guarded by mu
+	trailers int    // bytes of trailers so far; guarded by mu
+	scanned  int    // bytes of pending in which no end of head was found; guarded by mu
+	space    []byte // where heads are read into; owned by the reading goroutine
 }
 
 const headSpace = 4 << 10
@@ -34,10 +37,13 @@ const headSpace = 4 << 10
 type phase int
 
 const (
-	inHead   phase = iota // collecting a head
-	inBody                // passing a body of known length
-	inChunks              // passing chunks until the server is idle again
-	open                  // hijacked, or refused: passing everything
+	inHead     phase = iota // collecting a head
+	inBody                  // passing a body of known length, or a chunk
+	firstChunk              // collecting the size of the first chunk
+	nextChunk               // collecting the end of a chunk and the size of the next
+	inTrailers              // collecting lines up to the empty one
+	open                    // hijacked, or a head too long: passing everything
+	refused                 // what is held, and then the end
 )
 
 // strictly wraps a connection that did not agree on HTTP/2, whose frames
@@ -61,11 +67,8 @@ func watchState(conn net.Conn, state http.ConnState) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case state == http.StateHijacked:
+	if state == http.StateHijacked && c.phase != refused {
 		c.phase, c.held = open, len(c.pending)
-	case state == http.StateIdle && c.phase == inChunks:
-		c.phase = inHead
 	}
 }
 
@@ -80,12 +83,15 @@ func (c *strictConn) Read(p []byte) (int, error) {
 			c.mu.Unlock()
 			return n, nil
 		}
-		direct := c.phase == open || c.phase == inChunks
+		direct, end := c.phase == open, c.phase == refused
 		if c.phase == inBody {
 			p = p[:min(int64(len(p)), c.body)]
 			direct = true
 		}
 		c.mu.Unlock()
+		if end {
+			return 0, io.EOF
+		}
 		if direct {
 			n, err := c.Conn.Read(p)
 			c.passed(n)
@@ -121,8 +127,15 @@ func (c *strictConn) passed(n int) {
 	if c.phase != inBody {
 		return
 	}
-	if c.body -= int64(n); c.body == 0 {
-		c.phase = inHead
+	c.passedLocked(int64(n))
+}
+
+func (c *strictConn) passedLocked(n int64) {
+	if c.body -= n; c.body > 0 {
+		return
+	}
+	if c.phase = inHead; c.chunked {
+		c.phase = nextChunk
 	}
 }
 
@@ -147,13 +160,41 @@ func (c *strictConn) advanceLocked() {
 	switch c.phase {
 	case inBody:
 		c.held = int(min(int64(len(c.pending)), c.body))
-		if c.body -= int64(c.held); c.body == 0 {
-			c.phase = inHead
-		}
-	case inChunks, open:
+		c.passedLocked(int64(c.held))
+	case open, refused:
 		c.held = len(c.pending)
+	case firstChunk, nextChunk:
+		c.chunkLocked()
+	case inTrailers:
+		c.trailerLocked()
 	case inHead:
 		c.headLocked()
+	}
+}
+
+// chunkLocked delivers the line before a chunk once it is complete.
+func (c *strictConn) chunkLocked() {
+	n, size, err := readChunk(c.pending, c.phase == firstChunk)
+	switch {
+	case err != nil:
+		c.refuseLocked()
+	case n == 0: // more is needed
+	case size == 0:
+		c.held, c.phase, c.trailers = n, inTrailers, 0
+	default:
+		c.held, c.phase, c.body = n, inBody, size
+	}
+}
+
+// trailerLocked delivers one line behind the last chunk.
+func (c *strictConn) trailerLocked() {
+	n, last, err := readTrailer(c.pending)
+	if c.trailers += n; err != nil || c.trailers > maxHead {
+		c.refuseLocked()
+		return
+	}
+	if c.held = n; last {
+		c.phase, c.chunked = inHead, false
 	}
 }
 
@@ -188,13 +229,15 @@ func (c *strictConn) headLocked() {
 	c.held = end
 	switch {
 	case facts.chunked:
-		c.phase = inChunks
+		c.phase, c.chunked = firstChunk, true
 	case facts.length > 0:
 		c.phase, c.body = inBody, facts.length
 	}
 }
 
+// refuseLocked ends what net/http gets to read with something that is neither a
+// head nor a chunk.
 func (c *strictConn) refuseLocked() {
 	c.pending = []byte(refusedHead)
-	c.phase, c.held = open, len(c.pending)
+	c.phase, c.held = refused, len(c.pending)
 }
