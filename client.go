@@ -146,11 +146,15 @@ func keyed(u *url.URL, key string) *url.URL {
 // that may answer and by our own leaf. A change of any of them makes requests
 // take a new connection, while those on the old one finish.
 func (w *Workload) key(dest *destination, address string) string {
-	epoch := "0"
+	return hex.EncodeToString([]byte(address)) + "." + dest.name + "." + dest.generation + "." + w.epoch()
+}
+
+// epoch names our own leaf.
+func (w *Workload) epoch() string {
 	if current := w.identity.Load(); current != nil {
-		epoch = current.epoch
+		return current.epoch
 	}
-	return hex.EncodeToString([]byte(address)) + "." + dest.name + "." + dest.generation + "." + epoch
+	return "0"
 }
 
 func parseKey(addr string) (service, address string, err error) {

@@ -1,11 +1,9 @@
 package kith
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"net"
 	"sync/atomic"
 	"time"
 
@@ -102,8 +100,15 @@ func (p *Peer) in(table *policy.Table) policy.Peer {
 // normalised here, once; the caller must go on with Decision.Path. Denials and
 // a sample of what is allowed are reported to the agent.
 func (w *Workload) Decide(peer *Peer, request Request) Decision {
+	return w.decide(peer, request, check{})
+}
+
+func (w *Workload) decide(peer *Peer, request Request, own check) Decision {
 	now := w.cfg.Now()
 	d, verdict, asked := w.judge(peer, request, now)
+	if d.Allowed {
+		d = own.narrow(peer, request, d, &verdict)
+	}
 	if d.Allowed && !w.reports.sampled(peer, verdict.Rule, request.Method, now) {
 		return d
 	}
@@ -161,43 +166,4 @@ func newDecisionID() string {
 		id[i] = alphabet[random%32]
 	}
 	return string(id[:])
-}
-
-type peerKey struct{}
-
-// Caller is who sent a request and why it was let through.
-type Caller struct {
-	Peer     *Peer
-	Decision Decision
-}
-
-type callerKey struct{}
-
-// CallerOf is the caller of the request whose context this is. It is set for
-// handlers behind [Workload.Serve] and [Workload.Handler].
-func CallerOf(ctx context.Context) (Caller, bool) {
-	caller, ok := ctx.Value(callerKey{}).(Caller)
-	return caller, ok
-}
-
-// ConnContext goes into [net/http.Server.ConnContext] of a server that serves
-// connections of a [Workload.Listener]: it resolves the caller once per
-// connection. A connection wrapped by the server's owner must have a method
-// NetConn that leads to the *tls.Conn.
-func (w *Workload) ConnContext(ctx context.Context, conn net.Conn) context.Context {
-	for conn != nil {
-		if secure, ok := conn.(*tls.Conn); ok {
-			peer, err := w.Peer(secure.ConnectionState())
-			if err != nil {
-				return ctx
-			}
-			return context.WithValue(ctx, peerKey{}, peer)
-		}
-		wrapped, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return ctx
-		}
-		conn = wrapped.NetConn()
-	}
-	return ctx
 }

@@ -50,6 +50,7 @@ func (w *Workload) chart(view *pb.DirectoryView) {
 	}
 	slices.Sort(next.names)
 	w.directory.Store(next)
+	w.targets.again()
 	w.first.directory()
 }
 

@@ -59,11 +59,11 @@ type held struct {
 }
 
 // serveHeld serves an exchange that may live long.
-func (w *Workload) serveHeld(rw http.ResponseWriter, r *http.Request, next http.Handler, peer *Peer, request Request) {
+func (w *Workload) serveHeld(rw http.ResponseWriter, r *http.Request, next http.Handler, peer *Peer, request Request, own check) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	h := &held{ResponseWriter: rw, grpc: isGRPC(r), cancel: cancel}
-	d, release := w.Hold(peer, request, h.deny)
+	d, release := w.hold(peer, request, own, h.deny)
 	defer release()
 	if !d.Allowed {
 		Deny(rw, r, d)

@@ -99,6 +99,7 @@ func (w *Workload) adopt(next *identity) {
 		w.accepts.verifyAgain(w)
 	}
 	w.calls.closeIdle()
+	w.targets.again()
 	select {
 	case w.renewed <- struct{}{}:
 	default:

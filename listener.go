@@ -123,24 +123,34 @@ func (l *listener) admit(conn net.Conn) {
 func (l *listener) handshake(tracked *acceptedConn) {
 	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
 	defer cancel()
-	conn := tls.Server(tracked, l.config)
-	known := l.w.identity.Load()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		l.w.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "handshake failed",
-			slog.String("remote", tracked.RemoteAddr().String()), slog.String("error", clip(err.Error(), maxReportText)))
-		tracked.Close()
+	conn, err := l.w.prove(ctx, tracked, l.config)
+	if err != nil {
 		return
-	}
-	tracked.chain, tracked.met = conn.ConnectionState().PeerCertificates, l.w.cfg.Now()
-	l.w.accepts.add(tracked)
-	if l.w.identity.Load() != known { // the bundle may have changed before it was added
-		l.w.accepts.check(l.w, tracked)
 	}
 	select {
 	case l.ready <- conn:
 	case <-l.ctx.Done():
 		conn.Close()
 	}
+}
+
+// prove does the handshake of an accepted connection. Its peer is verified again
+// at each change of bundle from then on; after an error it is closed.
+func (w *Workload) prove(ctx context.Context, tracked *acceptedConn, config *tls.Config) (*tls.Conn, error) {
+	conn := tls.Server(tracked, config)
+	known := w.identity.Load()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		w.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "handshake failed",
+			slog.String("remote", tracked.RemoteAddr().String()), slog.String("error", clip(err.Error(), maxReportText)))
+		tracked.Close()
+		return nil, err
+	}
+	tracked.chain, tracked.met = conn.ConnectionState().PeerCertificates, w.cfg.Now()
+	w.accepts.add(tracked)
+	if w.identity.Load() != known { // the bundle may have changed before it was added
+		w.accepts.check(w, tracked)
+	}
+	return conn, nil
 }
 
 func sleep(ctx context.Context, d time.Duration) {

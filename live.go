@@ -29,13 +29,17 @@ func (l *live) init() { l.held = make(map[*exchange]struct{}) }
 // must return at once; it runs before the change is acknowledged. release ends
 // the watch and may be called more than once; it is never nil.
 func (w *Workload) Hold(peer *Peer, request Request, cut func(Decision)) (d Decision, release func()) {
+	return w.hold(peer, request, check{}, cut)
+}
+
+func (w *Workload) hold(peer *Peer, request Request, own check, cut func(Decision)) (d Decision, release func()) {
 	e := &exchange{peer: peer, request: request, cut: cut}
 	// First in the set, then the decision: a change in between is seen by one
 	// of the two.
 	w.live.mu.Lock()
 	w.live.held[e] = struct{}{}
 	w.live.mu.Unlock()
-	d = w.Decide(peer, request)
+	d = w.decide(peer, request, own)
 	if !d.Allowed {
 		w.live.release(e)
 		return d, func() {}

@@ -85,8 +85,11 @@ func (w *Workload) report(peer *Peer, asked policy.Request, d Decision, verdict 
 	}
 	if peer != nil {
 		message.From = peer.id.String()
-		if verdict.Effect != policy.Allow && ruling.table != nil && verdict.Reason != policy.PathNotCanonical {
-			near := ruling.table.Explain(peer.in(ruling.table), asked).Near
+		near := verdict.Near
+		if verdict.Effect != policy.Allow && ruling.table != nil && verdict.Reason != policy.PathNotCanonical && verdict.Reason != policy.OwnCheck {
+			near = ruling.table.Explain(peer.in(ruling.table), asked).Near
+		}
+		if near != (policy.NearMiss{}) {
 			message.NearRule, message.NearField = near.Rule, near.Field
 			message.NearWant, message.NearGot = clip(near.Want, maxReportText), clip(near.Got, maxReportText)
 		}

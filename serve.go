@@ -30,18 +30,13 @@ const (
 // ctx ends; then it stops accepting, lets requests finish for ten seconds and
 // returns nil. Where Config.Advertise was empty it registers the address it
 // listens on, if that is one others can dial.
-func (w *Workload) Serve(ctx context.Context, handler http.Handler, addr string) error {
-	inner, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+func (w *Workload) Serve(ctx context.Context, handler http.Handler, addr string, options ...Option) error {
+	inner, withdraw, err := w.listen(ctx, addr)
 	if err != nil {
-		return fault.Hint(fmt.Errorf("listen on %s: %w", addr, err), "ss -ltnp shows who has the port")
+		return err
 	}
-	if len(*w.addresses.Load()) == 0 {
-		if at, ok := w.Reachable(inner.Addr()); ok {
-			w.Advertise(at)
-			defer w.Advertise()
-		}
-	}
-	server := w.Server(w.Handler(handler, 0))
+	defer withdraw()
+	server := w.Server(w.Handler(handler, 0, options...))
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
@@ -57,6 +52,21 @@ func (w *Workload) Serve(ctx context.Context, handler http.Handler, addr string)
 		return errors.Join(err, server.Close())
 	}
 	return <-stopped
+}
+
+// listen listens on addr and advertises it where Config.Advertise was empty.
+func (w *Workload) listen(ctx context.Context, addr string) (inner net.Listener, withdraw func(), err error) {
+	inner, err = (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, nil, fault.Hint(fmt.Errorf("listen on %s: %w", addr, err), "ss -ltnp shows who has the port")
+	}
+	if len(*w.addresses.Load()) == 0 {
+		if at, ok := w.Reachable(inner.Addr()); ok {
+			w.Advertise(at)
+			return inner, func() { w.Advertise() }, nil
+		}
+	}
+	return inner, func() {}, nil
 }
 
 // Server is a net/http server with the limits of this package and its
@@ -110,7 +120,8 @@ func (w *Workload) Reachable(at net.Addr) (address string, ok bool) {
 // as rules name it; 0 takes the port of the connection. Upgraded
 // connections, event streams and gRPC streams are decided again at each change
 // of policy and cut when they are denied.
-func (w *Workload) Handler(next http.Handler, port uint16) http.Handler {
+func (w *Workload) Handler(next http.Handler, port uint16, options ...Option) http.Handler {
+	serving := servingOf(options)
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		peer := w.peerOf(r)
 		request := requestOf(r, port)
@@ -123,10 +134,10 @@ func (w *Workload) Handler(next http.Handler, port uint16) http.Handler {
 			rw.Header().Set("Connection", "close")
 		}
 		if lives(r, request) {
-			w.serveHeld(rw, r, next, peer, request)
+			w.serveHeld(rw, r, next, peer, request, serving.check(r.Context()))
 			return
 		}
-		d := w.Decide(peer, request)
+		d := w.decide(peer, request, serving.check(r.Context()))
 		if !d.Allowed {
 			Deny(rw, r, d)
 			return
@@ -223,10 +234,18 @@ func isGRPC(r *http.Request) bool {
 }
 
 // denialStatus is the gRPC code and message of a denial: 7 is PERMISSION_DENIED,
-// 3 INVALID_ARGUMENT. Ids hold no character that Grpc-Message must escape.
+// 3 INVALID_ARGUMENT.
 func denialStatus(d Decision) (code, message string) {
 	if d.Malformed() {
-		return "3", "path is not in its normal form, decision " + d.ID
+		return "3", denialText(d)
 	}
-	return "7", "denied by policy, decision " + d.ID + " (kith why " + d.ID + ")"
+	return "7", denialText(d)
+}
+
+// denialText says no in gRPC. Ids hold no character that Grpc-Message must escape.
+func denialText(d Decision) string {
+	if d.Malformed() {
+		return "path is not in its normal form, decision " + d.ID
+	}
+	return "denied by policy, decision " + d.ID + " (kith why " + d.ID + ")"
 }

@@ -62,11 +62,12 @@ type Workload struct {
 	policy    atomic.Pointer[ruling]
 	directory atomic.Pointer[directory]
 
-	live    live    // exchanges decided again at each change of policy
-	accepts conns   // accepted connections, verified again at each change of bundle
-	reports reports // decisions on their way to the agent
-	calls   caller  // the client half
-	first   firsts  // what Open waits for
+	live    live      // exchanges decided again at each change of policy
+	accepts conns     // accepted connections, verified again at each change of bundle
+	reports reports   // decisions on their way to the agent
+	calls   caller    // the client half
+	targets resolvers // gRPC clients
+	first   firsts    // what Open waits for
 
 	renewed    chan struct{} // a nudge: another identity
 	advertised chan struct{} // a nudge: addresses changed
@@ -98,6 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	w.accepts.init()
 	w.reports.init()
 	w.calls.init(w)
+	w.targets.init()
 	w.policy.Store(&ruling{})
 	w.directory.Store(&directory{})
 	w.Advertise(cfg.Advertise...)

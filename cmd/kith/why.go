@@ -247,6 +247,7 @@ func reasonText(d *pb.Decision) string {
 		"deny_rule":            "a deny rule matches; deny beats allow",
 		"no_rule":              "no rule allows it",
 		"no_source":            "no rule is about this caller",
+		"own_check":            "a rule allows it, but the service's own check does not",
 		"path_not_canonical":   "the path can be read in two ways",
 		"unknown_trust_domain": "the caller is of an unknown trust domain",
 		"no_policy":            "the enforcement point has no policy for the service",

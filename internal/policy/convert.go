@@ -138,7 +138,7 @@ func DecisionFromPB(m *pb.Decision) (Decision, error) {
 	} else if m.GetEffect() != Deny.String() {
 		return Decision{}, fault.Invalidf("unknown effect %q", clip(m.GetEffect()))
 	}
-	for r := NoPolicy; r <= PathNotCanonical; r++ {
+	for r := NoPolicy; r <= OwnCheck; r++ {
 		if r.String() == m.GetReason() {
 			d.Reason = r
 			return d, nil

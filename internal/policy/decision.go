@@ -63,6 +63,7 @@ const (
 	NoSource                         // no rule allows this peer anything
 	UnknownTrustDomain               // the peer is of another trust domain, and no rule names that
 	PathNotCanonical                 // the path has more than one reading
+	OwnCheck                         // a rule allows it, but the service's own code does not
 )
 
 // String is the reason's word in logs and on the wire.
@@ -82,6 +83,8 @@ func (r Reason) String() string {
 		return "unknown_trust_domain"
 	case PathNotCanonical:
 		return "path_not_canonical"
+	case OwnCheck:
+		return "own_check"
 	default:
 		return "no_policy"
 	}
@@ -112,6 +115,7 @@ type Decision struct {
 // The fields a near miss can fail at.
 const (
 	FieldFrom     = "from"
+	FieldCheck    = "check" // the service's own
 	FieldMethod   = "method"
 	FieldPath     = "path"
 	FieldPort     = "port"

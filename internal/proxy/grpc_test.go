@@ -30,11 +30,7 @@ type echoServer struct {
 
 func (e *echoServer) desc() *grpc.ServiceDesc {
 	unary := func(name string, wait bool) grpc.MethodDesc {
-		return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			in := new(text)
-			if err := dec(in); err != nil {
-				return nil, err
-			}
+		say := func(ctx context.Context, in *text) (any, error) {
 			if wait {
 				e.begun <- struct{}{}
 				select {
@@ -48,6 +44,17 @@ func (e *echoServer) desc() *grpc.ServiceDesc {
 			}
 			grpc.SetTrailer(ctx, metadata.Pairs("checksum", "abc"))
 			return wrapperspb.String("said " + in.GetValue()), nil
+		}
+		return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, dec func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+			in := new(text)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			if intercept == nil {
+				return say(ctx, in)
+			}
+			handler := func(ctx context.Context, in any) (any, error) { return say(ctx, in.(*text)) }
+			return intercept(ctx, in, &grpc.UnaryServerInfo{FullMethod: "/test.Echo/" + name}, handler)
 		}}
 	}
 	return &grpc.ServiceDesc{
@@ -98,15 +105,20 @@ func grpcHouse(t *testing.T, protocol string) (*house, *echoServer, *grpc.Client
 	t.Cleanup(server.Stop)
 	h.expose("orders", protocol, l.Addr().String())
 	out, _ := h.outbound("web")
-	conn, err := grpc.NewClient("passthrough:///orders:443", grpc.WithTransportCredentials(insecure.NewCredentials()),
+	return h, e, dialThrough(t, out.OutboundAddr(), "orders:443")
+}
+
+func dialThrough(t *testing.T, proxy, target string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return connectThrough(ctx, out.OutboundAddr(), addr)
+			return connectThrough(ctx, proxy, addr)
 		}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return h, e, conn
+	return conn
 }
 
 func soon(t *testing.T) context.Context {

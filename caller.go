@@ -1,0 +1,77 @@
+package kith
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+
+	"google.golang.org/grpc/peer"
+
+	"github.com/kith-id/kith/spiffe"
+)
+
+type peerKey struct{}
+
+// Caller is who sent a request and why it was let through.
+type Caller struct {
+	Peer     *Peer
+	Decision Decision
+}
+
+type callerKey struct{}
+
+// CallerOf is the caller of the request whose context this is. It is set for
+// handlers behind [Workload.Serve] and [Workload.Handler].
+func CallerOf(ctx context.Context) (Caller, bool) {
+	caller, ok := ctx.Value(callerKey{}).(Caller)
+	return caller, ok
+}
+
+// Identity is the proven identity of who sent the request whose context this is,
+// in handlers of HTTP and of gRPC alike. It says who asks, not that they may:
+// that was decided before the handler was called, and [CallerOf] says how.
+func Identity(ctx context.Context) (id spiffe.ID, ok bool) {
+	if caller, ok := CallerOf(ctx); ok && caller.Peer != nil {
+		return caller.Peer.id, true
+	}
+	if from := peerIn(ctx); from != nil {
+		return from.id, true
+	}
+	return spiffe.ID{}, false
+}
+
+// peerIn is who is at the other end of the connection of a request, nil if that
+// was not proved to this package.
+func peerIn(ctx context.Context) *Peer {
+	if from, ok := ctx.Value(peerKey{}).(*Peer); ok {
+		return from
+	}
+	if from, ok := peer.FromContext(ctx); ok {
+		if info, ok := from.AuthInfo.(*AuthInfo); ok {
+			return info.Peer
+		}
+	}
+	return nil
+}
+
+// ConnContext goes into [net/http.Server.ConnContext] of a server that serves
+// connections of a [Workload.Listener]: it resolves the caller once per
+// connection. A connection wrapped by the server's owner must have a method
+// NetConn that leads to the *tls.Conn.
+func (w *Workload) ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	for conn != nil {
+		if secure, ok := conn.(*tls.Conn); ok {
+			peer, err := w.Peer(secure.ConnectionState())
+			if err != nil {
+				return ctx
+			}
+			return context.WithValue(ctx, peerKey{}, peer)
+		}
+		wrapped, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return ctx
+		}
+		conn = wrapped.NetConn()
+	}
+	return ctx
+}
