@@ -142,7 +142,7 @@ func TestRule81Reflection(t *testing.T) {
 // Rule 82, 83: RPCs of other profiles answer Unimplemented.
 func TestRule82And83OtherProfilesAreUnimplemented(t *testing.T) {
 	e := start(t, newWorld(t), 0)
-	for _, method := range []string{"FetchJWTSVID", "FetchJWTBundles", "ValidateJWTSVID", "FetchWITSVID", "FetchWITBundles"} {
+	for _, method := range []string{"FetchWITSVID", "FetchWITBundles"} {
 		ctx, cancel := context.WithTimeout(secured(t.Context()), 10*time.Second)
 		err := e.conn.Invoke(ctx, "/SpiffeWorkloadAPI/"+method, &emptypb.Empty{}, &emptypb.Empty{})
 		cancel()
@@ -168,7 +168,7 @@ func TestStrangersAreDenied(t *testing.T) {
 	w := newWorld(t)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now})
 	server := grpc.NewServer(grpc.StreamInterceptor(NewGuard(0).Stream))
-	workloadpb.RegisterSpiffeWorkloadAPIServer(server, NewService(w, ids, nil, nil))
+	workloadpb.RegisterSpiffeWorkloadAPIServer(server, NewService(ServiceConfig{Host: w, Identities: ids}))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

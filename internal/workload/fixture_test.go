@@ -107,16 +107,26 @@ type world struct {
 	bundles spiffe.BundleMap
 	changed chan struct{}
 	batches []int
+
+	jwtKey  *ecdsa.PrivateKey // of the kid "now"
+	jwtTTL  time.Duration
+	forge   func(*jwtForm)
+	signing chan struct{} // if set, signing JWTs waits until it is closed
+	jwts    []string      // audiences of what was signed
 }
 
 func newWorld(t testing.TB) *world {
 	ca := newAuthority(t)
 	own := mustID("spiffe://" + domain + "/x").TrustDomain()
 	other := mustID("spiffe://other.example/x").TrustDomain()
+	jwtKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &world{
-		ca: ca, ttl: time.Hour, changed: make(chan struct{}),
+		ca: ca, ttl: time.Hour, changed: make(chan struct{}), jwtKey: jwtKey, jwtTTL: 5 * time.Minute,
 		bundles: spiffe.BundleMap{
-			own:   spiffe.NewBundle(own, 1, 0, ca.cert),
+			own:   withJWTKey(t, spiffe.NewBundle(own, 1, 0, ca.cert), "now", jwtKey),
 			other: spiffe.NewBundle(other, 1, 0, newAuthority(t).cert),
 		},
 		ev: Evaluation{
@@ -219,6 +229,7 @@ func (f fixedPeer) OverrideServerName(string) error         { return nil }
 type endpoint struct {
 	*world
 	identities *Identities
+	tokens     *Tokens
 	path       string
 	conn       *grpc.ClientConn
 }
@@ -231,10 +242,11 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
+	tokens := NewTokens(TokensConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
 	guard := NewGuard(streams)
 	server := grpc.NewServer(grpc.Creds(fixedPeer{attest.Peer{PID: 4242, UID: 1000}}),
 		grpc.StreamInterceptor(guard.Stream), grpc.UnaryInterceptor(guard.Unary))
-	workloadpb.RegisterSpiffeWorkloadAPIServer(server, NewService(w, ids, log, nil))
+	workloadpb.RegisterSpiffeWorkloadAPIServer(server, NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, Log: log}))
 	reflection.Register(server)
 	path := filepath.Join(t.TempDir(), "agent.sock")
 	l, err := net.Listen("unix", path)
@@ -245,6 +257,7 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(l) })
 	running.Go(func() { _ = ids.Run(ctx) })
+	running.Go(func() { _ = tokens.Run(ctx) })
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -255,7 +268,7 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 		cancel()
 		running.Wait()
 	})
-	return &endpoint{world: w, identities: ids, path: path, conn: conn}
+	return &endpoint{world: w, identities: ids, tokens: tokens, path: path, conn: conn}
 }
 
 func secured(ctx context.Context) context.Context {

@@ -20,20 +20,28 @@ const (
 )
 
 // Guard stands in front of every call on the agent's socket: it asks for the
-// Workload API's security header and keeps one user from taking all streams.
+// Workload API's security header and keeps one user from taking all streams, or
+// all else that may wait.
 type Guard struct {
 	limit int
 
 	mu   sync.Mutex
-	open map[uint32]int // streams by user; guarded by mu
+	open map[taking]int // guarded by mu
 }
 
-// NewGuard allows each user so many streams at a time; 0 is 512.
+// taking is what is counted: the streams or the unary calls of a user.
+type taking struct {
+	uid   uint32
+	unary bool
+}
+
+// NewGuard allows each user so many streams, and as many calls, at a time; 0 is
+// 512.
 func NewGuard(streams int) *Guard {
 	if streams <= 0 {
 		streams = defaultStreams
 	}
-	return &Guard{limit: streams, open: make(map[uint32]int)}
+	return &Guard{limit: streams, open: make(map[taking]int)}
 }
 
 // Stream is the server's stream interceptor.
@@ -45,10 +53,11 @@ func (g *Guard) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServe
 	if err != nil {
 		return err
 	}
-	if !g.enter(peer.UID) {
+	streams := taking{uid: peer.UID}
+	if !g.enter(streams) {
 		return status.Errorf(codes.Unavailable, "user %d has %d streams open, which is the limit", peer.UID, g.limit)
 	}
-	defer g.leave(peer.UID)
+	defer g.leave(streams)
 	return next(srv, stream)
 }
 
@@ -57,9 +66,15 @@ func (g *Guard) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 	if err := checkHeader(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
-	if _, err := PeerOf(ctx); err != nil {
+	peer, err := PeerOf(ctx)
+	if err != nil {
 		return nil, err
 	}
+	calls := taking{peer.UID, true}
+	if !g.enter(calls) {
+		return nil, status.Errorf(codes.Unavailable, "user %d has %d calls under way, which is the limit", peer.UID, g.limit)
+	}
+	defer g.leave(calls)
 	return next(ctx, req)
 }
 
@@ -76,20 +91,20 @@ func checkHeader(ctx context.Context, method string) error {
 	return status.Errorf(codes.InvalidArgument, "metadata %q must be \"true\"", securityHeader)
 }
 
-func (g *Guard) enter(uid uint32) bool {
+func (g *Guard) enter(what taking) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.open[uid] >= g.limit {
+	if g.open[what] >= g.limit {
 		return false
 	}
-	g.open[uid]++
+	g.open[what]++
 	return true
 }
 
-func (g *Guard) leave(uid uint32) {
+func (g *Guard) leave(what taking) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.open[uid]--; g.open[uid] <= 0 {
-		delete(g.open, uid)
+	if g.open[what]--; g.open[what] <= 0 {
+		delete(g.open, what)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	mathrand "math/rand/v2"
 	"time"
 
-	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -110,15 +109,25 @@ func (m *Identities) finish(batch []*entry, keys []*ecdsa.PrivateKey, results []
 
 // fail spaces the next attempt. The caller holds mu.
 func (e *entry) fail(now time.Time) {
+	e.backoff = nextBackoff(e.backoff, e.err)
+	e.due = now.Add(jittered(e.backoff))
+}
+
+// nextBackoff is how long to wait at most after one more failure.
+func nextBackoff(backoff time.Duration, err error) time.Duration {
 	switch {
-	case Refused(e.err):
-		e.backoff = maxRetry
-	case e.backoff == 0:
-		e.backoff = minRetry
+	case Refused(err):
+		return maxRetry
+	case backoff == 0:
+		return minRetry
 	default:
-		e.backoff = min(2*e.backoff, maxRetry)
+		return min(2*backoff, maxRetry)
 	}
-	e.due = now.Add(e.backoff/2 + mathrand.N(e.backoff/2+1))
+}
+
+// jittered keeps those who failed together from coming back together.
+func jittered(backoff time.Duration) time.Duration {
+	return backoff/2 + mathrand.N(backoff/2+1)
 }
 
 // report logs a failed call once, and each refusal.
@@ -147,12 +156,7 @@ func (m *Identities) report(batch []*entry, errOf func(int) error, whole error) 
 // a chain that verifies with the bundle of now.
 func accept(id spiffe.ID, key *ecdsa.PrivateKey, result *pb.SignedWorkload, trust Trust, now time.Time) (*Issued, error) {
 	if text := result.GetError(); text != "" {
-		err := errors.New(text)
-		switch result.GetErrorKind() {
-		case fault.Denied.String(), fault.Invalid.String(), fault.NotFound.String(), fault.Conflict.String():
-			return nil, refused{err}
-		}
-		return nil, err
+		return nil, answerError(text, result.GetErrorKind())
 	}
 	if n := len(result.GetChain()); n == 0 || n > maxChain {
 		return nil, fmt.Errorf("server sent a chain of %d certificates", n)

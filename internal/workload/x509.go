@@ -20,24 +20,37 @@ import (
 // is told to come back.
 const signWait = 5 * time.Second
 
-// Service is the SPIFFE Workload API. The methods of the JWT and WIT profiles
-// are not part of it and answer Unimplemented by themselves.
+// Service is the SPIFFE Workload API. The methods of the WIT profile are not
+// part of it and answer Unimplemented by themselves.
 type Service struct {
 	workloadpb.UnimplementedSpiffeWorkloadAPIServer
 
 	host       Host
 	identities *Identities
+	tokens     *Tokens
 	log        *slog.Logger
 	metrics    *Metrics
 	chatter    *rate.Limiter // of log lines about processes without an identity
 }
 
-// NewService serves from the given identities; metrics may be nil.
-func NewService(host Host, identities *Identities, log *slog.Logger, metrics *Metrics) *Service {
-	if metrics == nil {
-		metrics = NewMetrics()
+// ServiceConfig is what a Service serves from. Metrics may be nil.
+type ServiceConfig struct {
+	Host       Host
+	Identities *Identities
+	Tokens     *Tokens
+	Log        *slog.Logger
+	Metrics    *Metrics
+}
+
+// NewService makes the Workload API of one agent.
+func NewService(cfg ServiceConfig) *Service {
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics()
 	}
-	return &Service{host: host, identities: identities, log: log, metrics: metrics, chatter: rate.NewLimiter(5, 20)}
+	return &Service{
+		host: cfg.Host, identities: cfg.Identities, tokens: cfg.Tokens,
+		log: cfg.Log, metrics: cfg.Metrics, chatter: rate.NewLimiter(5, 20),
+	}
 }
 
 // FetchX509SVID sends the caller's SVIDs at once and again whenever one is
