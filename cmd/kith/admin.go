@@ -36,15 +36,19 @@ func dialUnix(path string) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)))
 }
 
-// withAdmin asks the server something over its admin socket.
+// withAdmin asks the server something: that of this host over its admin socket,
+// or the one that --server names.
 func (a *app) withAdmin(ctx context.Context, ask func(context.Context, pb.AdminClient) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	return a.streamAdmin(ctx, ask)
 }
 
-// streamAdmin is withAdmin without a limit in time.
+// streamAdmin is withAdmin without a limit in time. With --server it asks there.
 func (a *app) streamAdmin(ctx context.Context, ask func(context.Context, pb.AdminClient) error) error {
+	if a.far.address != "" {
+		return a.streamFar(ctx, ask)
+	}
 	path := a.paths.AdminSocket
 	if err := present(path); err != nil {
 		return fault.Hint(fmt.Errorf("no server answers on %s: %w", path, err),

@@ -24,6 +24,7 @@ type app struct {
 	stderr io.Writer
 	now    func() time.Time
 	paths  config.Paths
+	far    far
 }
 
 // execute is main with an exit code.
@@ -104,7 +105,9 @@ func locationFlags(root *cobra.Command) {
 	flags.String("config", "", "configuration file (KITH_CONFIG)")
 	flags.String("admin-socket", "", "the server's admin socket (KITH_ADMIN_SOCKET)")
 	flags.String("agent-socket", "", "the agent's socket (KITH_AGENT_SOCKET)")
-	for _, name := range []string{"run-dir", "state-dir", "config", "admin-socket", "agent-socket"} {
+	flags.String("server", "", "ask the server at this host:port, as an admin (KITH_SERVER)")
+	flags.String("admin-svid", "", "directory of the admin SVID (KITH_ADMIN_SVID; default: admin in the state directory)")
+	for _, name := range []string{"run-dir", "state-dir", "config", "admin-socket", "agent-socket", "admin-svid"} {
 		// They matter to few people; --help shows them on the root only.
 		_ = flags.MarkHidden(name)
 	}
@@ -135,6 +138,9 @@ func (a *app) locate(cmd *cobra.Command) error {
 		return err
 	}
 	a.paths = paths
+	if err := a.locateServer(cmd); err != nil {
+		return err
+	}
 	if needsNoConfig(cmd) {
 		return nil
 	}

@@ -29,7 +29,8 @@ func (a *app) doctorVerb() *cobra.Command {
 		Use: "doctor", Short: "look for what is wrong here, and say what to do", Args: atMost(0),
 		Long: `Check kith.yaml, directories and sockets with their permissions, the agent and the
 server of this host, whether the server can be reached, the clock, and what is
-about to expire. Exit code 1 if something must be mended.`,
+about to expire. With --server: the admin SVID, and that server. Exit code 1 if
+something must be mended.`,
 		Example:     "  kith doctor\n  kith doctor -o json",
 		Annotations: map[string]string{withoutConfig: ""},
 	}
@@ -98,6 +99,11 @@ func (d *diagnosis) print(f format) error {
 }
 
 func (d *diagnosis) run(ctx context.Context) {
+	if d.app.far.address != "" {
+		d.admin()
+		d.server(ctx)
+		return
+	}
 	file := d.config()
 	d.directory("run directory", d.app.paths.Run)
 	d.directory("state directory", d.app.paths.State)
@@ -197,9 +203,20 @@ func (d *diagnosis) expiry(what string, unix int64, soon time.Duration, do strin
 	}
 }
 
+// admin checks the SVID by which this user asks a server elsewhere.
+func (d *diagnosis) admin() {
+	source, err := loadAdmin(d.app.far.dir)
+	if err != nil {
+		d.fault("admin SVID", err, "")
+		return
+	}
+	d.add("admin SVID", "ok", source.svid.ID.String()+" in "+d.app.far.dir, "")
+	d.expiry("admin SVID's end", source.svid.Expiry().Unix(), 0, "get a new line: kith ids admins add "+source.name()+"; then kith join --admin LINE")
+}
+
 func (d *diagnosis) server(ctx context.Context) *pb.StatusResponse {
 	path := d.app.paths.AdminSocket
-	if _, err := os.Stat(path); os.IsNotExist(err) {
+	if _, err := os.Stat(path); os.IsNotExist(err) && d.app.far.address == "" {
 		d.add("server", "absent", "no socket at "+path, "")
 		return nil
 	}

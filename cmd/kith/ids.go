@@ -15,10 +15,10 @@ import (
 // idsVerb lists identities and explains how a process comes by its own.
 func (a *app) idsVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "ids", Aliases: []string{"id"}, Short: "list identities, and explain those of a process",
+		Use: "ids", Aliases: []string{"id"}, Short: "list identities, explain those of a process, and say who are admins",
 	}
 	list := a.idsList()
-	cmd.AddCommand(list, a.idsExplain())
+	cmd.AddCommand(list, a.idsExplain(), a.adminsVerb())
 	return listByDefault(cmd, list)
 }
 

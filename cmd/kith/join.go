@@ -21,10 +21,20 @@ func (a *app) joinVerb() *cobra.Command {
 		Use: "join ADDRESS/PIN/TOKEN", Short: "make this host a node, by the line that kith nodes add printed", Args: exactly(1),
 		Long: `Join a trust domain: make the node key, prove to the server of ADDRESS - which has
 to show the root that PIN names - by TOKEN that this host may come in, and keep
-the node's SVID. The token works once; from then on the node key is the proof.`,
-		Example: "  kith join control.acme.example:8440/sha256-…/…",
+the node's SVID. The token works once; from then on the node key is the proof.
+
+With --admin this user becomes an admin of the server instead: the admin SVID is
+kept in a directory of theirs, and kith --server ADDRESS asks that server. It is
+renewed by use; one that was not used for its whole life needs a new line.`,
+		Example: "  kith join control.acme.example:8440/sha256-…/…\n  kith join --admin control.acme.example:8444/sha256-…/…",
 	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.join(cmd.Context(), args[0]) }
+	admin := cmd.Flags().Bool("admin", false, "become an admin, by the line that kith ids admins add printed")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *admin {
+			return a.joinAdmin(cmd.Context(), args[0])
+		}
+		return a.join(cmd.Context(), args[0])
+	}
 	return cmd
 }
 

@@ -110,7 +110,7 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 // environOf is the script's environment, as far as kith reads it.
 func environOf(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + os.Getenv("PATH")}
-	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG"} {
+	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG", "KITH_SERVER"} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	return env

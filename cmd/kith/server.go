@@ -36,6 +36,7 @@ is enough; agents go on while it is away.`,
 	flags.StringVar(&f.trustDomain, "trust-domain", "", "the trust domain, at the first start (trust_domain)")
 	flags.StringVar(&f.listen, "listen", "", "host:port agents connect to (server.listen)")
 	flags.StringVar(&f.address, "address", "", "host:port in join lines (server.address)")
+	flags.StringVar(&f.adminListen, "admin-listen", "", "host:port for admins elsewhere (server.admin_listen)")
 	flags.StringVar(&f.metrics, "metrics", "", "host:port of /metrics and /healthz (server.metrics)")
 	flags.StringVar(&f.level, "log-level", "", "debug, info, warn or error (log.level)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -64,7 +65,7 @@ func (a *app) storeMember() *cobra.Command {
 }
 
 // serverFlags override keys of kith.yaml.
-type serverFlags struct{ trustDomain, listen, address, metrics, level string }
+type serverFlags struct{ trustDomain, listen, address, adminListen, metrics, level string }
 
 func (f *serverFlags) override(cmd *cobra.Command, file *config.File) error {
 	set := func(flag string, to *string, value string) {
@@ -75,6 +76,7 @@ func (f *serverFlags) override(cmd *cobra.Command, file *config.File) error {
 	set("trust-domain", &file.TrustDomain, f.trustDomain)
 	set("listen", &file.Server.Listen, f.listen)
 	set("address", &file.Server.Address, f.address)
+	set("admin-listen", &file.Server.AdminListen, f.adminListen)
 	set("metrics", &file.Server.Metrics, f.metrics)
 	if cmd.Flags().Changed("log-level") {
 		file.Log.Level = config.Level(f.level)
@@ -121,8 +123,11 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 		return err
 	}
 	log.Info("server ready", "trust_domain", s.TrustDomain().String(), "listen", s.Addr(), "address", cfg.Address,
-		"pin", s.Pin().String(), "admin", paths.AdminSocket, "metrics", s.MetricsAddr())
+		"pin", s.Pin().String(), "admin", paths.AdminSocket, "admin_listen", s.AdminAddr(), "metrics", s.MetricsAddr())
 	fmt.Fprintf(a.stderr, "next: kith nodes add NAME --class vms\n")
+	if s.AdminAddr() != "" {
+		fmt.Fprintf(a.stderr, "admins elsewhere: kith ids admins add NAME --role admin\n")
+	}
 	return run.Group(ctx, run.Config{Log: log, Notify: run.NewNotifier(os.Getenv)}, run.Part{Name: "server", Run: s.Run})
 }
 
@@ -131,7 +136,7 @@ func serverConfig(file config.File, paths config.Paths) (server.Config, error) {
 	cfg := server.Config{
 		Name: file.Server.Name, Version: obs.BuildVersion().Version,
 		Listen: file.Server.Listen, Address: file.Server.Address, Metrics: file.Server.Metrics,
-		AdminSocket: paths.AdminSocket, JournalPath: filepath.Join(paths.State, "issuance.journal"),
+		AdminSocket: paths.AdminSocket, AdminListen: file.Server.AdminListen, JournalPath: filepath.Join(paths.State, "issuance.journal"),
 		Verifiers: verifiers(obs.Now),
 	}
 	if file.TrustDomain != "" {

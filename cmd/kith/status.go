@@ -20,7 +20,14 @@ func (a *app) statusVerb() *cobra.Command {
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		server, serverErr := a.serverStatus(cmd.Context())
-		agent, agentErr := a.agentStatus(cmd.Context())
+		if serverErr != nil && a.far.address != "" {
+			return serverErr
+		}
+		var agent *pb.AgentStatus // of this host: not what was asked with --server
+		var agentErr error
+		if a.far.address == "" {
+			agent, agentErr = a.agentStatus(cmd.Context())
+		}
 		if serverErr != nil && agentErr != nil {
 			err := fmt.Errorf("neither a server nor an agent answers here (%s; %s)", a.paths.AdminSocket, a.paths.AgentSocket)
 			return fault.Hint(err, "kith dev (to try it here); kith doctor says what is missing")
@@ -40,7 +47,7 @@ func (a *app) statusVerb() *cobra.Command {
 				return err
 			}
 		}
-		if agentErr == nil {
+		if agent != nil {
 			return a.printAgentStatus(agent)
 		}
 		return nil
@@ -91,6 +98,7 @@ type serverView struct {
 	Rules         uint32   `json:"rules"`
 	IdentityRules uint32   `json:"identity_rules"`
 	Address       string   `json:"address"`
+	AdminAddress  string   `json:"admin_address,omitempty"`
 	Pin           string   `json:"pin"`
 	Metrics       string   `json:"metrics_address,omitempty"`
 	Started       int64    `json:"started_unix"`
@@ -122,7 +130,7 @@ func viewStatus(s *pb.StatusResponse, g *pb.AgentStatus, nodes []*pb.NodeInfo) s
 	if s != nil {
 		v.Server = &serverView{
 			s.GetVersion(), s.GetTrustDomain(), s.GetDev(), s.GetRevision(), s.GetStore(), s.GetNodes(), s.GetNodesConnected(),
-			s.GetServices(), s.GetRules(), s.GetIdentityRules(), s.GetAddress(), s.GetPin(), s.GetMetricsAddress(), s.GetStartedUnix(),
+			s.GetServices(), s.GetRules(), s.GetIdentityRules(), s.GetAddress(), s.GetAdminAddress(), s.GetPin(), s.GetMetricsAddress(), s.GetStartedUnix(),
 			s.GetRootExpiresUnix(), s.GetIssuingCaExpiresUnix(), s.GetJournalUsed(), s.GetAlarms(),
 		}
 	}
@@ -149,6 +157,7 @@ func (a *app) printServerStatus(s *pb.StatusResponse, nodes []*pb.NodeInfo) erro
 		"  version", s.GetVersion(),
 		"  up since", moment(s.GetStartedUnix()),
 		"  address", s.GetAddress(),
+		"  admins at", s.GetAdminAddress(),
 		"  pin", s.GetPin(),
 		"  store", s.GetStore(),
 		"  revision", fmt.Sprint(s.GetRevision()),

@@ -51,6 +51,11 @@ type Server struct {
 	// Socket is the path of the admin socket, at most 107 bytes. Empty:
 	// admin.sock in the run directory.
 	Socket string `yaml:"socket"`
+	// AdminListen is the host:port where admins elsewhere connect, by mutual TLS
+	// with an admin SVID (kith ids admins); a listener apart from the nodes', so
+	// that a firewall can tell them apart. Empty: none, and administration is by
+	// the admin socket only. The usual port is 8444.
+	AdminListen string `yaml:"admin_listen"`
 	// KEKFile holds the 32-byte key that seals the root key in the store, mode
 	// 0400. Empty: kek in the state directory, made at the first start. Keep a
 	// copy elsewhere: without it a backup cannot be opened.

@@ -37,6 +37,7 @@ func (f File) Validate() error {
 	v.check("server.listen", checkAddress(f.Server.Listen, false))
 	v.optional("server.address", f.Server.Address, func(s string) error { return checkAddress(s, true) })
 	v.optional("server.metrics", f.Server.Metrics, func(s string) error { return checkAddress(s, false) })
+	v.optional("server.admin_listen", f.Server.AdminListen, func(s string) error { return checkAddress(s, false) })
 	v.optional("server.socket", f.Server.Socket, CheckSocketPath)
 	v.optional("agent.server", f.Agent.Server, func(s string) error { return checkAddress(s, true) })
 	v.optional("agent.pin", f.Agent.Pin, func(s string) error { _, err := spiffe.ParsePin(s); return err })

@@ -104,7 +104,8 @@ func (d *Domain) assemble(ctx context.Context) error {
 	}
 	d.Server, err = server.New(ctx, server.Config{
 		Name: Node, TrustDomain: d.TrustDomain, Version: "test", Dev: true,
-		Listen: "127.0.0.1:0", AdminSocket: d.AdminSocket, Store: store.NewMemory(), KEK: kek,
+		Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", AdminSocket: d.AdminSocket,
+		Store: store.NewMemory(), KEK: kek,
 		Verifiers: map[string]func(server.Desk) attest.Verifier{
 			attest.JoinToken: func(desk server.Desk) attest.Verifier { return proof.TokenVerifier{Tokens: desk, Now: time.Now} },
 			attest.NodeKey:   func(desk server.Desk) attest.Verifier { return proof.KeyVerifier{Nodes: desk, Now: time.Now} },

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/kith-id/kith/internal/pb"
+)
+
+// adminsVerb says who may administer from elsewhere.
+func (a *app) adminsVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "admins", Aliases: []string{"admin"}, Short: "list, add and remove those who administer from elsewhere",
+		Long: `Admins ask the server from other hosts, with an admin SVID and kith --server. The
+server lets them in where server.admin_listen says. Roles: a viewer sees everything,
+an operator also changes services and rules and adds nodes, an admin does everything.`,
+	}
+	list := a.adminsList()
+	cmd.AddCommand(list, a.adminsAdd(), a.adminsRole(), a.adminsRemove())
+	return listByDefault(cmd, list)
+}
+
+// adminView is an admin for machines.
+type adminView struct {
+	Name      string `json:"name"`
+	Role      string `json:"role"`
+	ID        string `json:"spiffe_id"`
+	Connected bool   `json:"connected"`
+	Joined    int64  `json:"joined_unix"`
+	AddedBy   string `json:"added_by"`
+}
+
+func (a *app) adminsList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "list admins and their roles", Args: atMost(0),
+		Example: "  kith ids admins\n  kith ids admins list -o json",
+	}
+	f := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var reply *pb.ListAdminsResponse
+		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {
+			reply, err = admin.ListAdmins(ctx, &pb.ListAdminsRequest{})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		views := []adminView{}
+		t := table{
+			head:  []string{"NAME", "ROLE", "STATE", "JOINED", "ADDED BY"},
+			empty: "no admins elsewhere: kith ids admins add NAME --role viewer prints a line",
+		}
+		for _, one := range reply.GetAdmins() {
+			views = append(views, adminView{
+				one.GetName(), one.GetRole(), one.GetSpiffeId(), one.GetConnected(), one.GetJoinedUnix(), one.GetAddedBy(),
+			})
+			state := "away"
+			if one.GetConnected() {
+				state = "connected"
+			}
+			t.rows = append(t.rows, []string{one.GetName(), one.GetRole(), state, moment(one.GetJoinedUnix()), one.GetAddedBy()})
+		}
+		t.values = views
+		return a.print(*f, t)
+	}
+	return cmd
+}
+
+func (a *app) adminsAdd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "add NAME", Short: "print the one line by which somebody becomes an admin", Args: exactly(1),
+		Long: `Print the line to run where NAME works. It carries the address of the admin listener,
+the pin of the root and a token that makes one admin, once, within --ttl. Whoever has
+the line first becomes NAME, so hand it over as you would a password. For an admin
+there is, it binds a new key in place of the old one, which ends at once.`,
+		Example: "  kith ids admins add alice --role operator",
+	}
+	role := cmd.Flags().String("role", "", "viewer, operator or admin (default: the one NAME has)")
+	complete(cmd, "role", "viewer", "operator", "admin")
+	ttl := cmd.Flags().Duration("ttl", 10*time.Minute, "how long the line is good for, at most 10m")
+	dryRun := cmd.Flags().Bool("dry-run", false, "say what would be added, make no token")
+	f := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *dryRun {
+			return a.wouldAdmin("add admin " + args[0])
+		}
+		var reply *pb.AddAdminResponse
+		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {
+			reply, err = admin.AddAdmin(ctx, &pb.AddAdminRequest{Name: args[0], Role: *role, Ttl: durationpb.New(*ttl)})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if *f != asTable {
+			return a.print(*f, table{values: map[string]any{"join": reply.GetJoin(), "expires_unix": reply.GetExpiresUnix()}})
+		}
+		fmt.Fprintf(a.stderr, "run this where %s works, within %s; it works once:\n", args[0], a.rest(reply.GetExpiresUnix()))
+		fmt.Fprintf(a.stdout, "kith join --admin %s\n", reply.GetJoin())
+		return nil
+	}
+	return cmd
+}
+
+func (a *app) adminsRole() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "role NAME ROLE", Short: "change what an admin may do, at once", Args: exactly(2),
+		Example: "  kith ids admins role alice viewer",
+	}
+	dryRun := cmd.Flags().Bool("dry-run", false, "show the change, make none")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *dryRun {
+			return a.wouldAdmin("make admin " + args[0] + " " + args[1])
+		}
+		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) error {
+			_, err := admin.SetAdminRole(ctx, &pb.SetAdminRoleRequest{Name: args[0], Role: args[1]})
+			return err
+		})
+		if err == nil {
+			fmt.Fprintf(a.stdout, "admin %s has the role %s now\n", args[0], args[1])
+		}
+		return err
+	}
+	return cmd
+}
+
+func (a *app) adminsRemove() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "remove NAME", Aliases: []string{"rm", "delete"}, Args: exactly(1),
+		Short:   "remove an admin: their connections are cut, their lines void",
+		Example: "  kith ids admins remove alice",
+	}
+	dryRun := cmd.Flags().Bool("dry-run", false, "show the change, make none")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *dryRun {
+			return a.wouldAdmin("remove admin " + args[0])
+		}
+		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) error {
+			_, err := admin.RemoveAdmin(ctx, &pb.RemoveAdminRequest{Name: args[0]})
+			return err
+		})
+		if err == nil {
+			fmt.Fprintf(a.stdout, "removed admin %s\n", args[0])
+		}
+		return err
+	}
+	return cmd
+}
+
+func (a *app) wouldAdmin(what string) error {
+	_, err := fmt.Fprintf(a.stdout, "would %s\nnothing was changed (--dry-run)\n", what)
+	return err
+}
