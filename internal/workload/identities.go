@@ -47,6 +47,7 @@ type Identities struct {
 
 	mu      sync.Mutex
 	entries map[string]*entry // guarded by mu, as is everything in an entry
+	planned time.Time         // when Run looks again unless it is woken; guarded by mu
 }
 
 // entry is one SVID, wanted or kept.
@@ -63,6 +64,7 @@ type entry struct {
 	again   bool // Renew was called while signing: that one may be from before
 	backoff time.Duration
 	err     error // of the last attempt, nil once one worked
+	voucher voucher
 }
 
 // Issued is a signed SVID as it goes over the wire; immutable.
@@ -166,6 +168,7 @@ func (m *Identities) due() (batch []*entry, wait time.Duration) {
 	for _, e := range batch {
 		e.signing = true
 	}
+	m.planned = now.Add(wait)
 	return batch, wait
 }
 

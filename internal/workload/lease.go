@@ -25,7 +25,7 @@ func (m *Identities) Acquire(ev Evaluation) *Lease {
 	digest := attributesDigest(attrs)
 	trust := m.cfg.Trust()
 	m.mu.Lock()
-	now := m.cfg.Now()
+	now, early := m.cfg.Now(), false
 	for _, match := range ev.Matches {
 		key := entryKey(match, digest)
 		e, ok := m.entries[key]
@@ -39,9 +39,12 @@ func (m *Identities) Acquire(ev Evaluation) *Lease {
 		e.refresh(trust, now)
 		e.leases[l] = struct{}{}
 		l.entries = append(l.entries, e)
+		early = early || !e.signing && e.due.Before(m.planned)
 	}
 	m.mu.Unlock()
-	m.wake()
+	if early { // before Run looks again by itself
+		m.wake()
+	}
 	return l
 }
 
@@ -51,13 +54,34 @@ func (e *entry) refresh(trust Trust, now time.Time) {
 	if e.issued == nil || len(e.leases) > 0 {
 		return
 	}
-	if e.issued.verify(trust, now) != nil {
+	if !e.vouched(trust, now) {
 		e.issued, e.due = nil, now
 		return
 	}
 	if half := e.issued.issuedAt.Add(e.issued.NotAfter.Sub(e.issued.issuedAt) / 2); e.due.IsZero() || e.due.After(half) {
 		e.due = half
 	}
+}
+
+// vouched verifies the SVID, once for each bundle: the signature of what a
+// bundle has vouched for does not change, and costs more than the rest of a fetch.
+func (e *entry) vouched(trust Trust, now time.Time) bool {
+	bundle, ok := trust.Bundles.Bundle(e.id.TrustDomain())
+	by := voucher{e.issued, bundle}
+	if ok && e.voucher == by && !now.Before(e.issued.issuedAt) && now.Before(e.issued.NotAfter) {
+		return true
+	}
+	if e.issued.verify(trust, now) != nil {
+		return false
+	}
+	e.voucher = by
+	return true
+}
+
+// voucher is which SVID a bundle, of which there is one value, has vouched for.
+type voucher struct {
+	issued *Issued
+	bundle *spiffe.Bundle
 }
 
 func entryKey(match registry.Match, digest string) string {
