@@ -19,9 +19,9 @@ import (
 // getVerb fetches what the agent has for this process.
 func (a *app) getVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "get", Short: "fetch an SVID or the bundle from the agent, as PEM", Args: noSuchVerb, RunE: helpOnly,
+		Use: "get", Short: "fetch an SVID or the bundle from the agent", Args: noSuchVerb, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.getSVID(), a.getBundle())
+	cmd.AddCommand(a.getSVID(), a.getJWT(), a.getBundle())
 	return cmd
 }
 
