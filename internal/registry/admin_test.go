@@ -54,3 +54,18 @@ func TestAdminRecordsFailClosed(t *testing.T) {
 		t.Error("what is no role has a role's name")
 	}
 }
+
+func FuzzParseAdminRecords(f *testing.F) {
+	f.Add([]byte(`{"name":"alice","role":"admin","key":"` + strings.Repeat("ab", 32) + `"}`))
+	f.Add([]byte(`{"hash":"` + strings.Repeat("ab", 32) + `","name":"alice","role":"viewer","created":"2026-01-01T00:00:00Z","expires":"2026-01-01T00:10:00Z"}`))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		if a, err := ParseAdmin(value); err == nil {
+			if again, err := a.Marshal(); err != nil {
+				t.Errorf("read %+v, and cannot write it: %v %s", a, err, again)
+			}
+		}
+		if token, err := ParseAdminToken(value); err == nil && !token.Expired(token.Created.Add(MaxTokenTTL)) {
+			t.Errorf("a token that lives too long was read: %+v", token)
+		}
+	})
+}
