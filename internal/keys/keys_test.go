@@ -263,9 +263,12 @@ func TestKeysDoNotPrint(t *testing.T) {
 	}
 }
 
+// FuzzOpen: nothing but the one value sealed under this key opens. It is fixed,
+// because each worker of the fuzzer makes the seeds anew.
 func FuzzOpen(f *testing.F) {
 	kek := &KEK{kind: kindFile, secret: make([]byte, keySize)}
-	sealed, err := kek.Seal(purpose, []byte("secret"))
+	sealed, err := hex.DecodeString("6b6974682d7365616c01012a42fc4585980c21d04192a274e9e74b47408a7e0d7d81e0b857c84" +
+		"c2711f6e72e583b8c4ae1403cf80332bcba7016fed6332f0e2b407465a1c1e3623e8e73b99010")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -273,8 +276,8 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte(magic))
 	f.Fuzz(func(t *testing.T, value []byte) {
 		plain, err := kek.Open(purpose, value)
-		if (err == nil) != bytes.Equal(value, sealed) && err == nil {
-			t.Fatalf("%x opens as %q", value, plain)
+		if opens := err == nil; opens != bytes.Equal(value, sealed) {
+			t.Fatalf("%x: opens as %q, %v", value, plain, err)
 		}
 	})
 }
