@@ -8,7 +8,9 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/registry"
 )
 
 // adminsVerb says who may administer from elsewhere.
@@ -41,11 +43,7 @@ func (a *app) adminsList() *cobra.Command {
 	}
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var reply *pb.ListAdminsResponse
-		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {
-			reply, err = admin.ListAdmins(ctx, &pb.ListAdminsRequest{})
-			return err
-		})
+		admins, err := a.admins(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -54,7 +52,7 @@ func (a *app) adminsList() *cobra.Command {
 			head:  []string{"NAME", "ROLE", "STATE", "JOINED", "ADDED BY"},
 			empty: "no admins elsewhere: kith ids admins add NAME --role viewer prints a line",
 		}
-		for _, one := range reply.GetAdmins() {
+		for _, one := range admins {
 			views = append(views, adminView{
 				one.GetName(), one.GetRole(), one.GetSpiffeId(), one.GetConnected(), one.GetJoinedUnix(), one.GetAddedBy(),
 			})
@@ -86,7 +84,7 @@ there is, it binds a new key in place of the old one, which ends at once.`,
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *dryRun {
-			return a.wouldAdmin("add admin " + args[0])
+			return a.wouldAdmin(cmd.Context(), "add admin "+args[0], "", *role)
 		}
 		var reply *pb.AddAdminResponse
 		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {
@@ -114,7 +112,7 @@ func (a *app) adminsRole() *cobra.Command {
 	dryRun := cmd.Flags().Bool("dry-run", false, "show the change, make none")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *dryRun {
-			return a.wouldAdmin("make admin " + args[0] + " " + args[1])
+			return a.wouldAdmin(cmd.Context(), "make admin "+args[0]+" "+args[1], args[0], args[1])
 		}
 		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) error {
 			_, err := admin.SetAdminRole(ctx, &pb.SetAdminRoleRequest{Name: args[0], Role: args[1]})
@@ -137,7 +135,7 @@ func (a *app) adminsRemove() *cobra.Command {
 	dryRun := cmd.Flags().Bool("dry-run", false, "show the change, make none")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *dryRun {
-			return a.wouldAdmin("remove admin " + args[0])
+			return a.wouldAdmin(cmd.Context(), "remove admin "+args[0], args[0], "")
 		}
 		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) error {
 			_, err := admin.RemoveAdmin(ctx, &pb.RemoveAdminRequest{Name: args[0]})
@@ -151,7 +149,40 @@ func (a *app) adminsRemove() *cobra.Command {
 	return cmd
 }
 
-func (a *app) wouldAdmin(what string) error {
-	_, err := fmt.Fprintf(a.stdout, "would %s\nnothing was changed (--dry-run)\n", what)
+func (a *app) admins(ctx context.Context) ([]*pb.AdminInfo, error) {
+	var reply *pb.ListAdminsResponse
+	err := a.withAdmin(ctx, func(ctx context.Context, admin pb.AdminClient) (err error) {
+		reply, err = admin.ListAdmins(ctx, &pb.ListAdminsRequest{})
+		return err
+	})
+	return reply.GetAdmins(), err
+}
+
+// wouldAdmin checks what the server would check first - that there is an admin
+// of that name and such a role, where they matter - and changes nothing.
+func (a *app) wouldAdmin(ctx context.Context, what, name, role string) error {
+	admins, err := a.admins(ctx)
+	if err != nil {
+		return err
+	}
+	if role != "" {
+		if _, err := registry.ParseRole(role); err != nil {
+			return err
+		}
+	}
+	known := name == ""
+	var names []string
+	for _, one := range admins {
+		known = known || one.GetName() == name
+		names = append(names, one.GetName())
+	}
+	if !known {
+		wrong := fault.NotFoundf("there is no admin %s", name)
+		if near := nearest(name, names); near != "" {
+			return fault.Hint(wrong, "did you mean %s?", near)
+		}
+		return fault.Hint(wrong, "kith ids admins")
+	}
+	_, err = fmt.Fprintf(a.stdout, "would %s\nnothing was changed (--dry-run)\n", what)
 	return err
 }

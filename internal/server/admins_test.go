@@ -294,6 +294,37 @@ func TestAdminRenewsForItsKeyOnly(t *testing.T) {
 	}
 }
 
+func TestConnectionEndsWithItsCertificate(t *testing.T) {
+	r := start(t, remotely)
+	alice := r.person("alice", "viewer")
+	r.clock.add(alice.svid.Expiry().Sub(r.clock.Now()) - 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	watch, err := alice.Watch(ctx, &pb.WatchRequest{Changes: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watch.Recv(); err == nil || ctx.Err() != nil {
+		t.Errorf("a watch beyond the SVID's end: got %v, want it cut", err)
+	}
+}
+
+func TestServerStopsWithAdminsConnected(t *testing.T) {
+	r := start(t, remotely)
+	watch, err := r.person("alice", "viewer").Watch(t.Context(), &pb.WatchRequest{Changes: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r.stop()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the stop took %s", took)
+	}
+	if _, err := watch.Recv(); err == nil {
+		t.Error("a watch went on without its server")
+	}
+}
+
 func TestNoTemplateReachesAdmins(t *testing.T) {
 	r := start(t, nil)
 	for _, template := range []string{"/kith/admin/root", "/kith/admin/{workload.unix.user}", "/{workload.unix.user}/admin/root"} {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -234,7 +235,8 @@ func (s *Server) Run(ctx context.Context) error {
 		{Name: "operators", Run: s.serveOperators},
 	}
 	if s.remoteListener != nil {
-		parts = append(parts, run.Part{Name: "admins", Run: s.serveRemote})
+		// Before the operators, which end the watches of both when they stop.
+		parts = slices.Insert(parts, len(parts)-1, run.Part{Name: "admins", Run: s.serveRemote})
 	}
 	if s.scrape != nil {
 		parts = append(parts, run.Part{Name: "metrics", Run: s.scrape.Run})
