@@ -3,17 +3,17 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"time"
 )
 
-func dataPlane(context.Context, *bench) (section, error)    { return section{}, nil }
-func startAndIdle(context.Context, *bench) (section, error) { return section{}, nil }
-func backendRole(context.Context, []string) error           { return nil }
-
 // firstRole times one stream from its connection to its first message: first
 // <socket>.
 func firstRole(ctx context.Context, args []string) error {
+	if len(args) != 1 {
+		return errors.New("first SOCKET")
+	}
 	began := time.Now()
 	stream, _, err := openStream(ctx, args[0])
 	if err != nil {
