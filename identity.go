@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/spiffe"
@@ -50,8 +49,7 @@ func (w *Workload) follow(ctx context.Context) {
 }
 
 func (w *Workload) fetch(ctx context.Context, progress func()) error {
-	ctx = metadata.AppendToOutgoingContext(ctx, securityHeader, "true")
-	stream, err := openX509SVID(ctx, w.conn)
+	stream, err := openX509SVID(secured(ctx), w.conn)
 	if err != nil {
 		return err
 	}

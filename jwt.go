@@ -6,8 +6,13 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
-	"github.com/kith-id/kith/internal/pb/workloadpb"
+	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/spiffe"
+)
+
+const (
+	fetchJWTSVID    = "/SpiffeWorkloadAPI/FetchJWTSVID"
+	validateJWTSVID = "/SpiffeWorkloadAPI/ValidateJWTSVID"
 )
 
 // JWTSVID fetches a JWT-SVID of this program for an audience, for a callee that
@@ -15,8 +20,8 @@ import (
 // for it at each use: what is there comes at once, also while the server is
 // away.
 func (w *Workload) JWTSVID(ctx context.Context, audience ...string) (*spiffe.JWTSVID, error) {
-	answer, err := workloadpb.NewSpiffeWorkloadAPIClient(w.conn).FetchJWTSVID(secured(ctx), &workloadpb.JWTSVIDRequest{Audience: audience})
-	if err != nil {
+	answer := new(pb.JWTSVIDResponse)
+	if err := w.conn.Invoke(secured(ctx), fetchJWTSVID, &pb.JWTSVIDRequest{Audience: audience}, answer); err != nil {
 		return nil, agentError("fetch JWT-SVID", err)
 	}
 	if len(answer.GetSvids()) == 0 {
@@ -38,9 +43,8 @@ func (w *Workload) JWTSVID(ctx context.Context, audience ...string) (*spiffe.JWT
 // program, which answers to the name audience. The error of one that is not
 // good is fault.Invalid.
 func (w *Workload) ValidateJWT(ctx context.Context, token, audience string) (*spiffe.JWTSVID, error) {
-	answer, err := workloadpb.NewSpiffeWorkloadAPIClient(w.conn).ValidateJWTSVID(secured(ctx),
-		&workloadpb.ValidateJWTSVIDRequest{Audience: audience, Svid: token})
-	if err != nil {
+	answer := new(pb.ValidateJWTSVIDResponse)
+	if err := w.conn.Invoke(secured(ctx), validateJWTSVID, &pb.ValidateJWTSVIDRequest{Audience: audience, Svid: token}, answer); err != nil {
 		return nil, agentError("validate JWT-SVID", err)
 	}
 	svid, err := spiffe.ParseJWT(token)

@@ -199,6 +199,261 @@ func (x *X509SVID) GetHint() string {
 	return ""
 }
 
+// JWTSVIDRequest is sent to /SpiffeWorkloadAPI/FetchJWTSVID.
+type JWTSVIDRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Audience      []string               `protobuf:"bytes,1,rep,name=audience,proto3" json:"audience,omitempty"`
+	SpiffeId      string                 `protobuf:"bytes,2,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"` // empty: all identities
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTSVIDRequest) Reset() {
+	*x = JWTSVIDRequest{}
+	mi := &file_kith_v1_svid_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTSVIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTSVIDRequest) ProtoMessage() {}
+
+func (x *JWTSVIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTSVIDRequest.ProtoReflect.Descriptor instead.
+func (*JWTSVIDRequest) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *JWTSVIDRequest) GetAudience() []string {
+	if x != nil {
+		return x.Audience
+	}
+	return nil
+}
+
+func (x *JWTSVIDRequest) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+type JWTSVIDResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Svids         []*JWTSVID             `protobuf:"bytes,1,rep,name=svids,proto3" json:"svids,omitempty"` // the first one is the default
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTSVIDResponse) Reset() {
+	*x = JWTSVIDResponse{}
+	mi := &file_kith_v1_svid_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTSVIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTSVIDResponse) ProtoMessage() {}
+
+func (x *JWTSVIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTSVIDResponse.ProtoReflect.Descriptor instead.
+func (*JWTSVIDResponse) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *JWTSVIDResponse) GetSvids() []*JWTSVID {
+	if x != nil {
+		return x.Svids
+	}
+	return nil
+}
+
+type JWTSVID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Svid          string                 `protobuf:"bytes,2,opt,name=svid,proto3" json:"svid,omitempty"` // JWS compact serialization
+	Hint          string                 `protobuf:"bytes,3,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTSVID) Reset() {
+	*x = JWTSVID{}
+	mi := &file_kith_v1_svid_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTSVID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTSVID) ProtoMessage() {}
+
+func (x *JWTSVID) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTSVID.ProtoReflect.Descriptor instead.
+func (*JWTSVID) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *JWTSVID) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *JWTSVID) GetSvid() string {
+	if x != nil {
+		return x.Svid
+	}
+	return ""
+}
+
+func (x *JWTSVID) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+// ValidateJWTSVIDRequest is sent to /SpiffeWorkloadAPI/ValidateJWTSVID.
+type ValidateJWTSVIDRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Audience      string                 `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
+	Svid          string                 `protobuf:"bytes,2,opt,name=svid,proto3" json:"svid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValidateJWTSVIDRequest) Reset() {
+	*x = ValidateJWTSVIDRequest{}
+	mi := &file_kith_v1_svid_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValidateJWTSVIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValidateJWTSVIDRequest) ProtoMessage() {}
+
+func (x *ValidateJWTSVIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValidateJWTSVIDRequest.ProtoReflect.Descriptor instead.
+func (*ValidateJWTSVIDRequest) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ValidateJWTSVIDRequest) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *ValidateJWTSVIDRequest) GetSvid() string {
+	if x != nil {
+		return x.Svid
+	}
+	return ""
+}
+
+// ValidateJWTSVIDResponse leaves out the claims: they are in the token.
+type ValidateJWTSVIDResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValidateJWTSVIDResponse) Reset() {
+	*x = ValidateJWTSVIDResponse{}
+	mi := &file_kith_v1_svid_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValidateJWTSVIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValidateJWTSVIDResponse) ProtoMessage() {}
+
+func (x *ValidateJWTSVIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValidateJWTSVIDResponse.ProtoReflect.Descriptor instead.
+func (*ValidateJWTSVIDResponse) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ValidateJWTSVIDResponse) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
 var File_kith_v1_svid_proto protoreflect.FileDescriptor
 
 const file_kith_v1_svid_proto_rawDesc = "" +
@@ -217,7 +472,21 @@ const file_kith_v1_svid_proto_rawDesc = "" +
 	"\tx509_svid\x18\x02 \x01(\fR\bx509Svid\x12\"\n" +
 	"\rx509_svid_key\x18\x03 \x01(\fR\vx509SvidKey\x12\x16\n" +
 	"\x06bundle\x18\x04 \x01(\fR\x06bundle\x12\x12\n" +
-	"\x04hint\x18\x05 \x01(\tR\x04hintB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
+	"\x04hint\x18\x05 \x01(\tR\x04hint\"I\n" +
+	"\x0eJWTSVIDRequest\x12\x1a\n" +
+	"\baudience\x18\x01 \x03(\tR\baudience\x12\x1b\n" +
+	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\"9\n" +
+	"\x0fJWTSVIDResponse\x12&\n" +
+	"\x05svids\x18\x01 \x03(\v2\x10.kith.v1.JWTSVIDR\x05svids\"N\n" +
+	"\aJWTSVID\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x12\n" +
+	"\x04svid\x18\x02 \x01(\tR\x04svid\x12\x12\n" +
+	"\x04hint\x18\x03 \x01(\tR\x04hint\"H\n" +
+	"\x16ValidateJWTSVIDRequest\x12\x1a\n" +
+	"\baudience\x18\x01 \x01(\tR\baudience\x12\x12\n" +
+	"\x04svid\x18\x02 \x01(\tR\x04svid\"6\n" +
+	"\x17ValidateJWTSVIDResponse\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeIdB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
 
 var (
 	file_kith_v1_svid_proto_rawDescOnce sync.Once
@@ -231,21 +500,27 @@ func file_kith_v1_svid_proto_rawDescGZIP() []byte {
 	return file_kith_v1_svid_proto_rawDescData
 }
 
-var file_kith_v1_svid_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_kith_v1_svid_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_kith_v1_svid_proto_goTypes = []any{
-	(*X509SVIDRequest)(nil),  // 0: kith.v1.X509SVIDRequest
-	(*X509SVIDResponse)(nil), // 1: kith.v1.X509SVIDResponse
-	(*X509SVID)(nil),         // 2: kith.v1.X509SVID
-	nil,                      // 3: kith.v1.X509SVIDResponse.FederatedBundlesEntry
+	(*X509SVIDRequest)(nil),         // 0: kith.v1.X509SVIDRequest
+	(*X509SVIDResponse)(nil),        // 1: kith.v1.X509SVIDResponse
+	(*X509SVID)(nil),                // 2: kith.v1.X509SVID
+	(*JWTSVIDRequest)(nil),          // 3: kith.v1.JWTSVIDRequest
+	(*JWTSVIDResponse)(nil),         // 4: kith.v1.JWTSVIDResponse
+	(*JWTSVID)(nil),                 // 5: kith.v1.JWTSVID
+	(*ValidateJWTSVIDRequest)(nil),  // 6: kith.v1.ValidateJWTSVIDRequest
+	(*ValidateJWTSVIDResponse)(nil), // 7: kith.v1.ValidateJWTSVIDResponse
+	nil,                             // 8: kith.v1.X509SVIDResponse.FederatedBundlesEntry
 }
 var file_kith_v1_svid_proto_depIdxs = []int32{
 	2, // 0: kith.v1.X509SVIDResponse.svids:type_name -> kith.v1.X509SVID
-	3, // 1: kith.v1.X509SVIDResponse.federated_bundles:type_name -> kith.v1.X509SVIDResponse.FederatedBundlesEntry
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	8, // 1: kith.v1.X509SVIDResponse.federated_bundles:type_name -> kith.v1.X509SVIDResponse.FederatedBundlesEntry
+	5, // 2: kith.v1.JWTSVIDResponse.svids:type_name -> kith.v1.JWTSVID
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_svid_proto_init() }
@@ -259,7 +534,7 @@ func file_kith_v1_svid_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_svid_proto_rawDesc), len(file_kith_v1_svid_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
