@@ -21,9 +21,27 @@
 //
 // Serve asks each caller for its identity, decides each request, answers 403
 // with a decision id where policy says no, and hands the rest to the handler.
-// [CallerOf] tells the handler who is calling. [Workload.Handler] and
-// [Workload.Listener] are the two halves of Serve for programs that bring
-// their own [net/http.Server].
+// [Identity] tells the handler who is calling, [CallerOf] also by which rule.
+// [Workload.Handler] and [Workload.Listener] are the two halves of Serve for
+// programs that bring their own [net/http.Server].
+//
+// # gRPC
+//
+//	conn, err := w.GRPCClient("ledger") // or grpc.NewClient("kith:///ledger", w.GRPCDialOptions()...)
+//
+//	server := w.GRPCServer()
+//	ledgerpb.RegisterLedgerServer(server, ledger)
+//	err = w.ServeGRPC(ctx, server, ":8444")
+//
+// Each method is decided, as in `kith allow teller "grpc ledger.v1.Ledger/Book"
+// on ledger`; a denial is status PermissionDenied with a decision id. A program
+// with a grpc.Server of its own takes [Workload.GRPCCredentials] together with
+// [Workload.UnaryInterceptor] and [Workload.StreamInterceptor].
+//
+// # A check of one's own
+//
+// [WithAuthorizer] puts code of the service on top of policy, for what rules
+// cannot know. It is asked about what policy allows and can only deny.
 //
 // # What happens by itself
 //

@@ -7,6 +7,10 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"time"
+
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/kith-id/kith"
 )
@@ -36,8 +40,8 @@ func ExampleWorkload_Serve() {
 	}
 	defer w.Close()
 	hello := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		caller, _ := kith.CallerOf(r.Context())
-		fmt.Fprintln(rw, "hello", caller.Peer.ID())
+		id, _ := kith.Identity(r.Context())
+		fmt.Fprintln(rw, "hello", id)
 	})
 	if err := w.Serve(ctx, hello, ":8443"); err != nil {
 		log.Fatal(err)
@@ -75,5 +79,60 @@ func ExampleWorkload_Hold() {
 				fmt.Fprintln(conn, "hello", peer.ID())
 			}
 		}()
+	}
+}
+
+// A gRPC client: the target is the name of a service.
+func ExampleWorkload_GRPCClient() {
+	ctx := context.Background()
+	w, err := kith.Open(ctx, kith.Config{As: "web"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer w.Close()
+	conn, err := w.GRPCClient("orders")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	res, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		log.Fatal(err) // PermissionDenied with a decision id, until a rule allows it
+	}
+	fmt.Println(res.GetStatus())
+}
+
+// A gRPC server: each method is decided, streams again at each change of policy.
+func ExampleWorkload_ServeGRPC() {
+	ctx := context.Background()
+	w, err := kith.Open(ctx, kith.Config{As: "orders"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer w.Close()
+	server := w.GRPCServer()
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	if err := w.ServeGRPC(ctx, server, ":8444"); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// A check of the service's own: policy says who may cancel, this says when.
+func ExampleWithAuthorizer() {
+	ctx := context.Background()
+	w, err := kith.Open(ctx, kith.Config{As: "orders"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer w.Close()
+	office := func(_ context.Context, caller kith.Caller, request kith.Request) error {
+		if request.Method == http.MethodDelete && time.Now().Weekday() == time.Sunday {
+			return fmt.Errorf("%s cancels on a Sunday", caller.Peer.ID())
+		}
+		return nil
+	}
+	orders := http.NewServeMux()
+	if err := w.Serve(ctx, orders, ":8443", kith.WithAuthorizer(office)); err != nil {
+		log.Fatal(err)
 	}
 }

@@ -10,7 +10,7 @@
 // Take the rule away while a teller follows, and its stream ends at once:
 //
 //	go run ./examples/teller -follow
-//	kith rules
+//	kith rules remove <its name, as kith rules lists it>
 package main
 
 import (
