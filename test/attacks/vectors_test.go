@@ -219,7 +219,7 @@ func sequences() []vector {
 	return []vector{
 		{name: "pipeline of two", raw: get + "\r\n" + get + "\r\n", most: 2, ok: 2},
 		{name: "pipeline with a denied one between", raw: get + "\r\n" + inner + get + "\r\n", most: 2, ok: 2},
-		{name: "pipeline behind a body", raw: line + "Content-Length: 3\r\n\r\nabc" + inner + get + "\r\n", most: 2, ok: 2},
+		{name: "pipeline behind a body", raw: line + "Content-Length: 3\r\n\r\nabc" + inner + get + "\r\n", most: 2, ok: -1},
 		{name: "pipeline behind chunks", raw: line + "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + inner + get + "\r\n", most: 2, ok: -1},
 		{name: "smuggling behind chunks", raw: line + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + line + "Content-Length: 60\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + inner, most: 1, ok: 1},
 		{name: "bare LF behind chunks", raw: line + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /ok/%N HTTP/1.1\nHost: orders\n\n" + inner, most: 1, ok: 1},
