@@ -26,6 +26,7 @@ type signedJWT struct {
 
 	content string // what the signature is over
 	alg     algorithm
+	keyID   string
 }
 
 // splitJWT takes a compact serialization apart. RFC 7515 7.1.
@@ -53,6 +54,34 @@ func splitJWT(token string) (signedJWT, error) {
 	}
 	s.content = token[:len(header)+1+len(payload)]
 	return s, nil
+}
+
+func (s *signedJWT) parseHeader() error {
+	header, err := parseStrict(s.header)
+	if err != nil {
+		return err
+	}
+	if _, ok := header["crit"]; ok {
+		return errors.New("has critical extensions, and none is known") // RFC 7515 4.1.11
+	}
+	for name := range header {
+		if name != "alg" && name != "kid" && name != "typ" {
+			return fmt.Errorf("has %q; alg, kid and typ are all there may be", clip(name)) // JWT-SVID 2
+		}
+	}
+	name, ok := stringOf(header["alg"])
+	if s.alg, err = parseAlgorithm(name); !ok || err != nil {
+		return fmt.Errorf("alg %s is not one of the nine allowed", clip(string(header["alg"]))) // JWT-SVID 2.1
+	}
+	if s.keyID, ok = stringOf(header["kid"]); !ok || s.keyID == "" || len(s.keyID) > maxKeyID {
+		return fmt.Errorf("kid is not a text of 1 to %d bytes", maxKeyID)
+	}
+	if raw, ok := header["typ"]; ok {
+		if typ, _ := stringOf(raw); typ != "JWT" && typ != "JOSE" { // JWT-SVID 2.3
+			return fmt.Errorf("typ %s is neither JWT nor JOSE", clip(string(raw)))
+		}
+	}
+	return nil
 }
 
 // decodeBase64 is base64url as RFC 7515 has it, one spelling for each value.
@@ -180,8 +209,47 @@ func (a algorithm) suits(key crypto.PublicKey) error {
 	return fmt.Errorf("the key is not one for %s", a.name)
 }
 
-// verify checks the signature by the key of the subject's trust domain that
-// the token names.
+// Verify checks a signature in JWS compact serialization by this key, in all as
+// strictly as [ValidateJWT] does, and returns what was signed. It looks at no
+// claim, so what it accepts is no JWT-SVID yet.
+func (k JWTKey) Verify(token string) (payload []byte, err error) {
+	s, err := splitJWT(token)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.parseHeader(); err != nil {
+		return nil, fmt.Errorf("header: %w", err)
+	}
+	if s.keyID != k.ID {
+		return nil, fmt.Errorf("kid is %q, not %q", clip(s.keyID), clip(k.ID))
+	}
+	if err := k.check(); err != nil {
+		return nil, err
+	}
+	if err := s.verify(k); err != nil {
+		return nil, err
+	}
+	return s.payload, nil
+}
+
+// verify checks the signature by the key that the token names.
+func (s *signedJWT) verify(key JWTKey) error {
+	if key.Algorithm != "" && key.Algorithm != s.alg.name {
+		return fmt.Errorf("key %q is for %s, not %s", clip(key.ID), key.Algorithm, s.alg.name)
+	}
+	if err := s.alg.suits(key.Public); err != nil {
+		return err
+	}
+	digest := s.alg.hash.New()
+	_, _ = io.WriteString(digest, s.content)
+	if !s.alg.verify(key.Public, digest.Sum(nil), s.signature) {
+		return errors.New("the signature is not that of the key it names")
+	}
+	return nil
+}
+
+// verify finds the key of the subject's trust domain that the token names, and
+// checks the signature by it.
 func (s *JWTSVID) verify(bundle func(TrustDomain) (*Bundle, bool)) error {
 	td := s.ID.TrustDomain()
 	b, ok := bundle(td)
@@ -193,23 +261,11 @@ func (s *JWTSVID) verify(bundle func(TrustDomain) (*Bundle, bool)) error {
 	case len(b.jwtKeys) == 0:
 		return fmt.Errorf("the bundle of %s has no key for JWT-SVIDs", td) // JWT-SVID 6.2
 	}
-	key, ok := b.JWTKey(s.keyID)
+	key, ok := b.JWTKey(s.signed.keyID)
 	if !ok {
-		return fmt.Errorf("the bundle of %s has no key %q", td, clip(s.keyID))
+		return fmt.Errorf("the bundle of %s has no key %q", td, clip(s.signed.keyID))
 	}
-	alg := s.signed.alg
-	if key.Algorithm != "" && key.Algorithm != alg.name {
-		return fmt.Errorf("key %q is for %s, not %s", clip(s.keyID), key.Algorithm, alg.name)
-	}
-	if err := alg.suits(key.Public); err != nil {
-		return err
-	}
-	digest := alg.hash.New()
-	_, _ = io.WriteString(digest, s.signed.content)
-	if !alg.verify(key.Public, digest.Sum(nil), s.signed.signature) {
-		return errors.New("the signature is not that of the key it names")
-	}
-	return nil
+	return s.signed.verify(key)
 }
 
 // verify checks a signature by a key that suits.

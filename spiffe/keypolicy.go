@@ -38,6 +38,9 @@ func CheckKey(key crypto.PublicKey) error {
 		if key.E < minRSAExponent || key.E%2 == 0 {
 			return fmt.Errorf("RSA key has the exponent %d, an odd one of at least %d is needed", key.E, minRSAExponent)
 		}
+		if hasROCAShape(key.N) {
+			return fmt.Errorf("RSA key is of a kind that can be factored (ROCA)")
+		}
 	default:
 		return fmt.Errorf("key of type %T is not supported", key)
 	}
