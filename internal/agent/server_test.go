@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -51,6 +52,8 @@ type testServer struct {
 	answers   []*pb.WhyAnswer
 	directory *pb.Directory
 	streams   map[chan *pb.SyncResponse]struct{}
+	jwtKey    *ecdsa.PrivateKey // signs JWT-SVIDs as jwtKid
+	jwtKid    string
 }
 
 func (s *testServer) pin() spiffe.Pin { return spiffe.PinOf(s.ca.cert) }
