@@ -26,6 +26,10 @@ import (
 // maxFromServer bounds one message: a whole State of a large trust domain.
 const maxFromServer = 64 << 20
 
+// window is fixed, as the server's is: the estimator would send a ping for each
+// message, and the server answer it, once for each node of a change.
+const window = 1 << 20
+
 // uplink is a connection to the server that remembers how its last handshake
 // went: gRPC itself keeps only the text of it.
 type uplink struct {
@@ -94,6 +98,8 @@ func dial(address string, config *tls.Config) (*uplink, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxFromServer)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 5 * time.Second}),
 		grpc.WithIdleTimeout(0),
+		grpc.WithStaticStreamWindowSize(window),
+		grpc.WithStaticConnWindowSize(window),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.3, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: 5 * time.Second,

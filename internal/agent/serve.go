@@ -32,8 +32,11 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 		grpc.ConnectionTimeout(5*time.Second),
 		// Most connections are silent: a small buffer to read into, and one to write
 		// from only while writing.
-		grpc.ReadBufferSize(4<<10),
+		grpc.ReadBufferSize(1<<10),
+		grpc.WriteBufferSize(4<<10), // each stream of a fan-out has one for a moment
 		grpc.SharedWriteBuffer(true),
+		grpc.StaticStreamWindowSize(1<<16), // without the pings that estimate one
+		grpc.StaticConnWindowSize(1<<18),
 	)
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, workload.NewService(workload.ServiceConfig{
 		Host: a, Identities: a.identities, Tokens: a.tokens, Log: a.cfg.Log, Metrics: a.metrics.workload,
