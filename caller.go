@@ -20,11 +20,34 @@ type Caller struct {
 
 type callerKey struct{}
 
+// callerContext is a context that knows its Caller: one allocation a request,
+// where context.WithValue makes two.
+type callerContext struct {
+	context.Context
+
+	caller Caller
+}
+
+func withCaller(ctx context.Context, caller Caller) context.Context {
+	return &callerContext{Context: ctx, caller: caller}
+}
+
+// Value is the caller under its key, else what the context above has.
+func (c *callerContext) Value(key any) any {
+	if key == (callerKey{}) {
+		return &c.caller
+	}
+	return c.Context.Value(key)
+}
+
 // CallerOf is the caller of the request whose context this is. It is set for
-// handlers behind [Workload.Serve] and [Workload.Handler].
+// handlers behind [Workload.Serve], [Workload.Handler] and the interceptors of
+// gRPC.
 func CallerOf(ctx context.Context) (Caller, bool) {
-	caller, ok := ctx.Value(callerKey{}).(Caller)
-	return caller, ok
+	if caller, ok := ctx.Value(callerKey{}).(*Caller); ok {
+		return *caller, true
+	}
+	return Caller{}, false
 }
 
 // Identity is the proven identity of who sent the request whose context this is,

@@ -100,11 +100,10 @@ func (p *Peer) in(table *policy.Table) policy.Peer {
 // normalised here, once; the caller must go on with Decision.Path. Denials and
 // a sample of what is allowed are reported to the agent.
 func (w *Workload) Decide(peer *Peer, request Request) Decision {
-	return w.decide(peer, request, check{})
+	return w.decide(peer, request, check{}, w.cfg.Now())
 }
 
-func (w *Workload) decide(peer *Peer, request Request, own check) Decision {
-	now := w.cfg.Now()
+func (w *Workload) decide(peer *Peer, request Request, own check, now time.Time) Decision {
 	d, verdict, asked := w.judge(peer, request, now)
 	if d.Allowed {
 		d = own.narrow(peer, request, d, &verdict)

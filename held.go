@@ -69,7 +69,7 @@ func (w *Workload) serveHeld(rw http.ResponseWriter, r *http.Request, next http.
 		Deny(rw, r, d)
 		return
 	}
-	out := admitted(r.WithContext(ctx), peer, d)
+	out := admitted(ctx, r, peer, d)
 	h.r = out
 	if out.Body != nil && out.Body != http.NoBody {
 		out.Body = &heldRequestBody{ReadCloser: out.Body, h: h}

@@ -23,12 +23,12 @@ func (w *Workload) UnaryInterceptor(options ...Option) grpc.UnaryServerIntercept
 	serving := servingOf(options)
 	return func(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		from, request := callOf(ctx, info.FullMethod)
-		d := w.decide(from, request, serving.callCheck(ctx))
+		d := w.decide(from, request, serving.callCheck(ctx), w.cfg.Now())
 		if !d.Allowed {
 			grpc.SetTrailer(ctx, decisionTrailer(d)) //nolint:errcheck // the status says it as well
 			return nil, denialError(d)
 		}
-		return handler(context.WithValue(ctx, callerKey{}, Caller{Peer: from, Decision: d}), in)
+		return handler(withCaller(ctx, Caller{Peer: from, Decision: d}), in)
 	}
 }
 
@@ -50,7 +50,7 @@ func (w *Workload) StreamInterceptor(options ...Option) grpc.StreamServerInterce
 			stream.SetTrailer(decisionTrailer(d))
 			return denialError(d)
 		}
-		held := &heldStream{ServerStream: stream, ctx: context.WithValue(ctx, callerKey{}, Caller{Peer: from, Decision: d})}
+		held := &heldStream{ServerStream: stream, ctx: withCaller(ctx, Caller{Peer: from, Decision: d})}
 		ended := make(chan outcome, 1)
 		go w.handle(func() error { return handler(service, held) }, held, ended)
 		select {

@@ -39,7 +39,7 @@ func (w *Workload) hold(peer *Peer, request Request, own check, cut func(Decisio
 	w.live.mu.Lock()
 	w.live.held[e] = struct{}{}
 	w.live.mu.Unlock()
-	d = w.decide(peer, request, own)
+	d = w.decide(peer, request, own, w.cfg.Now())
 	if !d.Allowed {
 		w.live.release(e)
 		return d, func() {}

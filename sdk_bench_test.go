@@ -24,7 +24,7 @@ func answer(rw http.ResponseWriter, _ *http.Request) {
 }
 
 // benchService is a service of the SDK with rules, and the caller that may ask it.
-func benchService(b *testing.B) (agent *proxytest.Agent, orders *kith.Workload) {
+func benchService(b testing.TB) (agent *proxytest.Agent, orders *kith.Workload) {
 	b.Helper()
 	agent = proxytest.Start(b)
 	agent.Service("orders", "http")
@@ -45,24 +45,39 @@ func (d *discard) Header() http.Header         { return d.header }
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d *discard) WriteHeader(int)             {}
 
-// BenchmarkHandler is what Handler adds to a request, without any network.
-func BenchmarkHandler(b *testing.B) {
-	agent, orders := benchService(b)
+// admittedRequest serves a request that is allowed, without any network.
+func admittedRequest(t testing.TB) func() {
+	t.Helper()
+	agent, orders := benchService(t)
 	svid, err := agent.CA.Source("/dev/web").X509SVID()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	state := tls.ConnectionState{HandshakeComplete: true, PeerCertificates: svid.Certificates}
-	peer, err := orders.Peer(state)
+	peer, err := orders.Peer(tls.ConnectionState{HandshakeComplete: true, PeerCertificates: svid.Certificates})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	r := httptest.NewRequestWithContext(kith.WithPeer(b.Context(), peer), http.MethodGet, "/v1/orders?q=1", nil)
+	r := httptest.NewRequestWithContext(kith.WithPeer(t.Context(), peer), http.MethodGet, "/v1/orders?q=1", nil)
 	handler := orders.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), 0)
 	rw := &discard{make(http.Header)}
+	return func() { handler.ServeHTTP(rw, r) }
+}
+
+// BenchmarkHandler is what Handler adds to a request.
+func BenchmarkHandler(b *testing.B) {
+	serve := admittedRequest(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		handler.ServeHTTP(rw, r)
+		serve()
+	}
+}
+
+// The request's copy and its context: deciding allocates nothing.
+func TestHandlerAllocatesTwice(t *testing.T) {
+	serve := admittedRequest(t)
+	serve() // the first of a second is reported
+	if n := testing.AllocsPerRun(1000, serve); n > 2 {
+		t.Errorf("got %v allocations a request, want 2", n)
 	}
 }
 

@@ -129,7 +129,8 @@ func (w *Workload) Handler(next http.Handler, port uint16, options ...Option) ht
 			http.Error(rw, "request has a second host", http.StatusBadRequest)
 			return
 		}
-		if peer != nil && w.cfg.Now().After(peer.leaf.notAfter) {
+		now := w.cfg.Now()
+		if peer != nil && now.After(peer.leaf.notAfter) {
 			// The caller rotates by connecting again; what it asked is still served.
 			rw.Header().Set("Connection", "close")
 		}
@@ -137,12 +138,12 @@ func (w *Workload) Handler(next http.Handler, port uint16, options ...Option) ht
 			w.serveHeld(rw, r, next, peer, request, serving.check(r.Context()))
 			return
 		}
-		d := w.decide(peer, request, serving.check(r.Context()))
+		d := w.decide(peer, request, serving.check(r.Context()), now)
 		if !d.Allowed {
 			Deny(rw, r, d)
 			return
 		}
-		next.ServeHTTP(rw, admitted(r, peer, d))
+		next.ServeHTTP(rw, admitted(r.Context(), r, peer, d))
 	})
 }
 
@@ -183,8 +184,8 @@ func requestOf(r *http.Request, port uint16) Request {
 
 // admitted is the request as next sees it: its path is the one that was
 // decided, and who called is in its context.
-func admitted(r *http.Request, peer *Peer, d Decision) *http.Request {
-	out := r.WithContext(context.WithValue(r.Context(), callerKey{}, Caller{Peer: peer, Decision: d}))
+func admitted(ctx context.Context, r *http.Request, peer *Peer, d Decision) *http.Request {
+	out := r.WithContext(withCaller(ctx, Caller{Peer: peer, Decision: d}))
 	if r.URL.EscapedPath() == d.Path {
 		return out
 	}
