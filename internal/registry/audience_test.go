@@ -20,8 +20,19 @@ func TestValidateAudience(t *testing.T) {
 	}
 	wide := func(c string) string { return strings.Repeat(c, 256) }
 	for _, bad := range [][]string{
-		nil, {}, {""}, {"orders", ""}, {"a b"}, {"a\n"}, {"a\x00"}, {"\xff"}, {"a\u202eb"}, {"a", "a"}, many,
-		{strings.Repeat("a", 257)}, {wide("a"), wide("b"), wide("c"), wide("d"), "e"},
+		nil,
+		{},
+		{""},
+		{"orders", ""},
+		{"a b"},
+		{"a\n"},
+		{"a\x00"},
+		{"\xff"},
+		{"a\u202eb"},
+		{"a", "a"},
+		many,
+		{strings.Repeat("a", 257)},
+		{wide("a"), wide("b"), wide("c"), wide("d"), "e"},
 	} {
 		if err := ValidateAudience(bad); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%.40q: got %v, want it refused", bad, err)
