@@ -43,6 +43,9 @@ func TestDiskFull(t *testing.T) {
 	})
 	refused := w.changeUntilRefused(t)
 	t.Logf("refused: %s", refused)
+	if !strings.Contains(refused, "store") || !strings.Contains(refused, "disk") {
+		t.Errorf("a change with a full disk: %q; want a refusal that names store and disk", refused)
+	}
 	w.settled(t)
 
 	if err := os.Remove(ballast); err != nil {
@@ -84,7 +87,7 @@ func (w *world) changeUntilRefused(t *testing.T) string {
 	t.Helper()
 	for i := range 400 {
 		var actions []string
-		for j := range 800 {
+		for j := range 400 {
 			actions = append(actions, fmt.Sprintf("%q", fmt.Sprintf("GET /fill/%d/%d/%s", i, j, strings.Repeat("x", 200))))
 		}
 		file := filepath.Join(os.TempDir(), fmt.Sprintf("kith-fill-%d.yaml", os.Getpid()))
