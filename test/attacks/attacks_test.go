@@ -31,7 +31,11 @@ func TestMain(m *testing.M) {
 }
 
 func play(role string, args []string) error {
-	return fmt.Errorf("unknown role %q %q", role, args)
+	run, ok := roles()[role]
+	if !ok {
+		return fmt.Errorf("unknown role %q", role)
+	}
+	return run(args)
 }
 
 // stranger and victim are users that nothing belongs to.
