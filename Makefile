@@ -7,7 +7,7 @@ SHELL := /usr/bin/env bash
 
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-FUZZTIME ?= 5s
+FUZZTIME ?= 30s
 LDFLAGS := -s -w -X github.com/kith-id/kith/internal/obs.version=$(VERSION)
 
 # The suites below test/ start this binary; they need root for namespaces and
@@ -24,7 +24,9 @@ demo: build ## the main job: two services that know each other, shown in seconds
 	bin/kith demo
 
 .PHONY: test
-test: deps build lint test-generate test-darwin test-fuzz demo test-unit test-parties test-hosts test-chaos ## everything
+test: deps build lint test-generate test-darwin demo test-unit test-vectors ## everything, fuzz targets for 5 s each
+	$(MAKE) test-fuzz FUZZTIME=5s
+	$(MAKE) test-parties test-hosts test-attacks test-chaos
 
 .PHONY: build
 build: ## bin/kith, static
@@ -47,6 +49,14 @@ test-parties: deps build ## real programs of other makers behind kith
 test-hosts: deps build ## two network namespaces as two hosts
 	$(SUITE) -tags hosts ./test/hosts/...
 
+.PHONY: test-attacks
+test-attacks: deps build ## attacks that must fail, against real processes
+	$(SUITE) -tags attacks ./test/attacks/...
+
+.PHONY: test-vectors
+test-vectors: ## published vectors: zlint, BetterTLS, Wycheproof (a module of its own)
+	cd test/vectors && $(GO) vet ./... && $(GO) test ./...
+
 .PHONY: test-chaos
 test-chaos: deps build ## kill -9, full disk, lost store, under load
 	$(SUITE) -tags chaos ./test/chaos/...
@@ -56,7 +66,7 @@ test-generate: deps ## the committed generated code is what `make generate` make
 	@scripts/generate --check
 
 .PHONY: test-fuzz
-test-fuzz: ## every fuzz target for FUZZTIME
+test-fuzz: ## every fuzz target for FUZZTIME (30s)
 	@scripts/fuzz $(FUZZTIME)
 
 .PHONY: test-darwin
