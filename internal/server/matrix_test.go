@@ -143,9 +143,13 @@ func (r *rig) everyClass(t *testing.T) []class {
 		name string
 		src  spiffe.Source
 	}{
-		{"workload", r.workload(node)}, {"node", node}, {"banned node", banned},
-		{"removed admin", removed}, {"viewer", r.person("v", "viewer")},
-		{"operator", r.person("o", "operator")}, {"admin", r.person("a", "admin")},
+		{"workload", r.workload(node)},
+		{"node", node},
+		{"banned node", banned},
+		{"removed admin", removed},
+		{"viewer", r.person("v", "viewer")},
+		{"operator", r.person("o", "operator")},
+		{"admin", r.person("a", "admin")},
 	}
 	if _, err := r.admin.RemoveAdmin(t.Context(), &pb.RemoveAdminRequest{Name: "removed"}); err != nil {
 		t.Fatal(err)
