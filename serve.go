@@ -9,8 +9,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/kith-id/kith/internal/fault"
 )
@@ -125,8 +128,8 @@ func (w *Workload) Handler(next http.Handler, port uint16, options ...Option) ht
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		peer := w.peerOf(r)
 		request := requestOf(r, port)
-		if len(r.Header["Host"]) > 0 { // HTTP/2 beside :authority; HTTP/1 never gets here with two
-			http.Error(rw, "request has a second host", http.StatusBadRequest)
+		if wrong := malformed(r); wrong != "" {
+			http.Error(rw, wrong, http.StatusBadRequest)
 			return
 		}
 		now := w.cfg.Now()
@@ -138,13 +141,32 @@ func (w *Workload) Handler(next http.Handler, port uint16, options ...Option) ht
 			w.serveHeld(rw, r, next, peer, request, serving.check(r.Context()))
 			return
 		}
-		d := w.decide(peer, request, serving.check(r.Context()), now)
+		d := w.decide(peer, &request, serving.check(r.Context()), now)
 		if !d.Allowed {
 			Deny(rw, r, d)
 			return
 		}
 		next.ServeHTTP(rw, admitted(r.Context(), r, peer, d))
 	})
+}
+
+// malformed says what is wrong with a request that net/http lets pass in HTTP/2
+// and that the next program could read in another way: a host beside :authority,
+// one that is no host, a length that is not the body's (RFC 9113 8.1.1, 8.3.1).
+// HTTP/1 never gets here with one of these.
+func malformed(r *http.Request) string {
+	length := r.Header["Content-Length"]
+	switch {
+	case r.ProtoMajor < 2:
+		return ""
+	case len(r.Header["Host"]) > 0:
+		return "request has a second host"
+	case !httpguts.ValidHostHeader(r.Host):
+		return "request has a malformed host"
+	case len(length) > 1, len(length) == 1 && length[0] != strconv.FormatInt(r.ContentLength, 10):
+		return "request has another length than it says"
+	}
+	return ""
 }
 
 func (w *Workload) peerOf(r *http.Request) *Peer {
