@@ -140,6 +140,15 @@ func (s *stage) dial(protos ...string) (*tls.Conn, error) {
 	})
 }
 
+// dialTCP is a connection without a word of TLS.
+func (s *stage) dialTCP() (net.Conn, error) {
+	conn, err := net.DialTimeout("tcp", s.addr, lab.Soon)
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.SetDeadline(patience())
+}
+
 // mustFail runs a command that must not succeed and returns all it said.
 func mustFail(t *testing.T, h *lab.Host, what, name string, args ...string) string {
 	t.Helper()
