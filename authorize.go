@@ -39,27 +39,32 @@ func servingOf(options []Option) serving {
 	return s
 }
 
-// check is what one request must pass after policy has allowed it. The zero
-// check asks for nothing.
+// check is what one request must pass after policy has allowed it.
 type check struct {
 	ctx         context.Context // the request's own
 	authorizers []Authorizer
 	exact       bool // the path is dispatched as it was sent, so it must be in normal form
 }
 
-func (s *serving) check(ctx context.Context) check {
-	return check{ctx: ctx, authorizers: s.authorizers}
+// check is nil when the service has none.
+func (s *serving) check(ctx context.Context) *check {
+	if len(s.authorizers) == 0 {
+		return nil
+	}
+	return &check{ctx: ctx, authorizers: s.authorizers}
 }
 
-// narrow is d, or the denial that takes its place.
-func (c check) narrow(peer *Peer, request Request, d Decision, verdict *policy.Decision) Decision {
+// narrow makes a denial of d where a check says so.
+func (c *check) narrow(peer *Peer, request *Request, d *Decision, verdict *policy.Decision) {
 	if c.exact && d.Path != request.Path {
 		*verdict = policy.Decision{Reason: policy.PathNotCanonical, Revision: d.Revision}
-		return Decision{Reason: verdict.Reason.String(), Revision: d.Revision}
+		*d = Decision{Reason: verdict.Reason.String(), Revision: d.Revision}
+		return
 	}
-	request.Path = d.Path
+	asked := *request
+	asked.Path = d.Path
 	for _, authorize := range c.authorizers {
-		err := authorize(c.ctx, Caller{Peer: peer, Decision: d}, request)
+		err := authorize(c.ctx, Caller{Peer: peer, Decision: *d}, asked)
 		if err == nil {
 			continue
 		}
@@ -67,7 +72,7 @@ func (c check) narrow(peer *Peer, request Request, d Decision, verdict *policy.D
 			Reason: policy.OwnCheck, Revision: d.Revision,
 			Near: policy.NearMiss{Rule: d.Rule, Field: policy.FieldCheck, Want: "passed", Got: err.Error()},
 		}
-		return Decision{Reason: verdict.Reason.String(), Revision: d.Revision, Path: d.Path}
+		*d = Decision{Reason: verdict.Reason.String(), Revision: d.Revision, Path: d.Path}
+		return
 	}
-	return d
 }

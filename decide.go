@@ -100,47 +100,57 @@ func (p *Peer) in(table *policy.Table) policy.Peer {
 // normalised here, once; the caller must go on with Decision.Path. Denials and
 // a sample of what is allowed are reported to the agent.
 func (w *Workload) Decide(peer *Peer, request Request) Decision {
-	return w.decide(peer, request, check{}, w.cfg.Now())
+	return w.decide(peer, &request, nil, w.cfg.Now())
 }
 
-func (w *Workload) decide(peer *Peer, request Request, own check, now time.Time) Decision {
-	d, verdict, asked := w.judge(peer, request, now)
-	if d.Allowed {
-		d = own.narrow(peer, request, d, &verdict)
+// decide takes pointers and fills them in, here and below: a server's goroutine
+// starts with two kilobytes of stack, and copies of these structs would make it
+// grow, which costs a request more than deciding does.
+func (w *Workload) decide(peer *Peer, request *Request, own *check, now time.Time) (d Decision) {
+	var verdict policy.Decision
+	w.judge(peer, request, now, &d, &verdict)
+	if d.Allowed && own != nil {
+		own.narrow(peer, request, &d, &verdict)
 	}
-	if d.Allowed && !w.reports.sampled(peer, verdict.Rule, request.Method, now) {
-		return d
+	if !d.Allowed || w.reports.sampled(peer, d.Rule, request.Method, now) {
+		d.ID = newDecisionID()
+		w.report(peer, request, &d, &verdict)
 	}
-	d.ID = newDecisionID()
-	w.report(peer, asked, d, verdict)
 	return d
 }
 
 // judge decides without reporting. Once the own SVID has expired, what we hold as
 // policy is as old, and nothing is allowed by it.
-func (w *Workload) judge(peer *Peer, request Request, now time.Time) (Decision, policy.Decision, policy.Request) {
+func (w *Workload) judge(peer *Peer, request *Request, now time.Time, d *Decision, verdict *policy.Decision) {
 	ruling := w.policy.Load()
-	asked := policy.Request{
-		Protocol: wireProtocol(request.Protocol), Method: request.Method, Path: request.Path,
-		Host: request.Host, Port: request.Port, GRPC: request.GRPC,
+	*verdict = policy.Decision{Revision: ruling.revision}
+	*d = Decision{Revision: ruling.revision}
+	own := w.identity.Load()
+	if ruling.table == nil || peer == nil || own == nil || !now.Before(own.expires) {
+		d.Reason = verdict.Reason.String()
+		return
 	}
-	verdict := policy.Decision{Revision: ruling.revision}
-	if own := w.identity.Load(); ruling.table == nil || peer == nil || own == nil || !now.Before(own.expires) {
-		return Decision{Reason: verdict.Reason.String(), Revision: ruling.revision}, verdict, asked
-	}
+	asked := request.asked()
 	if request.Protocol != TCP {
-		normal, err := policy.NormalizePath(request.Path, ruling.paths)
-		if err != nil {
+		var err error
+		if asked.Path, err = policy.NormalizePath(request.Path, ruling.paths); err != nil {
 			verdict.Reason = policy.PathNotCanonical
-			return Decision{Reason: verdict.Reason.String(), Revision: ruling.revision}, verdict, asked
+			d.Reason = verdict.Reason.String()
+			return
 		}
-		asked.Path = normal
 	}
-	verdict = ruling.table.Decide(peer.in(ruling.table), asked)
-	return Decision{
-		Allowed: verdict.Effect == policy.Allow, Rule: verdict.Rule, Reason: verdict.Reason.String(),
-		Revision: verdict.Revision, Path: asked.Path,
-	}, verdict, asked
+	d.Path = asked.Path
+	*verdict = ruling.table.Decide(peer.in(ruling.table), asked)
+	d.Allowed, d.Rule = verdict.Effect == policy.Allow, verdict.Rule
+	d.Reason, d.Revision = verdict.Reason.String(), verdict.Revision
+}
+
+// asked is the request in policy's words, its path as it was sent.
+func (r *Request) asked() policy.Request {
+	return policy.Request{
+		Protocol: wireProtocol(r.Protocol), Method: r.Method, Path: r.Path,
+		Host: r.Host, Port: r.Port, GRPC: r.GRPC,
+	}
 }
 
 func wireProtocol(p Protocol) policy.Protocol {

@@ -59,7 +59,7 @@ type held struct {
 }
 
 // serveHeld serves an exchange that may live long.
-func (w *Workload) serveHeld(rw http.ResponseWriter, r *http.Request, next http.Handler, peer *Peer, request Request, own check) {
+func (w *Workload) serveHeld(rw http.ResponseWriter, r *http.Request, next http.Handler, peer *Peer, request Request, own *check) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	h := &held{ResponseWriter: rw, grpc: isGRPC(r), cancel: cancel}

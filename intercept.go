@@ -23,7 +23,7 @@ func (w *Workload) UnaryInterceptor(options ...Option) grpc.UnaryServerIntercept
 	serving := servingOf(options)
 	return func(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		from, request := callOf(ctx, info.FullMethod)
-		d := w.decide(from, request, serving.callCheck(ctx), w.cfg.Now())
+		d := w.decide(from, &request, serving.callCheck(ctx), w.cfg.Now())
 		if !d.Allowed {
 			grpc.SetTrailer(ctx, decisionTrailer(d)) //nolint:errcheck // the status says it as well
 			return nil, denialError(d)
@@ -140,8 +140,8 @@ func (s *heldStream) SendHeader(md metadata.MD) error {
 	return s.ServerStream.SendHeader(md)
 }
 
-func (s *serving) callCheck(ctx context.Context) check {
-	return check{ctx: ctx, authorizers: s.authorizers, exact: true}
+func (s *serving) callCheck(ctx context.Context) *check {
+	return &check{ctx: ctx, authorizers: s.authorizers, exact: true}
 }
 
 // callOf is who calls and what is decided. gRPC is a POST to the method's path.

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/kith-id/kith/internal/policy"
 )
 
 // live holds the exchanges that outlive one decision. They are decided again,
@@ -29,17 +31,17 @@ func (l *live) init() { l.held = make(map[*exchange]struct{}) }
 // must return at once; it runs before the change is acknowledged. release ends
 // the watch and may be called more than once; it is never nil.
 func (w *Workload) Hold(peer *Peer, request Request, cut func(Decision)) (d Decision, release func()) {
-	return w.hold(peer, request, check{}, cut)
+	return w.hold(peer, request, nil, cut)
 }
 
-func (w *Workload) hold(peer *Peer, request Request, own check, cut func(Decision)) (d Decision, release func()) {
+func (w *Workload) hold(peer *Peer, request Request, own *check, cut func(Decision)) (d Decision, release func()) {
 	e := &exchange{peer: peer, request: request, cut: cut}
 	// First in the set, then the decision: a change in between is seen by one
 	// of the two.
 	w.live.mu.Lock()
 	w.live.held[e] = struct{}{}
 	w.live.mu.Unlock()
-	d = w.decide(peer, request, own, w.cfg.Now())
+	d = w.decide(peer, &e.request, own, w.cfg.Now())
 	if !d.Allowed {
 		w.live.release(e)
 		return d, func() {}
@@ -66,12 +68,14 @@ func (l *live) decideAgain(w *Workload) int {
 	l.mu.Unlock()
 	count, now := 0, w.cfg.Now()
 	for _, e := range exchanges {
-		d, verdict, asked := w.judge(e.peer, e.request, now)
+		var d Decision
+		var verdict policy.Decision
+		w.judge(e.peer, &e.request, now, &d, &verdict)
 		if d.Allowed || !l.release(e) {
 			continue
 		}
 		d.ID = newDecisionID()
-		w.report(e.peer, asked, d, verdict)
+		w.report(e.peer, &e.request, &d, &verdict)
 		e.cut(d)
 		count++
 	}

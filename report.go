@@ -61,12 +61,16 @@ func (r *reports) sampled(peer *Peer, rule, method string, now time.Time) bool {
 }
 
 // report queues a decision.
-func (w *Workload) report(peer *Peer, asked policy.Request, d Decision, verdict policy.Decision) {
+func (w *Workload) report(peer *Peer, request *Request, d *Decision, verdict *policy.Decision) {
 	if len(w.reports.queue) == cap(w.reports.queue) {
 		w.reports.dropped.Add(1) // before the near miss is searched for
 		return
 	}
 	ruling := w.policy.Load()
+	asked := request.asked()
+	if d.Path != "" {
+		asked.Path = d.Path
+	}
 	message := &pb.Decision{
 		Id:           d.ID,
 		TimeUnixNano: w.cfg.Now().UnixNano(),
