@@ -7,7 +7,6 @@ package ca
 import (
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -142,9 +141,7 @@ func newCA(config Config) (*CA, error) {
 		root:   root,
 		log:    config.Log,
 		encode: encodeJWT,
-		create: func(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) ([]byte, error) {
-			return x509.CreateCertificate(rand.Reader, template, parent, key, signer)
-		},
+		create: create,
 	}
 	bundle, err := c.bundleWith(nil)
 	c.bundle.Store(bundle)

@@ -238,7 +238,7 @@ func lintAlgorithm(cert *x509.Certificate, _ expectation) error {
 }
 
 // lintSignature is for authorities, which are few. For a leaf it would double
-// the price, and x509.CreateCertificate checks each signature it makes.
+// the price, and create checks each signature it makes, as crypto/x509 does.
 func lintSignature(cert *x509.Certificate, want expectation) error {
 	if want.issuer == nil {
 		return cert.CheckSignatureFrom(cert)
