@@ -24,9 +24,9 @@ func (a *app) explainDenial(ctx context.Context, as, id string) {
 		fmt.Fprintf(a.stderr, "error: denied, decision %s\nhint: on the server's host: kith why %s\n", id, id)
 		return
 	}
-	fmt.Fprintf(a.stderr, "error: %s\n", denial(d, as))
+	fmt.Fprintf(a.stderr, "error: %s\n", visible(denial(d, as)))
 	if d.GetHint() != "" {
-		fmt.Fprintf(a.stderr, "hint: %s\n", d.GetHint())
+		fmt.Fprintf(a.stderr, "hint: %s\n", visible(d.GetHint()))
 	}
 }
 

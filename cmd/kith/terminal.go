@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -77,14 +79,36 @@ func report(w io.Writer, err error) {
 	}
 	fmt.Fprintf(w, "error: %s\n", oneLine(err.Error()))
 	if hint := fault.HintOf(err); hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", hint)
+		fmt.Fprintf(w, "hint: %s\n", visible(hint))
 	}
+}
+
+// visible shows the control characters of a text that others have chosen, so
+// that a path or a name cannot give orders to the terminal of whoever asks why.
+func visible(text string) string {
+	if strings.IndexFunc(text, invisible) < 0 && utf8.ValidString(text) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if invisible(r) || r == utf8.RuneError {
+			fmt.Fprintf(&b, "\\u%04x", r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// invisible are control characters and those that turn the direction of text.
+func invisible(r rune) bool {
+	return unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029'
 }
 
 // oneLine keeps an error of several faults readable: one fault a line, the
 // further ones indented under "error:".
 func oneLine(text string) string {
-	return strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n       ")
+	return strings.ReplaceAll(strings.TrimRight(visible(text), "\n"), "\n", "\n       ")
 }
 
 // usagef is a mistake on the command line.
@@ -154,8 +178,13 @@ func (a *app) print(f format, t table) error {
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(t.head, "\t"))
+	oneRow := strings.NewReplacer("\n", "\\n", "\t", "\\t")
 	for _, row := range t.rows {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = oneRow.Replace(visible(cell))
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	return w.Flush()
 }
@@ -190,7 +219,7 @@ func facts(w io.Writer, pairs ...string) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
-			fmt.Fprintf(t, "%s\t%s\n", pairs[i], pairs[i+1])
+			fmt.Fprintf(t, "%s\t%s\n", pairs[i], visible(pairs[i+1]))
 		}
 	}
 	return t.Flush()

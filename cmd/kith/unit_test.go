@@ -49,6 +49,7 @@ func TestReportEndsWithTheHint(t *testing.T) {
 		{exitError(3), ""},
 		{fault.Hint(fault.Invalidf("one\ntwo"), "do this"), "error: one\n       two\nhint: do this\n"},
 		{fs.ErrNotExist, "error: file does not exist\n"},
+		{fault.Hint(fault.Invalidf("rule \x1b[2J\r"), "\u202eoops\xff"), "error: rule \\u001b[2J\\u000d\nhint: \\u202eoops\\ufffd\n"},
 	} {
 		var out strings.Builder
 		report(&out, c.err)
