@@ -18,7 +18,7 @@ type Version uint64
 const (
 	MaxKey      = 512
 	MaxValue    = 512 << 10
-	MaxTxnOps   = 2048
+	MaxTxnOps   = 8 << 10
 	MaxTxnBytes = 4 << 20
 )
 

@@ -23,7 +23,7 @@ const (
 	ownerStart = "kith"
 
 	devClass   = "dev"
-	maxChanges = 1500 // in one transaction of the store, the bookkeeping aside
+	maxChanges = 6000 // in one transaction of the store, the bookkeeping aside
 )
 
 // plan is a change worked out against a snapshot, and not yet made.
