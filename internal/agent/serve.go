@@ -34,7 +34,6 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 		// from only while writing.
 		grpc.ReadBufferSize(1<<10),
 		grpc.WriteBufferSize(4<<10), // each stream of a fan-out has one for a moment
-		grpc.SharedWriteBuffer(true),
 		grpc.StaticStreamWindowSize(1<<16), // without the pings that estimate one
 		grpc.StaticConnWindowSize(1<<18),
 	)
