@@ -56,7 +56,13 @@ func (s *snapshot) explained(d *pb.Decision) *pb.Decision {
 		return d
 	}
 	d = proto.CloneOf(d)
-	d.Hint = policy.Fix(decision, s.callName(d.GetFrom()), d.GetTo(), d.GetMethod(), d.GetPath())
+	from := s.callName(d.GetFrom())
+	if d.GetProtocol() == policy.GRPC.String() { // in the words of gRPC, where the path is one of its methods
+		d.Hint = policy.Fix(decision, from, d.GetTo(), "grpc", strings.TrimPrefix(d.GetPath(), "/"))
+	}
+	if d.GetHint() == "" {
+		d.Hint = policy.Fix(decision, from, d.GetTo(), d.GetMethod(), d.GetPath())
+	}
 	return d
 }
 

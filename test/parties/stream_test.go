@@ -132,6 +132,9 @@ func TestGRPCUnaryAndBidirectionalThroughConnect(t *testing.T) {
 	r = as(h, "reporting", self("grpc-client", "ledger:50051")...)
 	want(t, "another caller", r, 0, "unary PermissionDenied")
 	want(t, "another caller", r, 0, "stream PermissionDenied")
+	if why := h.Kith("why", "last", "--denied"); !strings.Contains(why, `kith allow reporting "grpc grpc.testing.TestService/EmptyCall" on ledger`) {
+		t.Errorf("kith why does not name the gRPC method to allow:\n%s", why)
+	}
 }
 
 func wsServer(port string) error {
