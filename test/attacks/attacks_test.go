@@ -49,21 +49,38 @@ func asUser(uid string, command ...string) []string {
 	return append([]string{"--reuid", uid, "--regid", uid, "--clear-groups", "--"}, command...)
 }
 
-// self is the command line that makes a copy of this binary play a role. It is
-// copied because others may not enter the directory it was built in.
+// self is the command line that makes a copy of this binary play a role.
 func self(t *testing.T, h *lab.Host, role string, args ...string) []string {
 	t.Helper()
-	copied := filepath.Join(h.Dir, "attacker")
-	if _, err := os.Stat(copied); err != nil {
-		program, err := os.ReadFile(os.Args[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(copied, program, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	return append([]string{"env", "ATTACK_ROLE=" + role, copied(t, h, os.Args[0], "attacker")}, args...)
+}
+
+// program is kith where every user can run it.
+func program(t *testing.T, h *lab.Host) string {
+	t.Helper()
+	bin, err := lab.Binary()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return append([]string{"env", "ATTACK_ROLE=" + role, copied}, args...)
+	return copied(t, h, bin, "kith")
+}
+
+// copied puts a program into the host's directory: others may not enter the one
+// it was built in.
+func copied(t *testing.T, h *lab.Host, from, name string) string {
+	t.Helper()
+	to := filepath.Join(h.Dir, name)
+	if _, err := os.Stat(to); err == nil {
+		return to
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return to
 }
 
 // stage is a service behind its proxy in a trust domain of its own, and a caller

@@ -147,7 +147,7 @@ func TestThreatT06SocketOfAnotherUser(t *testing.T) {
 		return nil
 	})
 	for _, verb := range [][]string{{"run", "--as", "web", "--", "true"}, {"get", "svid"}, {"nodes"}, {"services"}, {"status"}, {"agent"}, {"dev"}} {
-		command := append([]string{"env", "KITH_RUN_DIR=" + dir, "HOME=" + h.Dir, os.Getenv("KITH_BIN")}, verb...)
+		command := append([]string{"env", "KITH_RUN_DIR=" + dir, "HOME=" + h.Dir, program(t, h)}, verb...)
 		if out := mustFail(t, h, verb[0]+" over another user's socket", "setpriv", asUser(victim, command...)...); verb[0] != "status" && !strings.Contains(out, "another user") && !strings.Contains(out, "belongs to") {
 			t.Errorf("%s does not say what is wrong: %s", verb[0], out)
 		}
@@ -174,7 +174,7 @@ func TestThreatT06SocketOfAnotherUser(t *testing.T) {
 func TestThreatT16AnotherUserIsNobody(t *testing.T) {
 	h := lab.NewHost(t)
 	h.Dev()
-	kith := os.Getenv("KITH_BIN")
+	kith := program(t, h)
 	env := []string{"env", "KITH_RUN_DIR=" + filepath.Join(h.Dir, "run"), "HOME=" + h.Dir, "KITH_STATE_DIR=" + filepath.Join(h.Dir, "none")}
 	for _, verb := range [][]string{
 		{"nodes"}, {"nodes", "add", "x", "--class", "dev"}, {"nodes", "ban", "dev"}, {"allow", "web", "GET /", "on", "orders"}, {"services"}, {"ids"},
@@ -247,7 +247,7 @@ func TestThreatT38MemoryIsClosed(t *testing.T) {
 	if err := os.Chmod(h.Dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	p := h.Start("setpriv", asUser(victim, "env", "HOME="+h.Dir, os.Getenv("KITH_BIN"), "dev")...)
+	p := h.Start("setpriv", asUser(victim, "env", "HOME="+h.Dir, program(t, h), "dev")...)
 	lab.Eventually(t, lab.Soon, "kith dev is ready", func() error {
 		if !strings.Contains(p.Output(), "is ready") {
 			return fmt.Errorf("output: %s", p.Output())
