@@ -13,6 +13,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+
+	"github.com/kith-id/kith/spiffe"
 )
 
 const (
@@ -28,6 +30,7 @@ type front struct {
 	log       *slog.Logger
 	anonymous *handoff
 	known     *handoff
+	seats     seats // of known peers
 	// trusts says who of those with a certificate is met as known; nil: all.
 	trusts func(tls.ConnectionState) bool
 
@@ -108,7 +111,8 @@ func (f *front) serve(ctx context.Context, l net.Listener, anonymous, known *grp
 func (f *front) shake(ctx context.Context, conn net.Conn) {
 	limit, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	secure := tls.Server(conn, f.tls)
+	seated := &seatedConn{Conn: conn}
+	secure := tls.Server(seated, f.tls)
 	if err := secure.HandshakeContext(limit); err != nil {
 		f.log.Debug("handshake failed", "remote", conn.RemoteAddr().String(), "error", err)
 		conn.Close()
@@ -117,6 +121,17 @@ func (f *front) shake(ctx context.Context, conn net.Conn) {
 	to := f.anonymous
 	if state := secure.ConnectionState(); len(state.PeerCertificates) > 0 && (f.trusts == nil || f.trusts(state)) {
 		to = f.known
+		id, err := spiffe.PeerID(state)
+		leave, ok := f.seats.take(id)
+		if err != nil || !ok {
+			f.log.Debug("connection refused: this peer has enough of them", "spiffe_id", id.String(), "remote", conn.RemoteAddr().String())
+			if ok {
+				leave()
+			}
+			secure.Close()
+			return
+		}
+		seated.sit(leave)
 	}
 	if !to.give(limit, secure) {
 		secure.Close()
