@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/kith-id/kith/spiffe"
+
+	"github.com/kith-id/kith/internal/fault"
 )
 
 // AuthInfo is what [google.golang.org/grpc/peer.Peer.AuthInfo] holds, as a
@@ -51,7 +53,7 @@ func (c grpcCredentials) ClientHandshake(ctx context.Context, authority string, 
 	directory := c.w.directory.Load()
 	dest, ok := directory.services[service]
 	if !ok {
-		return nil, nil, &UnknownServiceError{Service: clip(service, maxReportShort), Nearest: directory.nearest(service)}
+		return nil, nil, &UnknownServiceError{Service: clip(service, maxReportShort), Nearest: fault.Nearest(service, directory.names)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()

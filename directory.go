@@ -93,7 +93,7 @@ func (d *directory) find(name string) (*destination, error) {
 	dest, ok := d.services[name]
 	switch {
 	case !ok:
-		return nil, &UnknownServiceError{Service: clip(name, maxReportShort), Nearest: d.nearest(name)}
+		return nil, &UnknownServiceError{Service: clip(name, maxReportShort), Nearest: fault.Nearest(name, d.names)}
 	case len(dest.endpoints) == 0:
 		return nil, &NoEndpointError{Service: name}
 	}
@@ -156,40 +156,4 @@ type IdentityError struct {
 // Error names the endpoint and who it is.
 func (e *IdentityError) Error() string {
 	return fmt.Sprintf("%s at %s is %s, which may not answer for it", e.Service, e.Address, e.Got)
-}
-
-// nearest is the service name a slip away from name, or "".
-func (d *directory) nearest(name string) string {
-	const longest = 64
-	if len(name) > longest {
-		return ""
-	}
-	best, limit := "", min(3, max(1, len(name)/3)+1)
-	for _, candidate := range d.names {
-		if distance := editDistance(name, candidate); distance < limit {
-			best, limit = candidate, distance
-		}
-	}
-	return best
-}
-
-// editDistance is the Levenshtein distance of two short strings.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -178,7 +178,7 @@ func (a *app) wouldAdmin(ctx context.Context, what, name, role string) error {
 	}
 	if !known {
 		wrong := fault.NotFoundf("there is no admin %s", name)
-		if near := nearest(name, names); near != "" {
+		if near := fault.Nearest(name, names); near != "" {
 			return fault.Hint(wrong, "did you mean %s?", near)
 		}
 		return fault.Hint(wrong, "kith ids admins")

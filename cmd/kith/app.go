@@ -222,7 +222,7 @@ func noSuchVerb(cmd *cobra.Command, args []string) error {
 			words = append(words, sub.Name())
 		}
 	}
-	if near := nearest(args[0], words); near != "" {
+	if near := fault.Nearest(args[0], words); near != "" {
 		return fault.Hint(err, "%s %s", cmd.CommandPath(), near)
 	}
 	return fault.Hint(err, "%s --help", cmd.CommandPath())
@@ -266,41 +266,9 @@ func flagMistake(cmd *cobra.Command, err error) error {
 				names = append(names, name)
 			}
 		}
-		if near := nearest(unknown.GetSpecifiedName(), names); near != "" {
+		if near := fault.Nearest(unknown.GetSpecifiedName(), names); near != "" {
 			return fault.Hint(wrong, "%s --%s", cmd.CommandPath(), near)
 		}
 	}
 	return fault.Hint(wrong, "%s --help", cmd.CommandPath())
-}
-
-// nearest is the candidate at the smallest edit distance from word, "" when
-// none is near enough to be meant.
-func nearest(word string, candidates []string) string {
-	best, at := "", len(word)/3+2
-	for _, c := range candidates {
-		if d := distance(word, c); d < at {
-			best, at = c, d
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance of two short words.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := diagonal
-			if a[i-1] != b[j-1] {
-				cost++
-			}
-			diagonal, row[j] = row[j], min(cost, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -118,7 +118,7 @@ func (a *app) knownNode(ctx context.Context, name string) error {
 		names = append(names, n.GetName())
 	}
 	wrong := fault.NotFoundf("there is no node %q", name)
-	if near := nearest(name, names); near != "" {
+	if near := fault.Nearest(name, names); near != "" {
 		return fault.Hint(wrong, "did you mean %s?", near)
 	}
 	return fault.Hint(wrong, "kith nodes list")

@@ -51,7 +51,7 @@ func listByDefault(cmd, list *cobra.Command) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			for _, sub := range cmd.Commands() {
-				if distance(args[0], sub.Name()) <= 2 {
+				if fault.Nearest(args[0], []string{sub.Name()}) != "" {
 					return noSuchVerb(cmd, args)
 				}
 			}
@@ -79,7 +79,7 @@ func (a *app) names(ctx context.Context, kind string) ([]string, error) {
 func (a *app) unknown(ctx context.Context, kind, name string) error {
 	err := fault.NotFoundf("there is no %s %q", kind, name)
 	if names, listErr := a.names(ctx, kind); listErr == nil {
-		if near := nearest(name, names); near != "" {
+		if near := fault.Nearest(name, names); near != "" {
 			return fault.Hint(err, "did you mean %s?", near)
 		}
 	}

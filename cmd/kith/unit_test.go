@@ -62,7 +62,7 @@ func TestReportEndsWithTheHint(t *testing.T) {
 func TestNearestSuggestsOnlyWhatIsMeant(t *testing.T) {
 	verbs := []string{"allow", "apply", "agent", "watch", "why"}
 	for word, want := range map[string]string{"alow": "allow", "aply": "apply", "wach": "watch", "teleport": "", "": ""} {
-		if got := nearest(word, verbs); got != want {
+		if got := fault.Nearest(word, verbs); got != want {
 			t.Errorf("nearest(%q): got %q, want %q", word, got, want)
 		}
 	}

@@ -27,7 +27,7 @@ func errNoIdentity(peer attest.Peer, as string, ev workload.Evaluation) error {
 
 func errUnknownService(name string, w *world) error {
 	err := fault.NotFoundf("unknown service %q", name)
-	if near := nearest(name, slices.Sorted(maps.Keys(w.policy.Services))); near != "" {
+	if near := fault.Nearest(name, slices.Sorted(maps.Keys(w.policy.Services))); near != "" {
 		return fault.Hint(err, "did you mean %s? kith services lists them all", near)
 	}
 	return fault.Hint(err, "kith services lists them; kith apply -f declares a new one")
@@ -38,36 +38,4 @@ func listOf(names []string) string {
 		return "empty"
 	}
 	return strings.Join(names, ", ")
-}
-
-// nearest is the candidate that was probably meant: within a third of the
-// name's length in edits.
-func nearest(name string, candidates []string) string {
-	best, limit := "", 1+len(name)/3
-	for _, c := range candidates {
-		if d := edits(name, c); d <= limit && (best == "" || d < edits(name, best)) {
-			best = c
-		}
-	}
-	return best
-}
-
-// edits is the Levenshtein distance.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, cost)
-		}
-	}
-	return row[len(b)]
 }

@@ -33,7 +33,7 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 		// Most connections are silent: a small buffer to read into, and one to write
 		// from only while writing.
 		grpc.ReadBufferSize(1<<10),
-		grpc.WriteBufferSize(4<<10), // each stream of a fan-out has one for a moment
+		grpc.WriteBufferSize(4<<10),        // each stream of a fan-out has one for a moment
 		grpc.StaticStreamWindowSize(1<<16), // without the pings that estimate one
 		grpc.StaticConnWindowSize(1<<18),
 	)

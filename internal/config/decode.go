@@ -171,7 +171,7 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, misplaced map[string]str
 			d.value(val, v.Field(i), v.Type().Field(i).Tag)
 			return
 		}
-		switch near := nearest(key.Value, fields.names); {
+		switch near := fault.Nearest(key.Value, fields.names); {
 		case misplaced[key.Value] != "":
 			d.addf(key, "key %q does not belong here: %s", key.Value, misplaced[key.Value])
 		case near != "":

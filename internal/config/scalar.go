@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/kith-id/kith/spiffe"
+
+	"github.com/kith-id/kith/internal/fault"
 )
 
 // Duration is a time.Duration written as Go does: "90s", "1h30m".
@@ -92,7 +94,7 @@ func choose(to *string, text []byte, words ...string) error {
 		return fmt.Errorf("%q is not possible: only %s is", text, words[0])
 	}
 	msg := fmt.Sprintf("%q is not one of %s", text, strings.Join(words, ", "))
-	if n := nearest(string(text), words); n != "" {
+	if n := fault.Nearest(string(text), words); n != "" {
 		msg += fmt.Sprintf(" (nearest: %s)", n)
 	}
 	return errors.New(msg)

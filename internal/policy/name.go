@@ -47,39 +47,3 @@ func reservedName(name string) bool {
 		return false
 	}
 }
-
-// nearest is the candidate that name is most likely a slip of, or "".
-func nearest(name string, candidates []string) string {
-	best, limit := "", min(2, max(1, len(name)/3))
-	for _, c := range candidates {
-		d := editDistance(name, c, limit)
-		if d < limit || d == limit && (best == "" || c < best) {
-			best, limit = c, d
-		}
-	}
-	return best
-}
-
-// editDistance is the Levenshtein distance of a and b, or more than limit.
-func editDistance(a, b string, limit int) int {
-	if len(a)-len(b) > limit || len(b)-len(a) > limit || len(a) > 4*maxName || len(b) > 4*maxName {
-		return limit + 1
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(diagonal+cost, row[j]+1, row[j+1]+1)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
-}

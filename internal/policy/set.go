@@ -136,7 +136,7 @@ func (v *validation) known(name string) error {
 		return nil
 	}
 	err := fault.Invalidf("unknown service %q", clip(name))
-	if near := nearest(name, v.names); near != "" {
+	if near := fault.Nearest(name, v.names); near != "" {
 		return fault.Hint(err, "did you mean %s?", near)
 	}
 	return err

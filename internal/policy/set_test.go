@@ -168,8 +168,8 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q: got %v, want an Invalid error", name, err)
 		}
 	}
-	for slip, want := range map[string]string{"order": "orders", "odrers": "orders", "wbe": "", "we": "web", "zzz": "", "payments": ""} {
-		if got := nearest(slip, []string{"db", "orders", "web"}); got != want {
+	for slip, want := range map[string]string{"order": "orders", "odrers": "orders", "wbe": "web", "we": "web", "zzz": "", "payments": ""} {
+		if got := fault.Nearest(slip, []string{"db", "orders", "web"}); got != want {
 			t.Errorf("nearest(%q) = %q, want %q", slip, got, want)
 		}
 	}

@@ -102,47 +102,9 @@ func firstUnsafe(s string) int {
 	return -1
 }
 
-// nearest is the candidate closest to name by edit distance, or "" when none
-// is close enough to be meant.
-func nearest(name string, candidates []string) string {
-	best, limit := "", 1+len(name)/3
-	for _, c := range candidates {
-		if d := distance(name, c, limit); d <= limit {
-			if best == "" || d < limit {
-				best = c
-			}
-			limit = min(limit, d)
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance of a and b, or more than limit.
-func distance(a, b string, limit int) int {
-	if len(a)-len(b) > limit || len(b)-len(a) > limit {
-		return limit + 1
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
-}
-
 // didYouMean is "; did you mean X?" or nothing.
 func didYouMean(name string, candidates []string) string {
-	if n := nearest(name, candidates); n != "" {
+	if n := fault.Nearest(name, candidates); n != "" {
 		return fmt.Sprintf("; did you mean %s?", n)
 	}
 	return ""

@@ -112,7 +112,7 @@ func (d definitions) names() []string {
 // unknown is the error for a name that is not in the schema.
 func (d definitions) unknown(name string) error {
 	err := fault.Invalidf("unknown attribute %s%s", name, didYouMean(name, d.names()))
-	if n := nearest(name, d.names()); n != "" {
+	if n := fault.Nearest(name, d.names()); n != "" {
 		return fault.Hint(err, "use %s", n)
 	}
 	return err

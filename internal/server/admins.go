@@ -224,7 +224,7 @@ func (s *Server) sweepAdminTokens(ctx context.Context) {
 
 func (s *snapshot) unknownAdmin(name string) error {
 	err := fault.NotFoundf("there is no admin %s", strings.ToValidUTF8(name, "?"))
-	if near := nearestName(name, slices.Sorted(maps.Keys(s.admins))); near != "" {
+	if near := fault.Nearest(name, slices.Sorted(maps.Keys(s.admins))); near != "" {
 		return fault.Hint(err, "did you mean %s?", near)
 	}
 	return fault.Hint(err, "kith ids admins")

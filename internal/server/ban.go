@@ -108,7 +108,7 @@ func (s *snapshot) unknownNode(name string) error {
 		names = append(names, n)
 	}
 	slices.Sort(names)
-	if near := nearestName(name, names); near != "" {
+	if near := fault.Nearest(name, names); near != "" {
 		return fault.Hint(err, "did you mean %s?", near)
 	}
 	return fault.Hint(err, "kith nodes list")

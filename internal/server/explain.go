@@ -148,7 +148,7 @@ func (s *snapshot) resolve(from string) (spiffe.ID, error) {
 
 func (s *snapshot) unknownService(name string) error {
 	err := fault.NotFoundf("unknown service %q", name)
-	if near := nearestName(name, s.serviceNames()); near != "" {
+	if near := fault.Nearest(name, s.serviceNames()); near != "" {
 		return fault.Hint(err, "did you mean %s?", near)
 	}
 	return fault.Hint(err, "kith services lists what there is")

@@ -111,7 +111,7 @@ func (s *Server) checkClaim(snap *snapshot, attrs registry.Attributes) error {
 	service, ok := snap.policy.Services[name]
 	if !ok {
 		err := fault.Deniedf("no service %q", name)
-		if near := nearestName(name, snap.serviceNames()); near != "" {
+		if near := fault.Nearest(name, snap.serviceNames()); near != "" {
 			return fault.Hint(err, "did you mean %s?", near)
 		}
 		return fault.Hint(err, "kith apply -f with %s under services:", name)

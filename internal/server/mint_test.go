@@ -3,6 +3,7 @@ package server
 import (
 	"testing"
 
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/registry"
 )
 
@@ -41,7 +42,7 @@ func TestMintableIsNeverMoreThanTheRulesGive(t *testing.T) {
 func TestNearestName(t *testing.T) {
 	names := []string{"orders", "web", "billing"}
 	for name, want := range map[string]string{"order": "orders", "ordres": "orders", "wep": "web", "payments": "", "": ""} {
-		if got := nearestName(name, names); got != want {
+		if got := fault.Nearest(name, names); got != want {
 			t.Errorf("%q: got %q, want %q", name, got, want)
 		}
 	}

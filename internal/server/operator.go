@@ -30,7 +30,7 @@ func (s *Server) List(_ context.Context, kind, name string) (*pb.ListResponse, e
 	}
 	if name != "" && len(out.GetObjects()) == 0 {
 		err := fault.NotFoundf("there is no %s", strings.TrimSpace(kind+" "+name))
-		if near := nearestName(name, names); near != "" {
+		if near := fault.Nearest(name, names); near != "" {
 			return nil, fault.Hint(err, "did you mean %s?", near)
 		}
 		return nil, err

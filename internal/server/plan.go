@@ -203,7 +203,7 @@ func (p *planner) declare(name string) {
 	}
 	if !p.dev {
 		err := fault.NotFoundf("unknown service %q", name)
-		if near := nearestName(name, slices.Collect(maps.Keys(p.next.policy.Services))); near != "" {
+		if near := fault.Nearest(name, slices.Collect(maps.Keys(p.next.policy.Services))); near != "" {
 			p.fault(fault.Hint(err, "did you mean %s?", near))
 			return
 		}
@@ -245,7 +245,7 @@ func (p *planner) missing(key objectKey) error {
 			names = append(names, k.name)
 		}
 	}
-	if near := nearestName(key.name, names); near != "" {
+	if near := fault.Nearest(key.name, names); near != "" {
 		return fault.Hint(err, "did you mean %s?", near)
 	}
 	return err

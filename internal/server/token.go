@@ -69,7 +69,7 @@ func (s *Server) onlyClass(snap *snapshot) string {
 
 func unknownClass(snap *snapshot, class string) error {
 	err := fault.NotFoundf("no node rule %q; a class is the name of one", class)
-	if near := nearestName(class, snap.nodes.Classes()); near != "" {
+	if near := fault.Nearest(class, snap.nodes.Classes()); near != "" {
 		return fault.Hint(err, "--class %s", near)
 	}
 	return fault.Hint(err, "--class with one of %v", snap.nodes.Classes())

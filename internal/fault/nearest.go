@@ -1,18 +1,22 @@
-package config
+package fault
 
 import "slices"
 
-// nearest is the word a person most likely meant by the misspelt one, or "" if
-// none is close. Swapped neighbours count as one slip.
-func nearest(word string, words []string) string {
-	const longest = 64 // an absurd key gets no suggestion and costs nothing
+// Nearest is the word a person most likely meant by a misspelt one, or "" if
+// none is within a third of its letters. Swapped neighbours count as one slip.
+// It is for hints; the candidates need not be sorted.
+func Nearest(word string, candidates []string) string {
+	const longest = 128 // an absurd word gets no suggestion and costs nothing
 	if len(word) > longest {
 		return ""
 	}
 	best, limit := "", max(1, len(word)/3)+1
-	for _, w := range slices.Sorted(slices.Values(words)) {
-		if d := distance(word, w); d < limit {
-			best, limit = w, d
+	for _, c := range slices.Sorted(slices.Values(candidates)) {
+		if len(c) > longest {
+			continue
+		}
+		if d := distance(word, c); d < limit {
+			best, limit = c, d
 		}
 	}
 	return best
