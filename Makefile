@@ -82,9 +82,9 @@ generate: deps ## write internal/pb from proto/
 	@scripts/generate
 
 .PHONY: bench
-bench: build ## benchmarks of the rooms, then those that compare in one run (bench/)
-	$(GO) test -run '^$$' -bench . -benchmem ./...
-	if [ -d bench ]; then cd bench && $(GO) run . ; fi
+bench: build ## measure it beside its peers, in minutes; writes docs/performance.md
+	@test -e /usr/lib/nginx/modules/ngx_stream_module.so || apt-get install -y -qq --no-install-recommends nginx-light libnginx-mod-stream
+	cd bench && $(GO) build -o ../bin/kith-bench . && ../bin/kith-bench -kith ../bin/kith -o ../docs/performance.md
 
 .PHONY: clean
 clean: ## remove what was built here

@@ -88,7 +88,8 @@ func (a *simulated) dial(addr string, config *tls.Config) (*grpc.ClientConn, err
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: a.local}}
 	return grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }),
-		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true))
+		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true),
+		grpc.WithStaticStreamWindowSize(1<<20), grpc.WithStaticConnWindowSize(1<<20)) // as kith agent has them
 }
 
 func isServer(id spiffe.ID) error {

@@ -99,10 +99,13 @@ func dataSection(all samples) section {
 			"nginx (OpenSSL 3.0) uses X25519, has its log off, and is one program for both sides. L4 is `--upstream` and `--expose` of a tcp service, L7 the HTTP proxy of `kith run` and `--expose` of an http service.",
 		figures: []figure{
 			upTo("CPU per GB, L4", all.of("gb", "kith"), "s", 2.0, "ghostunnel 2.61, nginx 2.21, HAProxy 2.42", beside("gb", " s")),
+			times("the same beside the nginx pair", all.of("gb", "kith"), all.of("gb", "nginx"), round2(2.0/2.21), "goal over nginx's anchor"),
 			plain("one connection, L4", all.of("gb/s", "kith"), "GB/s", "ghostunnel 0.40, nginx 0.41, HAProxy 0.48", beside("gb/s", "")),
 			upTo("CPU per request, L7, 16 connections, 1 KiB", all.of("request", "kith"), "µs", 70, "nginx 48, HAProxy 55 (L4 goal 40)", beside("request", " µs")),
+			times("the same beside the nginx pair", all.of("request", "kith"), all.of("request", "nginx"), round2(70.0/48), "goal over nginx's anchor"),
 			plain("requests a second, L7, 16 connections", all.of("request/s", "kith"), "", "nginx 17 k, HAProxy 21 k, Go mTLS 79 k", beside("request/s", "")),
 			upTo("CPU per new connection, L4, full handshake", all.of("connection", "kith"), "ms", 2.6, "ghostunnel 3.02 (ML-KEM), nginx 3.12, HAProxy 3.28 (X25519)", beside("connection", " ms")),
+			times("the same beside the nginx pair", all.of("connection", "kith"), all.of("connection", "nginx"), round2(2.6/3.12), "goal over nginx's anchor"),
 			upTo("p50 added to plain at 1 000 requests/s, L7", added("kith"), "ms", 0.30, "nginx 0.25, ghostunnel 0.32 (L4)", fmt.Sprintf("nginx pair %s, Go mTLS direct %s ms", number(added("nginx")), number(added("direct")))),
 			plain("p99 at 1 000 requests/s, L7", all.of("p99", "kith"), "ms", "", beside("p99", " ms")),
 			upTo("RSS of both proxies, L4, under load", all.of("rss-l4", "kith"), "MiB", 36, "ghostunnel 50–63, nginx 44–55, HAProxy 36–39", "nginx "+number(all.of("rss-l4", "nginx"))),

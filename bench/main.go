@@ -151,5 +151,6 @@ func roles() map[string]func(context.Context, []string) error {
 		"streams": streamsRole,
 		"first":   firstRole,
 		"backend": backendRole,
+		"bare":    bareRole,
 	}
 }

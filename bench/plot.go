@@ -52,7 +52,7 @@ func (c chart) svg() string {
 	fmt.Fprintf(&b, "<text x=\"12\" y=\"24\" font-size=\"15\" font-weight=\"600\" fill=\"#1b1f24\">%s</text>\n", html.EscapeString(c.title))
 	scaleName := c.unit
 	if c.log {
-		scaleName += ", log scale"
+		scaleName = strings.TrimPrefix(scaleName+", log scale", ", ")
 	}
 	fmt.Fprintf(&b, "<text x=\"%d\" y=\"24\" text-anchor=\"end\" fill=\"#57606a\">%s</text>\n", chartWidth-12, html.EscapeString(scaleName))
 	y := 38.0

@@ -31,6 +31,12 @@ func atLeast(what string, value float64, unit string, goal float64, anchor, besi
 	return figure{what: what, value: value, unit: unit, goal: goal, anchor: anchor, beside: beside}
 }
 
+// times is a figure as a multiple of another of the same run, which is what
+// counts on a machine that has other work.
+func times(what string, ours, other, goal float64, derived string) figure {
+	return figure{what: what, value: ours / other, unit: "×", goal: goal, atMost: true, anchor: derived}
+}
+
 // plain is a figure without a goal.
 func plain(what string, value float64, unit, anchor, beside string) figure {
 	return figure{what: what, value: value, unit: unit, anchor: anchor, beside: beside}

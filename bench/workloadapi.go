@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -32,8 +34,9 @@ func workloadAPI(ctx context.Context, b *bench) (section, error) {
 	}
 	s := section{
 		title: "Workload API",
-		intro: "A real `kith server` and `kith agent`. A fetch is a new connection, `FetchX509SVID`, its first message, and the close. " +
-			"1 000 streams are held by processes of three users (one user may hold 512), each stream over its own connection; the fan-out is that of a renewal of every SVID.",
+		intro: "A real `kith server` and `kith agent`. A fetch is a new connection, `FetchX509SVID`, its first message, and the close, eight at a time. " +
+			"1 000 streams are held by processes of three users (one user may hold 512), each stream over its own connection; the fan-out is that of a renewal of every SVID. " +
+			"*Only gRPC* is a server in a process of its own that asks nobody anything and sends a message of the same size: the floor for whatever speaks this protocol with grpc-go.",
 	}
 	steps := []func(context.Context, *domain) ([]figure, []chart, error){fetches, firstIdentities, openStreams, liveIdentity}
 	for _, step := range steps {
@@ -46,38 +49,71 @@ func workloadAPI(ctx context.Context, b *bench) (section, error) {
 	return s, nil
 }
 
-// fetches measures fetches one after the other.
-func fetches(ctx context.Context, d *domain) ([]figure, []chart, error) {
-	fetch := func() error {
-		one, cancel := context.WithCancel(ctx)
-		defer cancel()
-		stream, conn, err := openStream(one, d.agentSocket())
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		_, err = stream.Recv()
+// endpoint is a Workload API: the agent's, or the bare one beside it.
+type endpoint struct {
+	socket  string
+	program *process
+}
+
+// both are the agent's Workload API and one that is only gRPC.
+func both(ctx context.Context, d *domain) (agent, floor endpoint, stop func(), err error) {
+	agent = endpoint{d.agentSocket(), d.agent}
+	self, err := os.Executable()
+	if err != nil {
+		return agent, floor, nil, err
+	}
+	floor.socket = filepath.Join(d.dir, "bare.sock")
+	if floor.program, err = start(ctx, d.env, d.dir, self, "bare", floor.socket); err != nil {
+		return agent, floor, nil, err
+	}
+	stop = func() { floor.program.stop(); os.Remove(floor.socket) }
+	return agent, floor, stop, floor.program.accepts("unix", floor.socket)
+}
+
+func (e endpoint) fetch(ctx context.Context) error {
+	one, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, conn, err := openStream(one, e.socket)
+	if err != nil {
 		return err
 	}
-	if err := d.agent.until(10*time.Second, fetch); err != nil { // until the agent has the rules
+	defer conn.Close()
+	_, err = stream.Recv()
+	return err
+}
+
+// fetches measures fetches, eight at a time, so that what is counted is not the
+// falling asleep and waking up of a machine that waits.
+func fetches(ctx context.Context, d *domain) ([]figure, []chart, error) {
+	agent, floor, stop, err := both(ctx, d)
+	if err != nil {
 		return nil, nil, err
 	}
-	var cpu, client []float64
-	for round := range 7 {
-		before, own, n := cpuOf(d.agent.pid()), selfCPU(), 100
-		for range n {
-			if err := fetch(); err != nil {
+	defer stop()
+	if err := d.agent.until(10*time.Second, func() error { return agent.fetch(ctx) }); err != nil { // until it has the rules
+		return nil, nil, err
+	}
+	var cpu [2][]float64
+	var client []float64
+	for round := range 9 {
+		for i, e := range []endpoint{agent, floor} {
+			before, own, n := cpuOf(e.program.pid()), selfCPU(), 200
+			if err := parallelN(n, 8, func(int) error { return e.fetch(ctx) }); err != nil {
 				return nil, nil, err
 			}
-		}
-		if round > 0 { // the first one finds everything cold
-			cpu, client = append(cpu, ms(cpuOf(d.agent.pid())-before)/float64(n)), append(client, ms(selfCPU()-own)/float64(n))
+			if round > 0 { // the first one finds everything cold
+				cpu[i], client = append(cpu[i], ms(cpuOf(e.program.pid())-before)/float64(n)), append(client, ms(selfCPU()-own)/float64(n))
+			}
 		}
 	}
-	value := median(cpu)
-	return []figure{upTo("X.509 fetch, new connection, agent's CPU", value, "ms", 0.4, "SPIRE 1.2–1.6", "the client (Go, gRPC) "+number(median(client)))},
+	value, bare := median(cpu[0]), median(cpu[1])
+	return []figure{
+			upTo("X.509 fetch, new connection, agent's CPU", value, "ms", 0.4, "SPIRE 1.2–1.6",
+				fmt.Sprintf("only gRPC %s, the client (Go, gRPC) %s", number(bare), number(median(client)))),
+			plain("what the agent adds to gRPC", value-bare, "ms", "", ""),
+		},
 		[]chart{{title: "X.509 fetch over a new connection, agent's CPU", unit: "ms", groups: []group{{goal: 0.4, bars: []bar{
-			{"kith", value, true}, {"SPIRE agent, low (anchor)", 1.2, false}, {"SPIRE agent, high (anchor)", 1.6, false},
+			{"kith", value, true}, {"only gRPC", bare, false}, {"SPIRE agent, low (anchor)", 1.2, false}, {"SPIRE agent, high (anchor)", 1.6, false},
 		}}}}}, nil
 }
 
@@ -104,9 +140,48 @@ func firstIdentities(ctx context.Context, d *domain) ([]figure, []chart, error) 
 	}, nil, nil
 }
 
-// openStreams measures memory and fan-out of many streams.
+// fan is what many streams cost an endpoint.
+type fan struct {
+	each       float64   // KiB of anonymous memory a stream
+	spans, cpu []float64 // ms of each fan-out
+}
+
+// openStreams measures memory and fan-out of many streams, of the agent and then
+// of gRPC alone.
 func openStreams(ctx context.Context, d *domain) ([]figure, []chart, error) {
-	before := memoryOf(d.agent.pid())
+	agent, floor, stop, err := both(ctx, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer stop()
+	ours, err := fanOut(ctx, agent)
+	if err != nil {
+		return nil, nil, err
+	}
+	bare, err := fanOut(ctx, floor)
+	if err != nil {
+		return nil, nil, err
+	}
+	span, floorSpan := median(ours.spans), median(bare.spans)
+	return []figure{
+			upTo("memory per open stream, anonymous", ours.each, "KiB", 20, "SPIRE 41–50", "only gRPC "+number(bare.each)),
+			upTo("fan-out of a change to 1 000 streams, first to last", span, "ms", 50, "SPIRE 176–873",
+				fmt.Sprintf("slowest of 9: %s; only gRPC %s", number(quantile(ours.spans, 1)), number(floorSpan))),
+			plain("agent's CPU per fan-out", median(ours.cpu), "ms", "", "only gRPC "+number(median(bare.cpu))),
+		}, []chart{
+			{title: "Agent's memory per open stream", unit: "KiB", groups: []group{{goal: 20, bars: []bar{
+				{"kith", ours.each, true}, {"only gRPC", bare.each, false}, {"SPIRE agent, low (anchor)", 41, false}, {"SPIRE agent, high (anchor)", 50, false},
+			}}}},
+			{title: "A change reaches 1 000 streams, first to last", unit: "ms", groups: []group{{goal: 50, bars: []bar{
+				{"kith", span, true}, {"only gRPC", floorSpan, false}, {"SPIRE agent, low (anchor)", 176, false}, {"SPIRE agent, high (anchor)", 873, false},
+			}}}},
+		}, nil
+}
+
+// fanOut opens the streams and has everything sent again, nine times.
+func fanOut(ctx context.Context, e endpoint) (fan, error) {
+	pid := e.program.pid()
+	before := memoryOf(pid)
 	var helpers []*helper
 	var counts []int
 	defer func() {
@@ -119,41 +194,32 @@ func openStreams(ctx context.Context, d *domain) ([]figure, []chart, error) {
 		if i == 0 {
 			n += streamsInAll % streamUsers
 		}
-		h, err := startHelper(ctx, uint32(firstUser+i), "streams", d.agentSocket(), fmt.Sprint(n))
+		h, err := startHelper(ctx, uint32(firstUser+i), "streams", e.socket, fmt.Sprint(n))
 		if err != nil {
-			return nil, nil, err
+			return fan{}, err
 		}
 		helpers, counts = append(helpers, h), append(counts, n)
 		if err := h.ask(&arrivals{}, "expect %d", n); err != nil {
-			return nil, nil, err
+			return fan{}, err
 		}
 	}
-	each := (memoryOf(d.agent.pid()).Anonymous - before.Anonymous) * 1024 / streamsInAll
-	var spans, cpu []float64
+	out := fan{each: (memoryOf(pid).Anonymous - before.Anonymous) * 1024 / streamsInAll}
 	for range 9 {
-		used := cpuOf(d.agent.pid())
-		if err := d.agent.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-			return nil, nil, err
+		used := cpuOf(pid)
+		if err := e.program.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			return fan{}, err
 		}
 		first, last := time.Duration(1<<62), time.Duration(0)
 		for i, h := range helpers {
 			var a arrivals
 			if err := h.ask(&a, "expect %d", counts[i]); err != nil {
-				return nil, nil, err
+				return fan{}, err
 			}
 			first, last = min(first, a.First), max(last, a.Last)
 		}
-		spans, cpu = append(spans, ms(last-first)), append(cpu, ms(cpuOf(d.agent.pid())-used))
+		out.spans, out.cpu = append(out.spans, ms(last-first)), append(out.cpu, ms(cpuOf(pid)-used))
 	}
-	span := median(spans)
-	return []figure{
-			upTo("memory per open stream, anonymous", each, "KiB", 20, "SPIRE 41–50", ""),
-			upTo("fan-out of a change to 1 000 streams, first to last", span, "ms", 50, "SPIRE 176–873", "slowest of 9: "+number(quantile(spans, 1))),
-			plain("agent's CPU per fan-out", median(cpu), "ms", "", ""),
-		}, []chart{
-			{title: "Agent's memory per open stream", unit: "KiB", groups: []group{{goal: 20, bars: []bar{{"kith", each, true}, {"SPIRE agent, low (anchor)", 41, false}, {"SPIRE agent, high (anchor)", 50, false}}}}},
-			{title: "A change reaches 1 000 streams, first to last", unit: "ms", groups: []group{{goal: 50, bars: []bar{{"kith", span, true}, {"SPIRE agent, low (anchor)", 176, false}, {"SPIRE agent, high (anchor)", 873, false}}}}},
-		}, nil
+	return out, nil
 }
 
 // liveIdentity times a new identity, and the end of one, on an open stream.
