@@ -16,6 +16,7 @@ import (
 
 const (
 	maxConnections   = 8192             // accepted at once by one listener
+	maxOfOnePeer     = 2048             // of those with one identity, so that the others find room
 	maxHandshakes    = 512              // under way at once in one listener
 	longestAcceptGap = time.Second      // between two attempts after an accept error
 	keepAlivePeriod  = 30 * time.Second // so that a vanished peer frees its slot
@@ -146,7 +147,10 @@ func (w *Workload) prove(ctx context.Context, tracked *acceptedConn, config *tls
 		return nil, err
 	}
 	tracked.chain, tracked.met = conn.ConnectionState().PeerCertificates, w.cfg.Now()
-	w.accepts.add(tracked)
+	if !w.accepts.add(tracked) {
+		tracked.Close()
+		return nil, errCrowded
+	}
 	if w.identity.Load() != known { // the bundle may have changed before it was added
 		w.accepts.check(w, tracked)
 	}
@@ -170,6 +174,7 @@ type acceptedConn struct {
 	gone func(*acceptedConn)
 
 	chain []*x509.Certificate // set before it is added to conns
+	peer  spiffe.ID           // set by add
 	met   time.Time           // when the chain was verified
 }
 
@@ -194,20 +199,42 @@ func (c *acceptedConn) CloseWrite() error {
 type conns struct {
 	mu  sync.Mutex
 	all map[*acceptedConn]struct{} // guarded by mu
+	of  map[spiffe.ID]int          // how many each peer has; guarded by mu
 }
 
-func (c *conns) init() { c.all = make(map[*acceptedConn]struct{}) }
+func (c *conns) init() {
+	c.all, c.of = make(map[*acceptedConn]struct{}), make(map[spiffe.ID]int)
+}
 
-func (c *conns) add(conn *acceptedConn) {
+// errCrowded says that a peer has as many connections as one may have.
+var errCrowded = errors.New("peer has enough connections")
+
+// add reports whether there is room for one more of this peer.
+func (c *conns) add(conn *acceptedConn) bool {
+	var err error
+	if conn.peer, err = spiffe.CertificateID(conn.chain[0]); err != nil {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.of[conn.peer] >= maxOfOnePeer {
+		return false
+	}
 	c.all[conn] = struct{}{}
+	c.of[conn.peer]++
+	return true
 }
 
 func (c *conns) remove(conn *acceptedConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if _, here := c.all[conn]; !here {
+		return
+	}
 	delete(c.all, conn)
+	if c.of[conn.peer]--; c.of[conn.peer] <= 0 {
+		delete(c.of, conn.peer)
+	}
 }
 
 // verifyAgain closes the connections whose peer the present bundles no longer
