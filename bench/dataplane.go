@@ -114,8 +114,10 @@ func dataSection(all samples) section {
 	}
 	bars := func(heading, what string, goal float64) group {
 		return group{heading: heading, goal: goal, bars: []bar{
-			{"kith, both proxies", all.of(what, "kith"), true}, {"nginx pair, both proxies", all.of(what, "nginx"), false},
-			{"Go mTLS direct, both ends", all.of(what, "direct"), false}, {"plain TCP, both ends", all.of(what, "plain"), false},
+			{"kith, both proxies", all.of(what, "kith"), true},
+			{"nginx pair, both proxies", all.of(what, "nginx"), false},
+			{"Go mTLS direct, both ends", all.of(what, "direct"), false},
+			{"plain TCP, both ends", all.of(what, "plain"), false},
 		}}
 	}
 	s.charts = []chart{

@@ -217,8 +217,10 @@ func deciding(ctx context.Context, b *bench) (section, error) {
 		s.figures = append(s.figures, upTo(grouped(int64(n))+" rules", ours.CPU, fmt.Sprintf("ns (%s)", number(ours.Allocs)), goals[i], anchors[i],
 			fmt.Sprintf("CEL %s, Cedar %s, OPA %s", all["cel"].text(), all["cedar"].text(), all["opa"].text())))
 		plot.groups = append(plot.groups, group{heading: grouped(int64(n)) + " rules", goal: goals[i], bars: []bar{
-			{"kith", ours.CPU, true}, {"CEL, bucketed", all["cel"].typical().CPU, false},
-			{"Cedar, sliced by hand", all["cedar"].typical().CPU, false}, {"OPA, rule-indexed", all["opa"].typical().CPU, false},
+			{"kith", ours.CPU, true},
+			{"CEL, bucketed", all["cel"].typical().CPU, false},
+			{"Cedar, sliced by hand", all["cedar"].typical().CPU, false},
+			{"OPA, rule-indexed", all["opa"].typical().CPU, false},
 		}})
 		last = all
 	}

@@ -177,8 +177,16 @@ func TestThreatT16AnotherUserIsNobody(t *testing.T) {
 	kith := program(t, h)
 	env := []string{"env", "KITH_RUN_DIR=" + filepath.Join(h.Dir, "run"), "HOME=" + h.Dir, "KITH_STATE_DIR=" + filepath.Join(h.Dir, "none")}
 	for _, verb := range [][]string{
-		{"nodes"}, {"nodes", "add", "x", "--class", "dev"}, {"nodes", "ban", "dev"}, {"allow", "web", "GET /", "on", "orders"}, {"services"}, {"ids"},
-		{"get", "svid", "--as", "web"}, {"get", "svid"}, {"run", "--as", "web", "--", "true"}, {"why", "last"},
+		{"nodes"},
+		{"nodes", "add", "x", "--class", "dev"},
+		{"nodes", "ban", "dev"},
+		{"allow", "web", "GET /", "on", "orders"},
+		{"services"},
+		{"ids"},
+		{"get", "svid", "--as", "web"},
+		{"get", "svid"},
+		{"run", "--as", "web", "--", "true"},
+		{"why", "last"},
 	} {
 		command := append(append(append([]string(nil), env...), kith), verb...)
 		out := mustFail(t, h, "kith "+strings.Join(verb, " ")+" by another user", "setpriv", asUser(stranger, command...)...)

@@ -239,7 +239,9 @@ func TestThreatT07RequestsWithoutTheHeader(t *testing.T) {
 	h.Kith("get", "svid", "--as", "web", "--dir", filepath.Join(h.Dir, "before"))
 	const method = "http://localhost/SpiffeWorkloadAPI/FetchX509SVID"
 	for _, args := range [][]string{
-		{"--http1.1", "http://localhost/"}, {"--http1.1", "-X", "POST", method}, {"--http2-prior-knowledge", "-X", "POST", method},
+		{"--http1.1", "http://localhost/"},
+		{"--http1.1", "-X", "POST", method},
+		{"--http2-prior-knowledge", "-X", "POST", method},
 		{"--http2-prior-knowledge", "-X", "POST", "-H", "content-type: application/grpc", "-H", "te: trailers", "--data-binary", "@/dev/null", method},
 		{"--http2-prior-knowledge", "-X", "POST", "-H", "content-type: application/grpc", "-H", "workload.spiffe.io: false", "--data-binary", "@/dev/null", method},
 		{"--http2-prior-knowledge", "-X", "POST", "-H", "content-type: application/grpc", "-H", "workload.spiffe.io: true", "-H", "x: " + strings.Repeat("y", 70<<10), "--data-binary", "@/dev/null", method},
