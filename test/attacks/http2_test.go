@@ -179,7 +179,7 @@ func TestAttack15IdentityHeaders(t *testing.T) {
 		for i := 8; i+1 < len(fields); i += 2 {
 			fmt.Fprintf(&raw, "%s: %s\r\n", fields[i], fields[i+1])
 		}
-		if got := s.say(raw.String() + "\r\n"); got.ok() != 1 {
+		if got := s.sayAwaiting(raw.String()+"\r\n", 1); got.ok() != 1 {
 			t.Fatalf("got %v", got.status)
 		}
 		seen := b.seen()
