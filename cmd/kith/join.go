@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -18,24 +19,48 @@ import (
 // joinVerb makes this host a node, by the line that kith nodes add printed.
 func (a *app) joinVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "join ADDRESS/PIN/TOKEN", Short: "make this host a node, by the line that kith nodes add printed", Args: exactly(1),
+		Use: "join ADDRESS/PIN/TOKEN | -", Short: "make this host a node, by the line that kith nodes add printed", Args: exactly(1),
 		Long: `Join a trust domain: make the node key, prove to the server of ADDRESS - which has
 to show the root that PIN names - by TOKEN that this host may come in, and keep
 the node's SVID. The token works once; from then on the node key is the proof.
+With - the line is read from standard input: arguments can be seen by every user
+of this host while the command runs.
 
 With --admin this user becomes an admin of the server instead: the admin SVID is
 kept in a directory of theirs, and kith --server ADDRESS asks that server. It is
 renewed by use; one that was not used for its whole life needs a new line.`,
-		Example: "  kith join control.acme.example:8440/sha256-…/…\n  kith join --admin control.acme.example:8444/sha256-…/…",
+		Example: "  kith join control.acme.example:8440/sha256-…/…\n  kith join - < line\n  kith join --admin control.acme.example:8444/sha256-…/…",
 	}
 	admin := cmd.Flags().Bool("admin", false, "become an admin, by the line that kith ids admins add printed")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *admin {
-			return a.joinAdmin(cmd.Context(), args[0])
+		text, err := a.joinText(args[0])
+		if err != nil {
+			return err
 		}
-		return a.join(cmd.Context(), args[0])
+		if *admin {
+			return a.joinAdmin(cmd.Context(), text)
+		}
+		return a.join(cmd.Context(), text)
 	}
 	return cmd
+}
+
+// joinText is the line itself, or what standard input says for "-". The words
+// "kith join" before it are what people copy along.
+func (a *app) joinText(arg string) (string, error) {
+	if arg != "-" {
+		return arg, nil
+	}
+	const longest = 4 << 10
+	text, err := io.ReadAll(io.LimitReader(a.stdin, longest))
+	if err != nil {
+		return "", fmt.Errorf("read the join line: %w", err)
+	}
+	line := strings.TrimSpace(string(text))
+	for _, word := range []string{"kith ", "join ", "--admin "} {
+		line = strings.TrimSpace(strings.TrimPrefix(line, word))
+	}
+	return line, nil
 }
 
 // joinLine is what kith nodes add printed, taken apart.
