@@ -18,7 +18,7 @@ func (s samples) add(what, target string, value float64) {
 
 func (s samples) of(what, target string) float64 { return median(s[what][target]) }
 
-const dataRounds = 5
+const dataRounds = 4
 
 // dataPlane compares the ways to the backend, in turn.
 func dataPlane(ctx context.Context, b *bench) (section, error) {

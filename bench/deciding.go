@@ -184,7 +184,7 @@ func race(ctx context.Context, b *bench, names []string, rules int, pairs string
 			return nil, fmt.Errorf("engine %s, %d rules: %w", name, rules, err)
 		}
 	}
-	for range 7 {
+	for range 5 {
 		for _, name := range names {
 			if err := all[name].slice(b.scaled(120 * time.Millisecond)); err != nil {
 				return nil, err

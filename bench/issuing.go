@@ -265,7 +265,7 @@ type cost struct {
 func alternate(b *bench, batch int, first, second work) (cost, cost, error) {
 	var cpus, rates [2][]float64
 	slice := b.scaled(250 * time.Millisecond)
-	for range 10 {
+	for range 8 {
 		for i, do := range []work{first, second} {
 			n, began, before := 0, time.Now(), selfCPU()
 			for time.Since(began) < slice {

@@ -120,8 +120,18 @@ func load() string {
 	return first
 }
 
-// stolen is the processor time that everything on this machine but us has
-// used: what an absolute figure has to be read with.
+// familyCPU is the processor time of this process and of all that it started and
+// that has ended.
+func familyCPU() time.Duration {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &usage); err != nil {
+		return 0
+	}
+	return selfCPU() + time.Duration(usage.Utime.Nano()+usage.Stime.Nano())
+}
+
+// busy is the processor time that everything on this machine has used: what an
+// absolute figure has to be read with.
 func busy() time.Duration {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
