@@ -128,7 +128,7 @@ func (e *Etcd) write(ctx context.Context, txn registry.Txn, a *attempt) (done bo
 		return false, nil
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		e.health.refuse("the database has reached its quota")
-		return false, fault.Hint(fmt.Errorf("%w: it is read-only: the database has reached its quota", registry.ErrAway), "kith status")
+		return e.afterNoSpace(ctx, a)
 	case errors.Is(err, rpctypes.ErrRequestTooLarge):
 		return false, fault.Wrap(fault.Invalid, err)
 	}
@@ -141,6 +141,31 @@ func (e *Etcd) write(ctx context.Context, txn registry.Txn, a *attempt) (done bo
 	}
 	pause(ctx)
 	return false, nil
+}
+
+// afterNoSpace tells the two meanings of ErrNoSpace apart: the member refuses a
+// write before applying it, but one that itself passes the quota is applied, and
+// refused all the same.
+func (e *Etcd) afterNoSpace(ctx context.Context, a *attempt) (done bool, err error) {
+	response, err := e.client.Get(ctx, revisionKey)
+	if err != nil {
+		a.sent = true
+		return false, e.commitError(*a, err)
+	}
+	now, err := decodeRevision(response.Kvs)
+	if err != nil {
+		return false, err
+	}
+	if now.version >= a.next.version {
+		if ours, err := e.happened(ctx, *a, now); ours || err != nil {
+			return ours, err
+		}
+	}
+	refused := fmt.Errorf("%w: it is read-only: the database has reached its quota", registry.ErrAway)
+	if a.sent { // an earlier try of this commit was cut off, and may still come
+		refused = fmt.Errorf("%w: %w", registry.ErrUncertain, refused)
+	}
+	return false, fault.Hint(refused, "kith status")
 }
 
 // base is the revision to write on, and the first condition that does not hold
