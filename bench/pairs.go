@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"time"
 )
 
@@ -122,7 +123,7 @@ func (p *pairs) startKith(ctx context.Context, b *bench, at addresses) (*target,
 const nginxConf = `load_module %[1]s;
 daemon off;
 pid %[2]s/nginx.pid;
-worker_processes auto;
+worker_processes %[9]d;
 error_log %[2]s/nginx.log warn;
 events { worker_connections 1024; }
 http {
@@ -179,7 +180,7 @@ func (p *pairs) startNginx(ctx context.Context, dir string, at addresses) (*targ
 		}
 	}
 	for name, text := range map[string]string{
-		"nginx.conf":  fmt.Sprintf(nginxConf, module, dir, ports[0], ports[1], at.HTTP, ports[2], ports[3], at.Bytes),
+		"nginx.conf":  fmt.Sprintf(nginxConf, module, dir, ports[0], ports[1], at.HTTP, ports[2], ports[3], at.Bytes, runtime.NumCPU()),
 		"client.conf": fmt.Sprintf(nginxClient, dir),
 		"server.conf": fmt.Sprintf(nginxServer, dir),
 	} {
@@ -199,6 +200,12 @@ func (p *pairs) startNginx(ctx context.Context, dir string, at addresses) (*targ
 	if err := nginx.accepts("tcp", t.bytes); err != nil {
 		return nil, err
 	}
-	t.pids = append(childrenOf(nginx.pid()), nginx.pid())
-	return t, nil
+	err = nginx.until(10*time.Second, func() error { // every worker, or its time would not count
+		workers := childrenOf(nginx.pid())
+		if t.pids = append(workers, nginx.pid()); len(workers) != runtime.NumCPU() {
+			return fmt.Errorf("%d workers, not %d", len(workers), runtime.NumCPU())
+		}
+		return nil
+	})
+	return t, err
 }
