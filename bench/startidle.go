@@ -139,14 +139,16 @@ func manyIdentities(ctx context.Context, b *bench) ([]figure, []chart, error) {
 	share := float64(cpuOf(server...)+cpuOf(store...)-idle) / float64(time.Since(from))
 	m, ms := memoryOf(server...), memoryOf(store...)
 	name := grouped(int64(total)) + " static identities"
-	return []figure{
+	figures := []figure{
 		upTo("load "+name, loadTook, "s", 10, "SPIRE 590 s", fmt.Sprintf("CPU-s: server %s, store %s", number(loadCPU), number(loadStore))),
 		upTo("cold start with "+name, cold, "s", 2, "SPIRE 10.5 s", fmt.Sprintf("server's CPU %s s", number(coldCPU))),
 		upTo("server's RSS with "+name, m.RSS, "MiB", 150, "SPIRE 306 MiB, 418 at its peak", fmt.Sprintf("anonymous %s; store: RSS %s, anonymous %s MiB", number(m.Anonymous), number(ms.RSS), number(ms.Anonymous))),
 		upTo("idle with "+name+", server and store", share, "cores", 0.005, "SPIRE 0.46", ""),
-	}, []chart{{title: "With " + name, unit: "", log: true, groups: []group{
+	}
+	charts := []chart{{title: "With " + name, unit: "", log: true, groups: []group{
 		{heading: "load, s", goal: 10, bars: []bar{{"kith", loadTook, true}, {"SPIRE (anchor)", 590, false}}},
 		{heading: "cold start, s", goal: 2, bars: []bar{{"kith", cold, true}, {"SPIRE (anchor)", 10.5, false}}},
 		{heading: "RSS, MiB", goal: 150, bars: []bar{{"kith server", m.RSS, true}, {"SPIRE server (anchor)", 306, false}}},
-	}}}, nil
+	}}}
+	return figures, charts, nil
 }

@@ -163,19 +163,21 @@ func openStreams(ctx context.Context, d *domain) ([]figure, []chart, error) {
 		return nil, nil, err
 	}
 	span, floorSpan := median(ours.spans), median(bare.spans)
-	return []figure{
+	figures := []figure{
 		upTo("memory per open stream, anonymous", ours.each, "KiB", 20, "SPIRE 41–50", "only gRPC "+number(bare.each)),
 		upTo("fan-out of a change to 1 000 streams, first to last", span, "ms", 50, "SPIRE 176–873",
 			fmt.Sprintf("slowest of 9: %s; only gRPC %s", number(quantile(ours.spans, 1)), number(floorSpan))),
 		plain("agent's CPU per fan-out", median(ours.cpu), "ms", "", "only gRPC "+number(median(bare.cpu))),
-	}, []chart{
+	}
+	charts := []chart{
 		{title: "Agent's memory per open stream", unit: "KiB", groups: []group{{goal: 20, bars: []bar{
 			{"kith", ours.each, true}, {"only gRPC", bare.each, false}, {"SPIRE agent, low (anchor)", 41, false}, {"SPIRE agent, high (anchor)", 50, false},
 		}}}},
 		{title: "A change reaches 1 000 streams, first to last", unit: "ms", groups: []group{{goal: 50, bars: []bar{
 			{"kith", span, true}, {"only gRPC", floorSpan, false}, {"SPIRE agent, low (anchor)", 176, false}, {"SPIRE agent, high (anchor)", 873, false},
 		}}}},
-	}, nil
+	}
+	return figures, charts, nil
 }
 
 // fanOut opens the streams and has everything sent again, nine times.
