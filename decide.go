@@ -32,6 +32,13 @@ type Request struct {
 	Port uint16
 	// GRPC says that the request came with a gRPC content type.
 	GRPC bool
+	// Query is the request target's query as sent, without the question mark.
+	// Rules with conditions read it.
+	Query string
+	// Headers gives the values of a header field, as an http.Header does; nil if
+	// there are none. They must not change while the request is decided or held.
+	// Rules with conditions read them.
+	Headers interface{ Values(name string) []string }
 }
 
 // Decision is the answer of policy to one request. The zero Decision denies.
@@ -47,6 +54,9 @@ type Decision struct {
 	Reason string
 	// Revision is the revision of the policy that decided.
 	Revision uint64
+	// Observed says that Allowed is true only because the service is in observe
+	// mode: Rule and Reason are those of a denial.
+	Observed bool
 	// Path is the normal form of the path: what was decided, and the only thing
 	// that may be forwarded.
 	Path string
@@ -142,7 +152,7 @@ func (w *Workload) judge(peer *Peer, request *Request, now time.Time, d *Decisio
 	d.Path = asked.Path
 	*verdict = ruling.table.Decide(peer.in(ruling.table), asked)
 	d.Allowed, d.Rule = verdict.Effect == policy.Allow, verdict.Rule
-	d.Reason, d.Revision = verdict.Reason.String(), verdict.Revision
+	d.Reason, d.Revision, d.Observed = verdict.Reason.String(), verdict.Revision, verdict.Observed
 }
 
 // asked is the request in policy's words, its path as it was sent.

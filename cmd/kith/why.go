@@ -254,6 +254,11 @@ func reasonText(d *pb.Decision) string {
 		"guardrail_deny":       "a guardrail of the platform matches",
 		"outside_boundary":     "outside the boundary of the platform",
 		"peer_revoked":         "the caller's identity was revoked",
+		"cond_false":           "a rule would allow it, but its condition does not hold",
+		"cond_error":           "a condition could not be evaluated",
+		"token_missing":        "a rule would allow it with a user's token, and there is none",
+		"token_invalid":        "the user's token is not valid",
+		"external_deny":        "a rule allows it, but the external decision does not",
 	}
 	if text := words[d.GetReason()]; text != "" {
 		return d.GetReason() + ": " + text

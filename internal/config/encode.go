@@ -69,7 +69,10 @@ func (f *stateFile) put(o *pb.Object) error {
 		s := k.Service
 		b := serviceBody{
 			Identities: s.GetIdentities(), Protocol: s.GetProtocol(),
-			RunAs: s.GetRunAs(), Endpoints: s.GetEndpoints(),
+			RunAs: s.GetRunAs(), Endpoints: s.GetEndpoints(), Mode: serviceMode(s.GetMode()),
+		}
+		if f := s.GetForwarded(); len(f.GetBy()) > 0 || f.GetHops() != 0 {
+			b.Forwarded = &forwarded{By: f.GetBy(), Hops: count(f.GetHops())}
 		}
 		if p := s.GetPaths(); p.GetKeepEncodedSlash() || p.GetKeepDoubleSlash() {
 			b.Paths = &pathOptions{EncodedSlash: keep(p.GetKeepEncodedSlash()), DoubleSlash: keep(p.GetKeepDoubleSlash())}
@@ -80,6 +83,7 @@ func (f *stateFile) put(o *pb.Object) error {
 		f.Rules = append(f.Rules, rule{
 			Name: r.GetName(), From: r.GetFrom(), To: r.GetTo(), Allow: r.GetAllow(),
 			Deny: r.GetDeny(), Except: r.GetExcept(), Guardrail: r.GetGuardrail(),
+			Boundary: r.GetBoundary(), When: r.GetWhen(), Mode: ruleMode(r.GetMode()),
 		})
 	default:
 		return fault.Invalidf("object of no kind this version knows")

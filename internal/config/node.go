@@ -85,6 +85,8 @@ func nodeOf(v reflect.Value, tag reflect.StructTag) *yaml.Node {
 		return textNode(v.String())
 	case reflect.Bool:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: fmt.Sprint(v.Bool())}
+	case reflect.Uint16:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: fmt.Sprint(v.Uint())}
 	case reflect.Pointer:
 		return nodeOf(v.Elem(), tag)
 	case reflect.Struct:

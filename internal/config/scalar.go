@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -81,6 +82,43 @@ func (k *keep) UnmarshalText(text []byte) error {
 
 // MarshalText is only asked for a true one: the key is omitted otherwise.
 func (keep) MarshalText() ([]byte, error) { return []byte("keep"), nil }
+
+// ruleMode is the mode of a rule; enforce is what a rule without one does.
+type ruleMode string
+
+// UnmarshalText refuses a mode that does not exist.
+func (m *ruleMode) UnmarshalText(text []byte) error {
+	err := choose((*string)(m), text, "enforce", "shadow")
+	if *m == "enforce" {
+		*m = ""
+	}
+	return err
+}
+
+// serviceMode is the mode of a service; enforce is what a service without one does.
+type serviceMode string
+
+// UnmarshalText refuses a mode that does not exist.
+func (m *serviceMode) UnmarshalText(text []byte) error {
+	err := choose((*string)(m), text, "enforce", "observe")
+	if *m == "enforce" {
+		*m = ""
+	}
+	return err
+}
+
+// count is a small number.
+type count uint16
+
+// UnmarshalText reads a decimal number.
+func (c *count) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 10, 16)
+	*c = count(n)
+	if err != nil {
+		return fmt.Errorf("%q is not a number from 0 to 65535", text)
+	}
+	return nil
+}
 
 // choose sets *to to text if it is one of the words.
 func choose(to *string, text []byte, words ...string) error {

@@ -61,6 +61,13 @@ type serviceBody struct {
 	RunAs      []string     `yaml:"run_as,omitempty,flow"`
 	Paths      *pathOptions `yaml:"paths,omitempty,flow"`
 	Endpoints  []string     `yaml:"endpoints,omitempty,flow"`
+	Mode       serviceMode  `yaml:"mode,omitempty"`
+	Forwarded  *forwarded   `yaml:"forwarded,omitempty,flow"`
+}
+
+type forwarded struct {
+	By   sources `yaml:"by,omitempty,flow" form:"one-or-list"`
+	Hops count   `yaml:"hops,omitempty"`
 }
 
 type pathOptions struct {
@@ -77,6 +84,9 @@ type rule struct {
 	Deny      []string `yaml:"deny,omitempty"`
 	Except    sources  `yaml:"except,omitempty" form:"one-or-list"`
 	Guardrail bool     `yaml:"guardrail,omitempty"`
+	Boundary  []string `yaml:"boundary,omitempty"`
+	When      string   `yaml:"when,omitempty"`
+	Mode      ruleMode `yaml:"mode,omitempty"`
 }
 
 // sources is a list that may be written without brackets when it has one item.
@@ -214,7 +224,10 @@ const defaultProtocol = "http"
 func (b serviceBody) object(name, owner string) *pb.Object {
 	s := &pb.Service{
 		Name: name, Identities: b.Identities, Protocol: cmp.Or(b.Protocol, defaultProtocol),
-		RunAs: b.RunAs, Endpoints: b.Endpoints, Owner: owner,
+		RunAs: b.RunAs, Endpoints: b.Endpoints, Mode: string(b.Mode), Owner: owner,
+	}
+	if f := b.Forwarded; f != nil && (len(f.By) > 0 || f.Hops != 0) {
+		s.Forwarded = &pb.Forwarded{By: f.By, Hops: uint32(f.Hops)}
 	}
 	if p := b.Paths; p != nil && *p != (pathOptions{}) {
 		s.Paths = &pb.PathOptions{KeepEncodedSlash: bool(p.EncodedSlash), KeepDoubleSlash: bool(p.DoubleSlash)}
@@ -225,7 +238,7 @@ func (b serviceBody) object(name, owner string) *pb.Object {
 func (r rule) object(owner string) *pb.Object {
 	return &pb.Object{Kind: &pb.Object_Rule{Rule: &pb.Rule{
 		Name: r.Name, From: r.From, To: r.To, Allow: r.Allow, Deny: r.Deny,
-		Except: r.Except, Guardrail: r.Guardrail, Owner: owner,
+		Except: r.Except, Guardrail: r.Guardrail, Boundary: r.Boundary, When: r.When, Mode: string(r.Mode), Owner: owner,
 	}}}
 }
 

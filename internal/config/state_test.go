@@ -25,10 +25,11 @@ nodes:
 identities:
   - {name: pods,    nodes: [eks], id: "/{node.class}/{workload.k8s.ns}/{workload.k8s.sa}", ttl: 30m, default: true, hint: main}
 services:
-  orders: {identities: [/eks/shop/orders], protocol: http, run_as: [orders, 1000], paths: {encoded_slash: keep}}
+  orders: {identities: [/eks/shop/orders], protocol: http, run_as: [orders, 1000], paths: {encoded_slash: keep}, mode: observe, forwarded: {by: edge, hops: 2}}
 rules:
   - {name: web-reads, from: /eks/shop/web, to: orders, allow: ["GET /v1/orders/{**}", "POST /v1/orders"]}
-  - {name: no-batch,  from: ["/vms/*", any], to: orders, deny: ["tcp"], except: /vms/admin, guardrail: true}
+  - {name: no-batch,  from: ["/vms/*", any], to: orders, deny: ["tcp"], except: /vms/admin, guardrail: true, mode: enforce}
+  - {name: shop-only, from: "/eks/shop/**", to: any, boundary: ["* /{**}", tcp], when: 'request.time < timestamp("2030-01-01T00:00:00Z")', mode: shadow}
 `
 
 func designObjects() []*pb.Object {
@@ -41,6 +42,7 @@ func designObjects() []*pb.Object {
 		{Kind: &pb.Object_Service{Service: &pb.Service{
 			Name: "orders", Identities: []string{"/eks/shop/orders"}, Protocol: "http",
 			RunAs: []string{"orders", "1000"}, Paths: &pb.PathOptions{KeepEncodedSlash: true}, Owner: "shop",
+			Mode: "observe", Forwarded: &pb.Forwarded{By: []string{"edge"}, Hops: 2},
 		}}},
 		{Kind: &pb.Object_Rule{Rule: &pb.Rule{
 			Name: "web-reads", From: []string{"/eks/shop/web"}, To: "orders",
@@ -49,6 +51,10 @@ func designObjects() []*pb.Object {
 		{Kind: &pb.Object_Rule{Rule: &pb.Rule{
 			Name: "no-batch", From: []string{"/vms/*", "any"}, To: "orders", Deny: []string{"tcp"},
 			Except: []string{"/vms/admin"}, Guardrail: true, Owner: "shop",
+		}}},
+		{Kind: &pb.Object_Rule{Rule: &pb.Rule{
+			Name: "shop-only", From: []string{"/eks/shop/**"}, To: "any", Boundary: []string{"* /{**}", "tcp"},
+			When: `request.time < timestamp("2030-01-01T00:00:00Z")`, Mode: "shadow", Owner: "shop",
 		}}},
 	}
 }
@@ -79,8 +85,10 @@ func TestParseState(t *testing.T) {
 func TestStateFaultsNameTheLine(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
 		{"misspelt key", "rules:\n  - {name: a, form: b}", `s:2: unknown key "form" (nearest: from)`},
-		{"mode", "rules:\n  - name: a\n    mode: shadow", `s:3: unknown key "mode" (known: name, from, to, allow, deny, except, guardrail)`},
-		{"when", "rules:\n  - {name: a, when: x}", `s:2: unknown key "when" (known: name, from, to, allow, deny, except, guardrail)`},
+		{"mode of a rule", "rules:\n  - name: a\n    mode: shadw", `s:3: "shadw" is not one of enforce, shadow (nearest: shadow)`},
+		{"mode of a service", "services:\n  a: {mode: shadow}", `s:2: "shadow" is not one of enforce, observe`},
+		{"unknown key", "rules:\n  - {name: a, priority: 1}", `s:2: unknown key "priority" (known: name, from, to, allow, deny, except, guardrail, boundary, when, mode)`},
+		{"hops", "services:\n  a: {forwarded: {by: edge, hops: many}}", `s:2: "many" is not a number from 0 to 65535`},
 		{"survive", "survive: {control_plane_outage: 1h}", `s:1: key "survive" does not belong here: it configures a process; put it in kith.yaml`},
 		{"rule twice", "rules:\n- name: a\n- name: a", `s:3: rule "a" twice (first at s:2)`},
 		{"service twice", "services:\n  a: {}\n  a: {}", `s:3: key "a" twice (first in line 2)`},
@@ -183,6 +191,10 @@ services:
     run_as: [orders, "1000"]
     paths:
       encoded_slash: keep
+    mode: observe
+    forwarded:
+      by: edge
+      hops: 2
 `
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -255,8 +267,14 @@ func TestEncodeRoundTrips(t *testing.T) {
 		s := config.State{Objects: []*pb.Object{
 			{Kind: &pb.Object_NodeRule{NodeRule: &pb.NodeRule{Name: "n" + text.Draw(t, "name"), Require: text.Draw(t, "require"), Owner: text.Draw(t, "owner")}}},
 			{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{Name: "i", Nodes: list.Draw(t, "nodes"), Id: text.Draw(t, "id"), Hint: text.Draw(t, "hint")}}},
-			{Kind: &pb.Object_Service{Service: &pb.Service{Name: text.Draw(t, "service") + "s", Protocol: "p" + text.Draw(t, "protocol"), RunAs: list.Draw(t, "run_as")}}},
-			{Kind: &pb.Object_Rule{Rule: &pb.Rule{Name: "r", From: list.Draw(t, "from"), Allow: list.Draw(t, "allow"), Guardrail: rapid.Bool().Draw(t, "guardrail")}}},
+			{Kind: &pb.Object_Service{Service: &pb.Service{
+				Name: text.Draw(t, "service") + "s", Protocol: "p" + text.Draw(t, "protocol"), RunAs: list.Draw(t, "run_as"),
+				Mode: rapid.SampledFrom([]string{"", "observe"}).Draw(t, "mode"), Forwarded: rapid.SampledFrom([]*pb.Forwarded{nil, {By: list.Draw(t, "by"), Hops: 3}}).Draw(t, "forwarded"),
+			}}},
+			{Kind: &pb.Object_Rule{Rule: &pb.Rule{
+				Name: "r", From: list.Draw(t, "from"), Allow: list.Draw(t, "allow"), Guardrail: rapid.Bool().Draw(t, "guardrail"),
+				Boundary: list.Draw(t, "boundary"), When: text.Draw(t, "when"), Mode: rapid.SampledFrom([]string{"", "shadow"}).Draw(t, "shadow"),
+			}}},
 		}}
 		roundTrip(t, s)
 	})

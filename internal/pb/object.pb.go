@@ -247,6 +247,8 @@ type Service struct {
 	Paths         *PathOptions           `protobuf:"bytes,5,opt,name=paths,proto3" json:"paths,omitempty"`
 	Endpoints     []string               `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"` // static host:port
 	Owner         string                 `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
+	Mode          string                 `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`           // empty or enforce: decisions hold; observe: they are made and reported only
+	Forwarded     *Forwarded             `protobuf:"bytes,9,opt,name=forwarded,proto3" json:"forwarded,omitempty"` // whose word on the caller's address is taken
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -330,6 +332,74 @@ func (x *Service) GetOwner() string {
 	return ""
 }
 
+func (x *Service) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Service) GetForwarded() *Forwarded {
+	if x != nil {
+		return x.Forwarded
+	}
+	return nil
+}
+
+// Forwarded names the gateways in front of a service, and how many of them a
+// request passes.
+type Forwarded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            []string               `protobuf:"bytes,1,rep,name=by,proto3" json:"by,omitempty"`      // sources, as in Rule.from
+	Hops          uint32                 `protobuf:"varint,2,opt,name=hops,proto3" json:"hops,omitempty"` // which entry of X-Forwarded-For, from the right; 0 is 1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forwarded) Reset() {
+	*x = Forwarded{}
+	mi := &file_kith_v1_object_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forwarded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forwarded) ProtoMessage() {}
+
+func (x *Forwarded) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_object_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forwarded.ProtoReflect.Descriptor instead.
+func (*Forwarded) Descriptor() ([]byte, []int) {
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Forwarded) GetBy() []string {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
+func (x *Forwarded) GetHops() uint32 {
+	if x != nil {
+		return x.Hops
+	}
+	return 0
+}
+
 type Rule struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -340,13 +410,16 @@ type Rule struct {
 	Except        []string               `protobuf:"bytes,6,rep,name=except,proto3" json:"except,omitempty"` // sources a deny does not bind
 	Guardrail     bool                   `protobuf:"varint,7,opt,name=guardrail,proto3" json:"guardrail,omitempty"`
 	Owner         string                 `protobuf:"bytes,8,opt,name=owner,proto3" json:"owner,omitempty"`
+	When          string                 `protobuf:"bytes,9,opt,name=when,proto3" json:"when,omitempty"`          // CEL over request.*, peer.* and jwt.*; empty holds always
+	Mode          string                 `protobuf:"bytes,10,opt,name=mode,proto3" json:"mode,omitempty"`         // empty or enforce; shadow: computed and reported, never enforced
+	Boundary      []string               `protobuf:"bytes,11,rep,name=boundary,proto3" json:"boundary,omitempty"` // actions; whatever else the services it binds are asked is denied
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_kith_v1_object_proto_msgTypes[4]
+	mi := &file_kith_v1_object_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -358,7 +431,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[4]
+	mi := &file_kith_v1_object_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -371,7 +444,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{4}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Rule) GetName() string {
@@ -430,6 +503,27 @@ func (x *Rule) GetOwner() string {
 	return ""
 }
 
+func (x *Rule) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
+}
+
+func (x *Rule) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Rule) GetBoundary() []string {
+	if x != nil {
+		return x.Boundary
+	}
+	return nil
+}
+
 // One object of any kind; exactly one is set.
 type Object struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -446,7 +540,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kith_v1_object_proto_msgTypes[5]
+	mi := &file_kith_v1_object_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +552,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[5]
+	mi := &file_kith_v1_object_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +565,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Object) GetKind() isObject_Kind {
@@ -556,7 +650,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_kith_v1_object_proto_msgTypes[6]
+	mi := &file_kith_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +662,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[6]
+	mi := &file_kith_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +675,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Key) GetKind() string {
@@ -608,7 +702,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +714,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +727,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -663,7 +757,7 @@ type DirectoryEntry struct {
 
 func (x *DirectoryEntry) Reset() {
 	*x = DirectoryEntry{}
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +769,7 @@ func (x *DirectoryEntry) String() string {
 func (*DirectoryEntry) ProtoMessage() {}
 
 func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +782,7 @@ func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryEntry.ProtoReflect.Descriptor instead.
 func (*DirectoryEntry) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DirectoryEntry) GetService() string {
@@ -730,7 +824,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +836,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +849,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -800,15 +894,19 @@ type Decision struct {
 	Host          string                 `protobuf:"bytes,16,opt,name=host,proto3" json:"host,omitempty"`
 	Port          uint32                 `protobuf:"varint,17,opt,name=port,proto3" json:"port,omitempty"`
 	Node          string                 `protobuf:"bytes,18,opt,name=node,proto3" json:"node,omitempty"`
-	ToId          string                 `protobuf:"bytes,19,opt,name=to_id,json=toId,proto3" json:"to_id,omitempty"` // SPIFFE ID of the enforcement point
-	Hint          string                 `protobuf:"bytes,20,opt,name=hint,proto3" json:"hint,omitempty"`             // one-line fix, filled by whoever explains
+	ToId          string                 `protobuf:"bytes,19,opt,name=to_id,json=toId,proto3" json:"to_id,omitempty"`                         // SPIFFE ID of the enforcement point
+	Hint          string                 `protobuf:"bytes,20,opt,name=hint,proto3" json:"hint,omitempty"`                                     // one-line fix, filled by whoever explains
+	Observed      bool                   `protobuf:"varint,21,opt,name=observed,proto3" json:"observed,omitempty"`                            // rule and reason would have denied it, but the service is only observed
+	ShadowEffect  string                 `protobuf:"bytes,22,opt,name=shadow_effect,json=shadowEffect,proto3" json:"shadow_effect,omitempty"` // what rules in shadow mode would have made of it; empty: nothing else
+	ShadowRule    string                 `protobuf:"bytes,23,opt,name=shadow_rule,json=shadowRule,proto3" json:"shadow_rule,omitempty"`
+	ShadowReason  string                 `protobuf:"bytes,24,opt,name=shadow_reason,json=shadowReason,proto3" json:"shadow_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +918,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +931,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Decision) GetId() string {
@@ -976,6 +1074,34 @@ func (x *Decision) GetHint() string {
 	return ""
 }
 
+func (x *Decision) GetObserved() bool {
+	if x != nil {
+		return x.Observed
+	}
+	return false
+}
+
+func (x *Decision) GetShadowEffect() string {
+	if x != nil {
+		return x.ShadowEffect
+	}
+	return ""
+}
+
+func (x *Decision) GetShadowRule() string {
+	if x != nil {
+		return x.ShadowRule
+	}
+	return ""
+}
+
+func (x *Decision) GetShadowReason() string {
+	if x != nil {
+		return x.ShadowReason
+	}
+	return ""
+}
+
 var File_kith_v1_object_proto protoreflect.FileDescriptor
 
 const file_kith_v1_object_proto_rawDesc = "" +
@@ -996,7 +1122,7 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x05owner\x18\b \x01(\tR\x05owner\"g\n" +
 	"\vPathOptions\x12,\n" +
 	"\x12keep_encoded_slash\x18\x01 \x01(\bR\x10keepEncodedSlash\x12*\n" +
-	"\x11keep_double_slash\x18\x02 \x01(\bR\x0fkeepDoubleSlash\"\xd0\x01\n" +
+	"\x11keep_double_slash\x18\x02 \x01(\bR\x0fkeepDoubleSlash\"\x96\x02\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -1006,7 +1132,12 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x06run_as\x18\x04 \x03(\tR\x05runAs\x12*\n" +
 	"\x05paths\x18\x05 \x01(\v2\x14.kith.v1.PathOptionsR\x05paths\x12\x1c\n" +
 	"\tendpoints\x18\x06 \x03(\tR\tendpoints\x12\x14\n" +
-	"\x05owner\x18\a \x01(\tR\x05owner\"\xb4\x01\n" +
+	"\x05owner\x18\a \x01(\tR\x05owner\x12\x12\n" +
+	"\x04mode\x18\b \x01(\tR\x04mode\x120\n" +
+	"\tforwarded\x18\t \x01(\v2\x12.kith.v1.ForwardedR\tforwarded\"/\n" +
+	"\tForwarded\x12\x0e\n" +
+	"\x02by\x18\x01 \x03(\tR\x02by\x12\x12\n" +
+	"\x04hops\x18\x02 \x01(\rR\x04hops\"\xf8\x01\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04from\x18\x02 \x03(\tR\x04from\x12\x0e\n" +
@@ -1015,7 +1146,11 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x04deny\x18\x05 \x03(\tR\x04deny\x12\x16\n" +
 	"\x06except\x18\x06 \x03(\tR\x06except\x12\x1c\n" +
 	"\tguardrail\x18\a \x01(\bR\tguardrail\x12\x14\n" +
-	"\x05owner\x18\b \x01(\tR\x05owner\"\xd3\x01\n" +
+	"\x05owner\x18\b \x01(\tR\x05owner\x12\x12\n" +
+	"\x04when\x18\t \x01(\tR\x04when\x12\x12\n" +
+	"\x04mode\x18\n" +
+	" \x01(\tR\x04mode\x12\x1a\n" +
+	"\bboundary\x18\v \x03(\tR\bboundary\"\xd3\x01\n" +
 	"\x06Object\x120\n" +
 	"\tnode_rule\x18\x01 \x01(\v2\x11.kith.v1.NodeRuleH\x00R\bnodeRule\x12<\n" +
 	"\ridentity_rule\x18\x02 \x01(\v2\x15.kith.v1.IdentityRuleH\x00R\fidentityRule\x12,\n" +
@@ -1038,7 +1173,7 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
-	"\tspiffe_id\x18\x03 \x01(\tR\bspiffeId\"\xe5\x03\n" +
+	"\tspiffe_id\x18\x03 \x01(\tR\bspiffeId\"\xec\x04\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
@@ -1061,7 +1196,12 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x04port\x18\x11 \x01(\rR\x04port\x12\x12\n" +
 	"\x04node\x18\x12 \x01(\tR\x04node\x12\x13\n" +
 	"\x05to_id\x18\x13 \x01(\tR\x04toId\x12\x12\n" +
-	"\x04hint\x18\x14 \x01(\tR\x04hintB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
+	"\x04hint\x18\x14 \x01(\tR\x04hint\x12\x1a\n" +
+	"\bobserved\x18\x15 \x01(\bR\bobserved\x12#\n" +
+	"\rshadow_effect\x18\x16 \x01(\tR\fshadowEffect\x12\x1f\n" +
+	"\vshadow_rule\x18\x17 \x01(\tR\n" +
+	"shadowRule\x12#\n" +
+	"\rshadow_reason\x18\x18 \x01(\tR\fshadowReasonB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
 
 var (
 	file_kith_v1_object_proto_rawDescOnce sync.Once
@@ -1075,34 +1215,36 @@ func file_kith_v1_object_proto_rawDescGZIP() []byte {
 	return file_kith_v1_object_proto_rawDescData
 }
 
-var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_kith_v1_object_proto_goTypes = []any{
 	(*NodeRule)(nil),            // 0: kith.v1.NodeRule
 	(*IdentityRule)(nil),        // 1: kith.v1.IdentityRule
 	(*PathOptions)(nil),         // 2: kith.v1.PathOptions
 	(*Service)(nil),             // 3: kith.v1.Service
-	(*Rule)(nil),                // 4: kith.v1.Rule
-	(*Object)(nil),              // 5: kith.v1.Object
-	(*Key)(nil),                 // 6: kith.v1.Key
-	(*Bundle)(nil),              // 7: kith.v1.Bundle
-	(*DirectoryEntry)(nil),      // 8: kith.v1.DirectoryEntry
-	(*Endpoint)(nil),            // 9: kith.v1.Endpoint
-	(*Decision)(nil),            // 10: kith.v1.Decision
-	(*durationpb.Duration)(nil), // 11: google.protobuf.Duration
+	(*Forwarded)(nil),           // 4: kith.v1.Forwarded
+	(*Rule)(nil),                // 5: kith.v1.Rule
+	(*Object)(nil),              // 6: kith.v1.Object
+	(*Key)(nil),                 // 7: kith.v1.Key
+	(*Bundle)(nil),              // 8: kith.v1.Bundle
+	(*DirectoryEntry)(nil),      // 9: kith.v1.DirectoryEntry
+	(*Endpoint)(nil),            // 10: kith.v1.Endpoint
+	(*Decision)(nil),            // 11: kith.v1.Decision
+	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
 }
 var file_kith_v1_object_proto_depIdxs = []int32{
-	11, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
+	12, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
 	2,  // 1: kith.v1.Service.paths:type_name -> kith.v1.PathOptions
-	0,  // 2: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
-	1,  // 3: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
-	3,  // 4: kith.v1.Object.service:type_name -> kith.v1.Service
-	4,  // 5: kith.v1.Object.rule:type_name -> kith.v1.Rule
-	9,  // 6: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	4,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
+	0,  // 3: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
+	1,  // 4: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
+	3,  // 5: kith.v1.Object.service:type_name -> kith.v1.Service
+	5,  // 6: kith.v1.Object.rule:type_name -> kith.v1.Rule
+	10, // 7: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
+	8,  // [8:8] is the sub-list for method output_type
+	8,  // [8:8] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_object_proto_init() }
@@ -1110,7 +1252,7 @@ func file_kith_v1_object_proto_init() {
 	if File_kith_v1_object_proto != nil {
 		return
 	}
-	file_kith_v1_object_proto_msgTypes[5].OneofWrappers = []any{
+	file_kith_v1_object_proto_msgTypes[6].OneofWrappers = []any{
 		(*Object_NodeRule)(nil),
 		(*Object_IdentityRule)(nil),
 		(*Object_Service)(nil),
@@ -1122,7 +1264,7 @@ func file_kith_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_object_proto_rawDesc), len(file_kith_v1_object_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -52,6 +52,9 @@ func Compile(set Set, service string) (*Table, error) {
 	if svc.Name != service {
 		return nil, fault.Invalidf("service %q is kept as %q", clip(svc.Name), clip(service))
 	}
+	if svc.Mode != Enforce {
+		return nil, fault.Invalidf("services.%s.mode: this version cannot do it", clip(service))
+	}
 	if set.TrustDomain.IsZero() {
 		return nil, fault.Invalidf("trust domain is empty")
 	}
@@ -77,7 +80,7 @@ func Compile(set Set, service string) (*Table, error) {
 	for i, name := range names {
 		r := set.Rules[name]
 		if err := c.rule(&r, uint32(i)); err != nil {
-			return nil, fault.Invalidf("rules.%s.%w", clip(name), err)
+			return nil, fault.Invalidf("rules.%s%w", clip(name), err)
 		}
 	}
 	c.table.actions.compact()
@@ -136,15 +139,11 @@ func (c *compiler) rule(r *Rule, number uint32) error {
 	if r.Guardrail {
 		denies = tierGuardrail
 	}
-	switch {
-	case len(r.From) == 0:
-		return fault.Invalidf("from: empty")
-	case len(r.Allow)+len(r.Deny) == 0:
-		return fault.Invalidf("allow: neither allows nor denies anything")
-	case r.Guardrail && len(r.Allow) > 0:
-		return fault.Invalidf("allow: a guardrail only denies")
-	case len(r.Except) > 0 && len(r.Deny) == 0:
-		return fault.Invalidf("except: there is no deny to except from")
+	if wrong := r.shape(); wrong != nil {
+		return at(wrong[0].field, wrong[0].err)
+	}
+	if r.When != "" || r.Mode != Enforce || len(r.Boundary) > 0 {
+		return fault.Invalidf(": this version cannot enforce it")
 	}
 	except, err := c.except(r.Except)
 	if err != nil {
@@ -154,10 +153,10 @@ func (c *compiler) rule(r *Rule, number uint32) error {
 		t.excepts = append(t.excepts, make([]uint32, int(number)+1-len(t.excepts))...)
 		t.excepts[number] = except
 	}
-	if err := c.enter(r, number, "allow", tierAllow, r.Allow); err != nil {
+	if err := c.enter(r, number, ".allow", tierAllow, r.Allow); err != nil {
 		return err
 	}
-	return c.enter(r, number, "deny", denies, r.Deny)
+	return c.enter(r, number, ".deny", denies, r.Deny)
 }
 
 // enter puts one list of actions under each source of the rule.
@@ -181,7 +180,7 @@ func (c *compiler) enter(r *Rule, number uint32, field string, at tier, list []s
 		for j, from := range r.From {
 			root, err := c.class(at, from)
 			if err != nil {
-				return fault.Invalidf("%s: %w", index("from", j), err)
+				return fault.Invalidf("%s: %w", index(".from", j), err)
 			}
 			c.table.enter(root, a, number)
 		}
@@ -266,7 +265,7 @@ func (c *compiler) except(list []string) (uint32, error) {
 	c.excepts[key] = number
 	for i, s := range list {
 		if err := c.resolve(s, binding{number: number}); err != nil {
-			return 0, fault.Invalidf("%s: %w", index("except", i), err)
+			return 0, fault.Invalidf("%s: %w", index(".except", i), err)
 		}
 	}
 	return number, nil

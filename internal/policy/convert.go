@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"math"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kith-id/kith/internal/fault"
@@ -17,12 +19,16 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 	if m == nil {
 		return Service{}, fault.Invalidf("service is missing")
 	}
-	if err := understood(m, m.GetPaths()); err != nil {
+	if err := understood(m, m.GetPaths(), m.GetForwarded()); err != nil {
 		return Service{}, fault.Invalidf("service %q: %w", clip(m.GetName()), err)
 	}
 	protocol, err := ParseProtocol(m.GetProtocol())
 	if err != nil {
-		return Service{}, fault.Hint(fault.Invalidf("services.%s.protocol: %w", clip(m.GetName()), err), "%s", fault.HintOf(err))
+		return Service{}, at("services."+clip(m.GetName())+".protocol", err)
+	}
+	mode, err := parseMode(m.GetMode(), Observe)
+	if err != nil {
+		return Service{}, at("services."+clip(m.GetName())+".mode", err)
 	}
 	return Service{
 		Name: m.GetName(), Identities: m.GetIdentities(), Protocol: protocol, RunAs: m.GetRunAs(),
@@ -30,7 +36,8 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 			KeepEncodedSlash: m.GetPaths().GetKeepEncodedSlash(),
 			KeepDoubleSlash:  m.GetPaths().GetKeepDoubleSlash(),
 		},
-		Endpoints: m.GetEndpoints(), Owner: m.GetOwner(),
+		Endpoints: m.GetEndpoints(), Owner: m.GetOwner(), Mode: mode,
+		Forwarded: Forwarded{By: m.GetForwarded().GetBy(), Hops: int(min(m.GetForwarded().GetHops(), math.MaxInt32))},
 	}, nil
 }
 
@@ -38,7 +45,10 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 func (s Service) PB() *pb.Service {
 	m := &pb.Service{
 		Name: s.Name, Identities: s.Identities, Protocol: s.Protocol.String(), RunAs: s.RunAs,
-		Endpoints: s.Endpoints, Owner: s.Owner,
+		Endpoints: s.Endpoints, Owner: s.Owner, Mode: s.Mode.String(),
+	}
+	if len(s.Forwarded.By) > 0 || s.Forwarded.Hops != 0 {
+		m.Forwarded = &pb.Forwarded{By: s.Forwarded.By, Hops: uint32(s.Forwarded.Hops)}
 	}
 	if s.Paths != (PathOptions{}) {
 		m.Paths = &pb.PathOptions{KeepEncodedSlash: s.Paths.KeepEncodedSlash, KeepDoubleSlash: s.Paths.KeepDoubleSlash}
@@ -54,9 +64,14 @@ func RuleFromPB(m *pb.Rule) (Rule, error) {
 	if err := understood(m); err != nil {
 		return Rule{}, fault.Invalidf("rule %q: %w", clip(m.GetName()), err)
 	}
+	mode, err := parseMode(m.GetMode(), Shadow)
+	if err != nil {
+		return Rule{}, at("rules."+clip(m.GetName())+".mode", err)
+	}
 	return Rule{
 		Name: m.GetName(), From: m.GetFrom(), To: m.GetTo(), Allow: m.GetAllow(), Deny: m.GetDeny(),
-		Except: m.GetExcept(), Guardrail: m.GetGuardrail(), Owner: m.GetOwner(),
+		Except: m.GetExcept(), Guardrail: m.GetGuardrail(), Boundary: m.GetBoundary(),
+		When: m.GetWhen(), Mode: mode, Owner: m.GetOwner(),
 	}, nil
 }
 
@@ -64,7 +79,8 @@ func RuleFromPB(m *pb.Rule) (Rule, error) {
 func (r Rule) PB() *pb.Rule {
 	return &pb.Rule{
 		Name: r.Name, From: r.From, To: r.To, Allow: r.Allow, Deny: r.Deny,
-		Except: r.Except, Guardrail: r.Guardrail, Owner: r.Owner,
+		Except: r.Except, Guardrail: r.Guardrail, Boundary: r.Boundary,
+		When: r.When, Mode: r.Mode.String(), Owner: r.Owner,
 	}
 }
 
@@ -120,29 +136,57 @@ func FromSlice(m *pb.Slice) (Set, error) {
 // PB is what was decided on the wire; who and what it was about is the caller's
 // to fill in.
 func (d Decision) PB() *pb.Decision {
-	return &pb.Decision{
-		Effect: d.Effect.String(), Rule: d.Rule, Reason: d.Reason.String(), Revision: d.Revision,
+	m := &pb.Decision{
+		Effect: d.Effect.String(), Rule: d.Rule, Reason: d.Reason.String(), Revision: d.Revision, Observed: d.Observed,
 		NearRule: d.Near.Rule, NearField: d.Near.Field, NearWant: d.Near.Want, NearGot: d.Near.Got,
 	}
+	if d.Shadow != (Shadowed{}) {
+		m.ShadowEffect, m.ShadowRule, m.ShadowReason = d.Shadow.Effect.String(), d.Shadow.Rule, d.Shadow.Reason.String()
+	}
+	return m
 }
 
 // DecisionFromPB reads back what PB wrote. An effect or reason it does not know
 // is refused.
 func DecisionFromPB(m *pb.Decision) (Decision, error) {
 	d := Decision{
-		Rule: m.GetRule(), Revision: m.GetRevision(),
+		Rule: m.GetRule(), Revision: m.GetRevision(), Observed: m.GetObserved(),
 		Near: NearMiss{Rule: m.GetNearRule(), Field: m.GetNearField(), Want: m.GetNearWant(), Got: m.GetNearGot()},
 	}
-	if m.GetEffect() == Allow.String() {
-		d.Effect = Allow
-	} else if m.GetEffect() != Deny.String() {
-		return Decision{}, fault.Invalidf("unknown effect %q", clip(m.GetEffect()))
+	var err error
+	if d.Effect, err = parseEffect(m.GetEffect()); err != nil {
+		return Decision{}, err
 	}
-	for r := NoPolicy; r <= OwnCheck; r++ {
-		if r.String() == m.GetReason() {
-			d.Reason = r
-			return d, nil
+	if d.Reason, err = parseReason(m.GetReason()); err != nil {
+		return Decision{}, err
+	}
+	if m.GetShadowEffect() == "" {
+		return d, nil
+	}
+	d.Shadow.Rule = m.GetShadowRule()
+	if d.Shadow.Effect, err = parseEffect(m.GetShadowEffect()); err != nil {
+		return Decision{}, err
+	}
+	if d.Shadow.Reason, err = parseReason(m.GetShadowReason()); err != nil {
+		return Decision{}, err
+	}
+	return d, nil
+}
+
+func parseEffect(s string) (Effect, error) {
+	for _, e := range []Effect{Deny, Allow} {
+		if s == e.String() {
+			return e, nil
 		}
 	}
-	return Decision{}, fault.Invalidf("unknown reason %q", clip(m.GetReason()))
+	return Deny, fault.Invalidf("unknown effect %q", clip(s))
+}
+
+func parseReason(s string) (Reason, error) {
+	for r := NoPolicy; r <= lastReason; r++ {
+		if s == r.String() {
+			return r, nil
+		}
+	}
+	return NoPolicy, fault.Invalidf("unknown reason %q", clip(s))
 }

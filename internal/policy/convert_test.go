@@ -12,12 +12,12 @@ import (
 func TestTheWireKeepsEverything(t *testing.T) {
 	s := Service{
 		Name: "orders", Identities: []string{"/n/orders"}, Protocol: GRPC, RunAs: []string{"orders"},
-		Paths: PathOptions{KeepEncodedSlash: true}, Endpoints: []string{"10.0.0.1:80"}, Owner: "cli",
+		Paths: PathOptions{KeepEncodedSlash: true}, Endpoints: []string{"10.0.0.1:80"}, Mode: Observe, Forwarded: Forwarded{By: []string{"edge"}, Hops: 2}, Owner: "cli",
 	}
 	if got, err := ServiceFromPB(s.PB()); err != nil || !cmp.Equal(got, s) {
 		t.Errorf("got %+v, %v; want %+v", got, err, s)
 	}
-	r := Rule{Name: "r", From: []string{"web"}, To: "orders", Allow: []string{"GET /"}, Deny: []string{"GET /a"}, Except: []string{"any"}, Guardrail: true, Owner: "cli"}
+	r := Rule{Name: "r", From: []string{"web"}, To: "orders", Allow: []string{"GET /"}, Deny: []string{"GET /a"}, Except: []string{"any"}, Guardrail: true, Boundary: []string{"tcp"}, When: "true", Mode: Shadow, Owner: "cli"}
 	if got, err := RuleFromPB(r.PB()); err != nil || !cmp.Equal(got, r) {
 		t.Errorf("got %+v, %v; want %+v", got, err, r)
 	}
@@ -25,11 +25,15 @@ func TestTheWireKeepsEverything(t *testing.T) {
 	if got, err := DecisionFromPB(d.PB()); err != nil || got != d {
 		t.Errorf("got %+v, %v; want %+v", got, err, d)
 	}
-	d = Decision{Effect: Allow, Reason: AllowRule, Rule: "r"}
+	d = Decision{Effect: Allow, Reason: NoRule, Observed: true, Shadow: Shadowed{Allow, "s", AllowRule}}
+	if got, err := DecisionFromPB(d.PB()); err != nil || got != d || !d.Denies() {
+		t.Errorf("got %+v, %v; want %+v", got, err, d)
+	}
+	d = Decision{Effect: Allow, Reason: AllowRule, Rule: "r", Shadow: Shadowed{Deny, "s", DenyRule}}
 	if got, err := DecisionFromPB(d.PB()); err != nil || got != d {
 		t.Errorf("got %+v, %v; want %+v", got, err, d)
 	}
-	for _, m := range []*pb.Decision{nil, {}, {Effect: "allow", Reason: "because"}, {Effect: "observe", Reason: "no_rule"}} {
+	for _, m := range []*pb.Decision{nil, {}, {Effect: "allow", Reason: "because"}, {Effect: "observe", Reason: "no_rule"}, {Effect: "deny", Reason: "no_rule", ShadowEffect: "allow", ShadowReason: "x"}} {
 		if got, err := DecisionFromPB(m); err == nil || got.Effect == Allow {
 			t.Errorf("%v: got %+v, %v", m, got, err)
 		}
@@ -71,13 +75,19 @@ func TestAttack31NewerSchemaIsRefused(t *testing.T) {
 			m.Named["web"] = &pb.Service{Name: "web", Protocol: "http"}
 			m.Named["web"].ProtoReflect().SetUnknown(unknown)
 		},
-		"unknown protocol": func(m *pb.Slice) { m.Services[0].Protocol = "quic" },
-		"no protocol":      func(m *pb.Slice) { m.Services[0].Protocol = "" },
-		"no trust domain":  func(m *pb.Slice) { m.TrustDomain = "" },
-		"rule twice":       func(m *pb.Slice) { m.Rules = append(m.Rules, m.Rules[0]) },
-		"nil rule":         func(m *pb.Slice) { m.Rules = append(m.Rules, nil) },
-		"nil service":      func(m *pb.Slice) { m.Services = append(m.Services, nil) },
-		"other name":       func(m *pb.Slice) { m.Named["web"] = &pb.Service{Name: "wed", Protocol: "http"} },
+		"unknown field of forwarded": func(m *pb.Slice) {
+			m.Services[0].Forwarded = &pb.Forwarded{}
+			m.Services[0].Forwarded.ProtoReflect().SetUnknown(unknown)
+		},
+		"mode of a rule":    func(m *pb.Slice) { m.Rules[0].Mode = "observe" },
+		"mode of a service": func(m *pb.Slice) { m.Services[0].Mode = "shadow" },
+		"unknown protocol":  func(m *pb.Slice) { m.Services[0].Protocol = "quic" },
+		"no protocol":       func(m *pb.Slice) { m.Services[0].Protocol = "" },
+		"no trust domain":   func(m *pb.Slice) { m.TrustDomain = "" },
+		"rule twice":        func(m *pb.Slice) { m.Rules = append(m.Rules, m.Rules[0]) },
+		"nil rule":          func(m *pb.Slice) { m.Rules = append(m.Rules, nil) },
+		"nil service":       func(m *pb.Slice) { m.Services = append(m.Services, nil) },
+		"other name":        func(m *pb.Slice) { m.Named["web"] = &pb.Service{Name: "wed", Protocol: "http"} },
 	} {
 		if _, err := FromSlice(slice(change)); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: got %v, want an Invalid error", name, err)

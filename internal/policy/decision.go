@@ -64,6 +64,15 @@ const (
 	UnknownTrustDomain               // the peer is of another trust domain, and no rule names that
 	PathNotCanonical                 // the path has more than one reading
 	OwnCheck                         // a rule allows it, but the service's own code does not
+	CondFalse                        // a rule would allow it, but its condition is false
+	CondError                        // a condition could not be evaluated: of a rule that would allow it, or of Rule, which denies
+	TokenMissing                     // a rule would allow it with a user's token, and there is none
+	TokenInvalid                     // the user's token is not valid
+	OutsideBoundary                  // no allow can leave the boundary Rule
+	PeerRevoked                      // the peer's identity was revoked
+	ExternalDeny                     // a rule allows it, but the external decision does not
+
+	lastReason = ExternalDeny
 )
 
 // String is the reason's word in logs and on the wire.
@@ -85,22 +94,23 @@ func (r Reason) String() string {
 		return "path_not_canonical"
 	case OwnCheck:
 		return "own_check"
+	case CondFalse:
+		return "cond_false"
+	case CondError:
+		return "cond_error"
+	case TokenMissing:
+		return "token_missing"
+	case TokenInvalid:
+		return "token_invalid"
+	case OutsideBoundary:
+		return "outside_boundary"
+	case PeerRevoked:
+		return "peer_revoked"
+	case ExternalDeny:
+		return "external_deny"
 	default:
 		return "no_policy"
 	}
-}
-
-// Request is what is decided. Path must come out of NormalizePath.
-type Request struct {
-	Protocol Protocol
-	Method   string
-	Path     string
-	Host     string // reported, never matched
-	// Port is the application's own port, the one behind `--expose outer=inner`;
-	// 0 where it is not known (a unix socket). An unknown port satisfies no
-	// allow that names one, and every deny that names one.
-	Port uint16
-	GRPC bool // reported; a gRPC call is decided as the POST it is
 }
 
 // Decision is what was decided and why. The zero Decision denies.
@@ -109,7 +119,22 @@ type Decision struct {
 	Rule     string // the rule that decided; empty where none did
 	Reason   Reason
 	Revision uint64
+	// Observed says that Rule and Reason are those of a denial, which does not hold
+	// because the service is only observed: Effect is Allow.
+	Observed bool
+	Shadow   Shadowed // what rules in shadow mode would have made of it
 	Near     NearMiss // filled by Table.Explain on denials that no rule made
+}
+
+// Denies says whether the rules in force deny, enforced or only observed.
+func (d Decision) Denies() bool { return d.Effect == Deny || d.Observed }
+
+// Shadowed is what would have been decided if rules in shadow mode were enforced,
+// where that is something else. Its zero value says that it is not.
+type Shadowed struct {
+	Effect Effect
+	Rule   string // the rule in shadow mode that would have decided
+	Reason Reason
 }
 
 // The fields a near miss can fail at.
@@ -120,13 +145,14 @@ const (
 	FieldPath     = "path"
 	FieldPort     = "port"
 	FieldProtocol = "protocol"
+	FieldWhen     = "when"
 )
 
 // NearMiss names the allow rule that came closest and the first thing about the
 // request that it did not cover.
 type NearMiss struct {
 	Rule  string
-	Field string // from | method | path | port | protocol
+	Field string // from | method | path | port | protocol | when | check
 	Want  string
 	Got   string
 }

@@ -11,12 +11,15 @@ import (
 type faults struct{ list []error }
 
 // add reports err at path, keeping its hint.
-func (f *faults) add(path string, err error) {
+func (f *faults) add(path string, err error) { f.list = append(f.list, at(path, err)) }
+
+// at is err with the path of what it is about, and its hint.
+func at(path string, err error) error {
 	located := fault.Invalidf("%s: %w", path, err)
 	if hint := fault.HintOf(err); hint != "" {
-		located = fault.Hint(located, "%s", hint)
+		return fault.Hint(located, "%s", hint)
 	}
-	f.list = append(f.list, located)
+	return located
 }
 
 func (f *faults) bound(path string, n, limit int) {

@@ -15,6 +15,7 @@ const (
 	maxRunAs      = 256
 	maxEndpoints  = 1024
 	maxOwner      = 128
+	maxHops       = 16
 )
 
 // Service is a name for whoever holds one of some identities, and says what it
@@ -26,7 +27,18 @@ type Service struct {
 	RunAs      []string // who may claim the name: a user, a numeric uid, or a %group
 	Paths      PathOptions
 	Endpoints  []string // static host:port
+	Mode       Mode     // Enforce or Observe
+	Forwarded  Forwarded
 	Owner      string
+}
+
+// Forwarded says whose word on a caller's address is taken: that of gateways
+// known by their identity. The zero Forwarded takes nobody's.
+type Forwarded struct {
+	By []string // sources, as in Rule.From
+	// Hops is which entry of X-Forwarded-For, from the right, is the caller; 0 is
+	// 1, the one that the gateway has added itself.
+	Hops int
 }
 
 // ParseProtocol reads http, grpc or tcp.
@@ -67,6 +79,7 @@ func (s Service) check(f *faults) {
 	f.bound(at+".run_as", len(s.RunAs), maxRunAs)
 	f.bound(at+".endpoints", len(s.Endpoints), maxEndpoints)
 	f.owner(at, s.Owner)
+	s.checkMode(at, f)
 	for i, identity := range s.Identities {
 		if err := checkIdentity(identity); err != nil {
 			f.add(index(at+".identities", i), err)
@@ -82,6 +95,27 @@ func (s Service) check(f *faults) {
 	for i, endpoint := range s.Endpoints {
 		if err := checkEndpoint(endpoint); err != nil {
 			f.add(index(at+".endpoints", i), err)
+		}
+	}
+}
+
+func (s Service) checkMode(at string, f *faults) {
+	if s.Mode != Enforce && s.Mode != Observe {
+		f.add(at+".mode", fault.Hint(fault.Invalidf("unknown mode"), "modes are enforce and observe"))
+	}
+	by := at + ".forwarded.by"
+	f.bound(by, len(s.Forwarded.By), maxFrom)
+	switch hops := s.Forwarded.Hops; {
+	case hops < 0 || hops > maxHops:
+		f.add(at+".forwarded.hops", fault.Invalidf("%d is not from 1 to %d", hops, maxHops))
+	case hops > 0 && len(s.Forwarded.By) == 0:
+		f.add(by, fault.Hint(fault.Invalidf("empty: nobody's word is taken"), "name the gateway, as in by: [edge]"))
+	case len(s.Forwarded.By) > 0 && s.Protocol == TCP:
+		f.add(at+".forwarded", fault.Invalidf("a tcp service sees no X-Forwarded-For"))
+	}
+	for i, source := range s.Forwarded.By {
+		if source == "anonymous" {
+			f.add(index(by, i), fault.Invalidf("whoever has no identity cannot be trusted with anybody's address"))
 		}
 	}
 }

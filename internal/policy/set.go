@@ -33,6 +33,7 @@ func (s Set) Validate() (warnings []string, err error) {
 			v.faults.add("services."+name, fault.Invalidf("is kept under another name than its own, %q", clip(svc.Name)))
 		}
 		svc.check(&v.faults)
+		v.sources("services."+name+".forwarded.by", svc.Forwarded.By)
 		v.ids[name], _ = svc.IDs(s.TrustDomain) // check has reported what is wrong
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Rules)) {
@@ -95,27 +96,21 @@ func (v *validation) rule(name string, r Rule) {
 	if r.Name != name {
 		v.faults.add(at, fault.Invalidf("is kept under another name than its own, %q", clip(r.Name)))
 	}
-	switch {
-	case len(r.Allow) == 0 && len(r.Deny) == 0:
-		v.faults.add(at, fault.Hint(fault.Invalidf("neither allows nor denies anything"), `as in allow: ["GET /v1/orders/{**}"]`))
-	case r.Guardrail && len(r.Allow) > 0:
-		v.faults.add(at+".allow", fault.Hint(fault.Invalidf("a guardrail only denies"), "put the allow in a rule of its own"))
-	case len(r.Except) > 0 && len(r.Deny) == 0:
-		v.faults.add(at+".except", fault.Hint(fault.Invalidf("there is no deny to except from"), "an allow lists who is allowed in from"))
-	}
-	if len(r.From) == 0 {
-		v.faults.add(at+".from", fault.Hint(fault.Invalidf("empty"), "say any for every authenticated peer"))
+	for _, w := range r.shape() {
+		v.faults.add(at+w.field, w.err)
 	}
 	v.faults.bound(at+".from", len(r.From), maxFrom)
 	v.faults.bound(at+".except", len(r.Except), maxFrom)
 	v.faults.bound(at+".allow", len(r.Allow), maxActions)
 	v.faults.bound(at+".deny", len(r.Deny), maxActions)
+	v.faults.bound(at+".boundary", len(r.Boundary), maxActions)
 	v.faults.owner(at, r.Owner)
 	v.sources(at+".from", r.From)
 	v.sources(at+".except", r.Except)
 	targets := v.targets(at+".to", r)
 	v.ruleActions(at+".allow", r, r.Allow, targets)
 	v.ruleActions(at+".deny", r, r.Deny, targets)
+	v.ruleActions(at+".boundary", r, r.Boundary, targets)
 }
 
 func (v *validation) sources(at string, list []string) {

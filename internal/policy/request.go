@@ -1,0 +1,69 @@
+package policy
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Request is what is decided. Path must come out of NormalizePath.
+type Request struct {
+	Protocol Protocol
+	Method   string
+	Path     string
+	Host     string // reported, never matched
+	// Port is the application's own port, the one behind `--expose outer=inner`;
+	// 0 where it is not known (a unix socket). An unknown port satisfies no
+	// allow that names one, and every deny that names one.
+	Port uint16
+	GRPC bool // reported; a gRPC call is decided as the POST it is
+	// Facts is what conditions read besides. Table.Reads says which of them are
+	// worth gathering; one that is absent makes a condition on it fail to evaluate.
+	Facts *Facts
+}
+
+// Facts is what is known of a request beyond what every rule looks at.
+type Facts struct {
+	Time    time.Time  // now
+	Source  netip.Addr // at the other end of the connection
+	SNI     string     // the name the TLS client asked for
+	Query   string     // as sent, without the question mark
+	Headers Headers
+	Token   Token
+}
+
+// Headers gives the values of a header field, by its name in canonical form, in
+// the order they came. An http.Header does.
+type Headers interface {
+	Values(name string) []string
+}
+
+// Token is the end user's token of a request, verified elsewhere. It is asked
+// only where a condition that reads jwt.* decides, so verifying may wait until
+// then. Claims are as encoding/json decodes them, numbers as json.Number or
+// float64, and count only in the state TokenValid.
+type Token interface {
+	Claims() (claims map[string]any, state TokenState)
+}
+
+// TokenState says what there is of a user's token. The zero state is none.
+type TokenState uint8
+
+// The states of a user's token.
+const (
+	TokenNone TokenState = iota
+	TokenRefused
+	TokenValid
+)
+
+// Reads is a set of facts.
+type Reads uint8
+
+// The facts that conditions read.
+const (
+	ReadsTime Reads = 1 << iota
+	ReadsSource
+	ReadsSNI
+	ReadsQuery
+	ReadsHeaders
+	ReadsToken
+)
