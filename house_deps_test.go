@@ -22,7 +22,7 @@ const maxDirect = 40
 
 func dependencies() []dependency {
 	wire := []string{
-		".", "internal/store", "internal/pb", "internal/pb/workloadpb", "internal/config", "internal/registry", "internal/policy",
+		".", "internal/store", "internal/pb", "internal/pb/workloadpb", "internal/pb/envoypb", "internal/config", "internal/registry", "internal/policy",
 		"internal/platform/host", "internal/platform/proof", "internal/api", "internal/workload",
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
@@ -106,11 +106,15 @@ func TestDependenciesAreInTheirRooms(t *testing.T) {
 	}
 }
 
-// What a customer links must not register names another library registers too:
-// the SPIFFE Workload API's messages have no proto package, go-spiffe registers
-// them, and a second registration ends the program before main.
+// What a customer links must not register names another library registers too,
+// as a second registration ends the program before main: go-spiffe registers the
+// SPIFFE Workload API's messages, which have no proto package, and
+// go-control-plane those of Envoy.
 func TestSDKStartsBesideOtherLibraries(t *testing.T) {
-	const shared = "internal/pb/workloadpb"
+	shared := map[string]string{
+		"internal/pb/workloadpb": "go-spiffe as well would not start; proto/kith/v1/svid.proto has what the SDK reads",
+		"internal/pb/envoypb":    "go-control-plane as well would not start; it is for the agent",
+	}
 	imports := map[string][]string{}
 	for _, s := range sources(t) {
 		if !s.test {
@@ -127,9 +131,10 @@ func TestSDKStartsBesideOtherLibraries(t *testing.T) {
 			}
 		}
 	}
-	if from, linked := by[shared]; linked {
-		t.Errorf("the SDK links %s through %s: a program that links go-spiffe as well would not start; "+
-			"proto/kith/v1/svid.proto has what the SDK reads", shared, from)
+	for pkg, why := range shared {
+		if from, linked := by[pkg]; linked {
+			t.Errorf("the SDK links %s through %s: a program that links %s", pkg, from, why)
+		}
 	}
 }
 

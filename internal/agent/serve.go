@@ -6,9 +6,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/pb/envoypb"
 	"github.com/kith-id/kith/internal/pb/workloadpb"
 	"github.com/kith-id/kith/internal/workload"
 )
@@ -30,6 +32,8 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(5*time.Second),
+		// Proxies that are told to keep connections alive ask every few seconds.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// Most connections are silent: a small buffer to read into, and one to write
 		// from only while writing.
 		grpc.ReadBufferSize(1<<10),
@@ -37,9 +41,11 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 		grpc.StaticStreamWindowSize(1<<16), // without the pings that estimate one
 		grpc.StaticConnWindowSize(1<<18),
 	)
-	workloadpb.RegisterSpiffeWorkloadAPIServer(server, workload.NewService(workload.ServiceConfig{
+	identities := workload.NewService(workload.ServiceConfig{
 		Host: a, Identities: a.identities, Tokens: a.tokens, Log: a.cfg.Log, Metrics: a.metrics.workload,
-	}))
+	})
+	workloadpb.RegisterSpiffeWorkloadAPIServer(server, identities)
+	envoypb.RegisterSecretDiscoveryServiceServer(server, workload.NewSecrets(identities))
 	pb.RegisterEnforcementServer(server, &enforcement{a: a})
 	pb.RegisterInspectionServer(server, &inspection{a: a})
 	reflection.Register(server) // Workload Endpoint 7

@@ -28,6 +28,7 @@ import (
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/pb/envoypb"
 	"github.com/kith-id/kith/internal/pb/workloadpb"
 	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
@@ -246,7 +247,9 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 	guard := NewGuard(streams)
 	server := grpc.NewServer(grpc.Creds(fixedPeer{attest.Peer{PID: 4242, UID: 1000}}),
 		grpc.StreamInterceptor(guard.Stream), grpc.UnaryInterceptor(guard.Unary))
-	workloadpb.RegisterSpiffeWorkloadAPIServer(server, NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, Log: log}))
+	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, Log: log})
+	workloadpb.RegisterSpiffeWorkloadAPIServer(server, service)
+	envoypb.RegisterSecretDiscoveryServiceServer(server, NewSecrets(service))
 	reflection.Register(server)
 	path := filepath.Join(t.TempDir(), "agent.sock")
 	l, err := net.Listen("unix", path)

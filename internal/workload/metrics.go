@@ -7,6 +7,9 @@ type Metrics struct {
 	signed  *prometheus.CounterVec
 	streams prometheus.Gauge
 	denied  prometheus.Counter
+
+	secretStreams prometheus.Gauge
+	secrets       *prometheus.CounterVec
 }
 
 // NewMetrics returns metrics that the program registers.
@@ -22,12 +25,20 @@ func NewMetrics() *Metrics {
 		}),
 		denied: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kith_agent_workload_denied_total",
-			Help: "Calls of the SPIFFE Workload API by processes without an identity.",
+			Help: "Calls of the SPIFFE Workload API and of Envoy's SDS by processes without an identity.",
 		}),
+		secretStreams: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "kith_agent_sds_streams",
+			Help: "Open streams of Envoy's secret discovery service.",
+		}),
+		secrets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kith_agent_sds_responses_total",
+			Help: "Responses of Envoy's secret discovery service: sent, accepted or refused.",
+		}, []string{"result"}),
 	}
 }
 
 // Collectors is everything to register.
 func (m *Metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.signed, m.streams, m.denied}
+	return []prometheus.Collector{m.signed, m.streams, m.denied, m.secretStreams, m.secrets}
 }

@@ -1,6 +1,6 @@
-// Package workload serves the SPIFFE Workload API's X.509 and JWT profiles on
-// the agent's socket and keeps the SVIDs it hands out fresh; who a workload is,
-// and who signs, it asks of the agent.
+// Package workload serves the SPIFFE Workload API's X.509 and JWT profiles, and
+// Envoy's secret discovery service, on the agent's socket and keeps the SVIDs it
+// hands out fresh; who a workload is, and who signs, it asks of the agent.
 package workload
 
 import (
