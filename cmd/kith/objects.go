@@ -27,6 +27,8 @@ func listVerb(kind string) string {
 	switch kind {
 	case "rule", "service":
 		return "kith " + kind + "s list"
+	case "federation":
+		return "kith federate list"
 	default:
 		return "kith status"
 	}
@@ -95,6 +97,8 @@ func objectName(o *pb.Object) string {
 		return o.GetService().GetName()
 	case o.GetIdentityRule() != nil:
 		return o.GetIdentityRule().GetName()
+	case o.GetFederation() != nil:
+		return o.GetFederation().GetTrustDomain()
 	default:
 		return o.GetNodeRule().GetName()
 	}

@@ -54,6 +54,8 @@ func keyOf(o *pb.Object) objectKey {
 		return objectKey{registry.KindService, k.Service.GetName()}
 	case *pb.Object_Rule:
 		return objectKey{registry.KindRule, k.Rule.GetName()}
+	case *pb.Object_Federation:
+		return objectKey{registry.KindFederation, k.Federation.GetTrustDomain()}
 	}
 	return objectKey{}
 }

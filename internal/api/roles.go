@@ -95,6 +95,8 @@ func mayApply(actor Actor, req *pb.ApplyRequest) error {
 			kind = registry.KindIdentity
 		case *pb.Object_NodeRule:
 			kind = registry.KindNode
+		case *pb.Object_Federation:
+			kind = registry.KindFederation
 		default:
 			return fault.Invalidf("object of a kind this version does not know")
 		}
@@ -122,6 +124,8 @@ func kindWord(kind registry.Kind) string {
 		return "services"
 	case registry.KindRule:
 		return "rules"
+	case registry.KindFederation:
+		return "federation"
 	default:
 		return "objects of an unknown kind"
 	}

@@ -44,6 +44,7 @@ func EncodeState(s State) ([]byte, error) {
 		slices.SortStableFunc(f.Nodes, func(a, b nodeRule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Identities, func(a, b identityRule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Rules, func(a, b rule) int { return cmp.Compare(a.Name, b.Name) })
+		slices.SortStableFunc(f.Federation, func(a, b federation) int { return cmp.Compare(a.TrustDomain, b.TrustDomain) })
 		if err := enc.Encode(nodeOf(reflect.ValueOf(*f), "")); err != nil {
 			return nil, fmt.Errorf("encode state of owner %q: %w", owner, err)
 		}
@@ -85,6 +86,8 @@ func (f *stateFile) put(o *pb.Object) error {
 			Deny: r.GetDeny(), Except: r.GetExcept(), Guardrail: r.GetGuardrail(),
 			Boundary: r.GetBoundary(), When: r.GetWhen(), Mode: ruleMode(r.GetMode()),
 		})
+	case *pb.Object_Federation:
+		f.Federation = append(f.Federation, federationOf(k.Federation))
 	default:
 		return fault.Invalidf("object of no kind this version knows")
 	}
@@ -102,6 +105,8 @@ func ownerOf(o *pb.Object) string {
 		return k.Service.GetOwner()
 	case *pb.Object_Rule:
 		return k.Rule.GetOwner()
+	case *pb.Object_Federation:
+		return k.Federation.GetOwner()
 	default:
 		return ""
 	}

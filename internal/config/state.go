@@ -24,7 +24,8 @@ type State struct {
 	at map[objectKey]position
 }
 
-// objectKey names an object: kind is node, identity, service or rule.
+// objectKey names an object: kind is node, identity, service, rule or
+// federation, which is named by its trust domain.
 type objectKey struct{ kind, name string }
 
 // stateFile is the shape of one document (DESIGN 5).
@@ -35,6 +36,7 @@ type stateFile struct {
 	Identities  []identityRule         `yaml:"identities,omitempty"`
 	Services    map[string]serviceBody `yaml:"services,omitempty"`
 	Rules       []rule                 `yaml:"rules,omitempty"`
+	Federation  []federation           `yaml:"federation,omitempty"`
 }
 
 type nodeRule struct {
@@ -143,6 +145,9 @@ func (s *State) collect(d *decoder, f stateFile) {
 	for _, r := range f.Rules {
 		s.put(d, r.At, "rule", r.Name, r.object(f.Owner))
 	}
+	for _, r := range f.Federation {
+		s.put(d, r.At, "federation", r.TrustDomain, r.object(f.Owner))
+	}
 }
 
 func (s *State) put(d *decoder, at position, kind, name string, o *pb.Object) {
@@ -173,8 +178,8 @@ func kindWord(kind string) string {
 	}
 }
 
-// At is file:line of an object that was read (kind node, identity, service or
-// rule), "" for any other.
+// At is file:line of an object that was read, by the kind and name of its key; ""
+// for any other.
 func (s State) At(kind, name string) string {
 	if p, ok := s.at[objectKey{kind, name}]; ok {
 		return p.String()

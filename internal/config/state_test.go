@@ -30,6 +30,8 @@ rules:
   - {name: web-reads, from: /eks/shop/web, to: orders, allow: ["GET /v1/orders/{**}", "POST /v1/orders"]}
   - {name: no-batch,  from: ["/vms/*", any], to: orders, deny: ["tcp"], except: /vms/admin, guardrail: true, mode: enforce}
   - {name: shop-only, from: "/eks/shop/**", to: any, boundary: ["* /{**}", tcp], when: 'request.time < timestamp("2030-01-01T00:00:00Z")', mode: shadow}
+federation:
+  - {trust_domain: other.example, url: "https://other.example/", profile: https_spiffe, endpoint_id: spiffe://other.example/e, bundle: '{"keys":[]}'}
 `
 
 func designObjects() []*pb.Object {
@@ -56,6 +58,10 @@ func designObjects() []*pb.Object {
 			Name: "shop-only", From: []string{"/eks/shop/**"}, To: "any", Boundary: []string{"* /{**}", "tcp"},
 			When: `request.time < timestamp("2030-01-01T00:00:00Z")`, Mode: "shadow", Owner: "shop",
 		}}},
+		{Kind: &pb.Object_Federation{Federation: &pb.Federation{
+			TrustDomain: "other.example", Url: "https://other.example/", Profile: "https_spiffe",
+			EndpointId: "spiffe://other.example/e", Bundle: []byte(`{"keys":[]}`), Owner: "shop",
+		}}},
 	}
 }
 
@@ -74,7 +80,7 @@ func TestParseState(t *testing.T) {
 		t.Errorf("TrustDomain = %s", got)
 	}
 	for key, want := range map[[2]string]string{
-		{"node", "vms"}: "f.yaml:4", {"service", "orders"}: "f.yaml:8", {"rule", "no-batch"}: "f.yaml:11", {"rule", "none"}: "",
+		{"node", "vms"}: "f.yaml:4", {"service", "orders"}: "f.yaml:8", {"rule", "no-batch"}: "f.yaml:11", {"federation", "other.example"}: "f.yaml:14", {"rule", "none"}: "",
 	} {
 		if got := s.At(key[0], key[1]); got != want {
 			t.Errorf("At(%v) = %q, want %q", key, got, want)
@@ -91,6 +97,7 @@ func TestStateFaultsNameTheLine(t *testing.T) {
 		{"hops", "services:\n  a: {forwarded: {by: edge, hops: many}}", `s:2: "many" is not a number from 0 to 65535`},
 		{"survive", "survive: {control_plane_outage: 1h}", `s:1: key "survive" does not belong here: it configures a process; put it in kith.yaml`},
 		{"rule twice", "rules:\n- name: a\n- name: a", `s:3: rule "a" twice (first at s:2)`},
+		{"trust domain twice", "federation:\n- trust_domain: a.example\n- trust_domain: a.example", `s:3: federation "a.example" twice (first at s:2)`},
 		{"service twice", "services:\n  a: {}\n  a: {}", `s:3: key "a" twice (first in line 2)`},
 		{"no name", "nodes:\n- require: x", `s:2: node rule without a name`},
 		{"text for list", "rules:\n- {name: a, allow: GET /}", `s:2: want a list, got "GET /"`},
@@ -275,6 +282,7 @@ func TestEncodeRoundTrips(t *testing.T) {
 				Name: "r", From: list.Draw(t, "from"), Allow: list.Draw(t, "allow"), Guardrail: rapid.Bool().Draw(t, "guardrail"),
 				Boundary: list.Draw(t, "boundary"), When: text.Draw(t, "when"), Mode: rapid.SampledFrom([]string{"", "shadow"}).Draw(t, "shadow"),
 			}}},
+			{Kind: &pb.Object_Federation{Federation: &pb.Federation{TrustDomain: "t" + text.Draw(t, "td"), Url: text.Draw(t, "url"), Bundle: []byte(text.Draw(t, "bundle"))}}},
 		}}
 		roundTrip(t, s)
 	})

@@ -248,7 +248,7 @@ type Service struct {
 	Endpoints     []string               `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"` // static host:port
 	Owner         string                 `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
 	Mode          string                 `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`           // empty or enforce: decisions hold; observe: they are made and reported only
-	Forwarded     *Forwarded             `protobuf:"bytes,9,opt,name=forwarded,proto3" json:"forwarded,omitempty"` // whose word on the caller's address is taken
+	Forwarded     *Forwarded             `protobuf:"bytes,9,opt,name=forwarded,proto3" json:"forwarded,omitempty"` // whose word on a caller's address is taken
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -524,6 +524,92 @@ func (x *Rule) GetBoundary() []string {
 	return nil
 }
 
+// A federation relationship: another trust domain whose SVIDs are accepted, and
+// where its bundle is fetched.
+type Federation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TrustDomain   string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Url           string                 `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`                                 // of its bundle endpoint, https
+	Profile       string                 `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`                         // https_web | https_spiffe
+	EndpointId    string                 `protobuf:"bytes,4,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"` // https_spiffe: the SPIFFE ID that the endpoint shows
+	Bundle        []byte                 `protobuf:"bytes,5,opt,name=bundle,proto3" json:"bundle,omitempty"`                           // to begin with: a SPIFFE bundle document
+	Owner         string                 `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Federation) Reset() {
+	*x = Federation{}
+	mi := &file_kith_v1_object_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Federation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Federation) ProtoMessage() {}
+
+func (x *Federation) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_object_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Federation.ProtoReflect.Descriptor instead.
+func (*Federation) Descriptor() ([]byte, []int) {
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Federation) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *Federation) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Federation) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *Federation) GetEndpointId() string {
+	if x != nil {
+		return x.EndpointId
+	}
+	return ""
+}
+
+func (x *Federation) GetBundle() []byte {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+func (x *Federation) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
 // One object of any kind; exactly one is set.
 type Object struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -533,6 +619,7 @@ type Object struct {
 	//	*Object_IdentityRule
 	//	*Object_Service
 	//	*Object_Rule
+	//	*Object_Federation
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -540,7 +627,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kith_v1_object_proto_msgTypes[6]
+	mi := &file_kith_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +639,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[6]
+	mi := &file_kith_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +652,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Object) GetKind() isObject_Kind {
@@ -611,6 +698,15 @@ func (x *Object) GetRule() *Rule {
 	return nil
 }
 
+func (x *Object) GetFederation() *Federation {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Federation); ok {
+			return x.Federation
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -631,6 +727,10 @@ type Object_Rule struct {
 	Rule *Rule `protobuf:"bytes,4,opt,name=rule,proto3,oneof"`
 }
 
+type Object_Federation struct {
+	Federation *Federation `protobuf:"bytes,8,opt,name=federation,proto3,oneof"`
+}
+
 func (*Object_NodeRule) isObject_Kind() {}
 
 func (*Object_IdentityRule) isObject_Kind() {}
@@ -639,7 +739,10 @@ func (*Object_Service) isObject_Kind() {}
 
 func (*Object_Rule) isObject_Kind() {}
 
-// Key names an object: kind is node, identity, service or rule.
+func (*Object_Federation) isObject_Kind() {}
+
+// Key names an object: kind is node, identity, service, rule or federation; a
+// federation's name is its trust domain.
 type Key struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -650,7 +753,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +765,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +778,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Key) GetKind() string {
@@ -702,7 +805,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +817,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +830,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -757,7 +860,7 @@ type DirectoryEntry struct {
 
 func (x *DirectoryEntry) Reset() {
 	*x = DirectoryEntry{}
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +872,7 @@ func (x *DirectoryEntry) String() string {
 func (*DirectoryEntry) ProtoMessage() {}
 
 func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +885,7 @@ func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryEntry.ProtoReflect.Descriptor instead.
 func (*DirectoryEntry) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DirectoryEntry) GetService() string {
@@ -824,7 +927,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +939,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +952,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -896,8 +999,8 @@ type Decision struct {
 	Node          string                 `protobuf:"bytes,18,opt,name=node,proto3" json:"node,omitempty"`
 	ToId          string                 `protobuf:"bytes,19,opt,name=to_id,json=toId,proto3" json:"to_id,omitempty"`                         // SPIFFE ID of the enforcement point
 	Hint          string                 `protobuf:"bytes,20,opt,name=hint,proto3" json:"hint,omitempty"`                                     // one-line fix, filled by whoever explains
-	Observed      bool                   `protobuf:"varint,21,opt,name=observed,proto3" json:"observed,omitempty"`                            // rule and reason would have denied it, but the service is only observed
-	ShadowEffect  string                 `protobuf:"bytes,22,opt,name=shadow_effect,json=shadowEffect,proto3" json:"shadow_effect,omitempty"` // what rules in shadow mode would have made of it; empty: nothing else
+	Observed      bool                   `protobuf:"varint,21,opt,name=observed,proto3" json:"observed,omitempty"`                            // rule and reason deny it, but the service is only observed: it was allowed
+	ShadowEffect  string                 `protobuf:"bytes,22,opt,name=shadow_effect,json=shadowEffect,proto3" json:"shadow_effect,omitempty"` // what it would be if rules in shadow mode were enforced; empty: the same
 	ShadowRule    string                 `protobuf:"bytes,23,opt,name=shadow_rule,json=shadowRule,proto3" json:"shadow_rule,omitempty"`
 	ShadowReason  string                 `protobuf:"bytes,24,opt,name=shadow_reason,json=shadowReason,proto3" json:"shadow_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -906,7 +1009,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1021,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1034,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Decision) GetId() string {
@@ -1150,12 +1253,24 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x04when\x18\t \x01(\tR\x04when\x12\x12\n" +
 	"\x04mode\x18\n" +
 	" \x01(\tR\x04mode\x12\x1a\n" +
-	"\bboundary\x18\v \x03(\tR\bboundary\"\xd3\x01\n" +
+	"\bboundary\x18\v \x03(\tR\bboundary\"\xaa\x01\n" +
+	"\n" +
+	"Federation\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x18\n" +
+	"\aprofile\x18\x03 \x01(\tR\aprofile\x12\x1f\n" +
+	"\vendpoint_id\x18\x04 \x01(\tR\n" +
+	"endpointId\x12\x16\n" +
+	"\x06bundle\x18\x05 \x01(\fR\x06bundle\x12\x14\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\"\x8a\x02\n" +
 	"\x06Object\x120\n" +
 	"\tnode_rule\x18\x01 \x01(\v2\x11.kith.v1.NodeRuleH\x00R\bnodeRule\x12<\n" +
 	"\ridentity_rule\x18\x02 \x01(\v2\x15.kith.v1.IdentityRuleH\x00R\fidentityRule\x12,\n" +
 	"\aservice\x18\x03 \x01(\v2\x10.kith.v1.ServiceH\x00R\aservice\x12#\n" +
-	"\x04rule\x18\x04 \x01(\v2\r.kith.v1.RuleH\x00R\x04ruleB\x06\n" +
+	"\x04rule\x18\x04 \x01(\v2\r.kith.v1.RuleH\x00R\x04rule\x125\n" +
+	"\n" +
+	"federation\x18\b \x01(\v2\x13.kith.v1.FederationH\x00R\n" +
+	"federationB\x06\n" +
 	"\x04kind\"-\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
@@ -1215,7 +1330,7 @@ func file_kith_v1_object_proto_rawDescGZIP() []byte {
 	return file_kith_v1_object_proto_rawDescData
 }
 
-var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_kith_v1_object_proto_goTypes = []any{
 	(*NodeRule)(nil),            // 0: kith.v1.NodeRule
 	(*IdentityRule)(nil),        // 1: kith.v1.IdentityRule
@@ -1223,28 +1338,30 @@ var file_kith_v1_object_proto_goTypes = []any{
 	(*Service)(nil),             // 3: kith.v1.Service
 	(*Forwarded)(nil),           // 4: kith.v1.Forwarded
 	(*Rule)(nil),                // 5: kith.v1.Rule
-	(*Object)(nil),              // 6: kith.v1.Object
-	(*Key)(nil),                 // 7: kith.v1.Key
-	(*Bundle)(nil),              // 8: kith.v1.Bundle
-	(*DirectoryEntry)(nil),      // 9: kith.v1.DirectoryEntry
-	(*Endpoint)(nil),            // 10: kith.v1.Endpoint
-	(*Decision)(nil),            // 11: kith.v1.Decision
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(*Federation)(nil),          // 6: kith.v1.Federation
+	(*Object)(nil),              // 7: kith.v1.Object
+	(*Key)(nil),                 // 8: kith.v1.Key
+	(*Bundle)(nil),              // 9: kith.v1.Bundle
+	(*DirectoryEntry)(nil),      // 10: kith.v1.DirectoryEntry
+	(*Endpoint)(nil),            // 11: kith.v1.Endpoint
+	(*Decision)(nil),            // 12: kith.v1.Decision
+	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
 }
 var file_kith_v1_object_proto_depIdxs = []int32{
-	12, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
+	13, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
 	2,  // 1: kith.v1.Service.paths:type_name -> kith.v1.PathOptions
 	4,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
 	0,  // 3: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
 	1,  // 4: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
 	3,  // 5: kith.v1.Object.service:type_name -> kith.v1.Service
 	5,  // 6: kith.v1.Object.rule:type_name -> kith.v1.Rule
-	10, // 7: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
-	8,  // [8:8] is the sub-list for method output_type
-	8,  // [8:8] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	6,  // 7: kith.v1.Object.federation:type_name -> kith.v1.Federation
+	11, // 8: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_object_proto_init() }
@@ -1252,11 +1369,12 @@ func file_kith_v1_object_proto_init() {
 	if File_kith_v1_object_proto != nil {
 		return
 	}
-	file_kith_v1_object_proto_msgTypes[6].OneofWrappers = []any{
+	file_kith_v1_object_proto_msgTypes[7].OneofWrappers = []any{
 		(*Object_NodeRule)(nil),
 		(*Object_IdentityRule)(nil),
 		(*Object_Service)(nil),
 		(*Object_Rule)(nil),
+		(*Object_Federation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1264,7 +1382,7 @@ func file_kith_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_object_proto_rawDesc), len(file_kith_v1_object_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -14,6 +14,7 @@ const (
 	CAPrefix     = "ca/"         // sealed authorities and rotation state
 	RootPrefix   = "ca/root/"    // ca/root/<key id>: a sealed root
 	JWTRingKey   = "ca/jwt"      // the sealed keys for JWT-SVIDs
+	BundlePrefix = "bundle/"     // of other trust domains: bundle/<trust domain>, a FederatedBundle
 
 	AdminPrefix      = "admin/"       // admins elsewhere: admin/<name>, an Admin
 	AdminTokenPrefix = "admin-token/" // their tokens: admin-token/<sha256 hex>, an AdminToken
@@ -28,10 +29,14 @@ const (
 	KindIdentity Kind = "identity"
 	KindService  Kind = "service"
 	KindRule     Kind = "rule"
+
+	KindFederation Kind = "federation" // named by its trust domain
 )
 
 // Kinds is every kind, in the order in which objects are applied and listed.
-func Kinds() []Kind { return []Kind{KindNode, KindIdentity, KindService, KindRule} }
+func Kinds() []Kind {
+	return []Kind{KindNode, KindIdentity, KindService, KindRule, KindFederation}
+}
 
 // ObjectKey is the key of an applied object.
 func ObjectKey(kind Kind, name string) string { return ObjectPrefix + string(kind) + "/" + name }
@@ -65,6 +70,9 @@ func AdminKey(name string) string { return AdminPrefix + name }
 
 // AdminTokenKey is the key of an admin token, by its hash in hex.
 func AdminTokenKey(hash string) string { return AdminTokenPrefix + hash }
+
+// BundleKey is the key of another trust domain's bundle.
+func BundleKey(trustDomain string) string { return BundlePrefix + trustDomain }
 
 // RootKey is the key of a sealed root, by its key id.
 func RootKey(id string) string { return RootPrefix + id }

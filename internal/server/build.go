@@ -43,6 +43,7 @@ func load(items []registry.Item, version registry.Version, now time.Time) (*snap
 		members: map[string]member{},
 		byKey:   map[registry.Hash]string{},
 		admins:  map[string]adminEntry{},
+		bundles: map[string]registry.FederatedBundle{},
 	}
 	events := make([]registry.Event, 0, len(items))
 	versions := make(map[string]registry.Version, len(items))
@@ -89,7 +90,7 @@ type builder struct {
 	next      *snapshot
 	change    change
 	shared    bool // the maps belong to an older snapshot
-	copied    struct{ objects, members, admins bool }
+	copied    struct{ objects, members, admins, bundles bool }
 	versionOf func(key string) registry.Version
 }
 
@@ -111,6 +112,8 @@ func (b *builder) apply(e registry.Event) error {
 		return b.object(e)
 	case strings.HasPrefix(e.Key, registry.NodePrefix):
 		return b.member(e)
+	case strings.HasPrefix(e.Key, registry.BundlePrefix):
+		return b.bundle(e)
 	case strings.HasPrefix(e.Key, registry.AdminPrefix):
 		return b.admin(e)
 	}
@@ -140,6 +143,27 @@ func (b *builder) object(e registry.Event) error {
 	}
 	b.change.put[key] = object
 	return b.next.put(key, object)
+}
+
+func (b *builder) bundle(e registry.Event) error {
+	if b.shared && !b.copied.bundles {
+		b.next.bundles, b.copied.bundles = maps.Clone(b.next.bundles), true
+	}
+	b.change.bundles = true
+	name := strings.TrimPrefix(e.Key, registry.BundlePrefix)
+	if e.Deleted {
+		delete(b.next.bundles, name)
+		return nil
+	}
+	held, err := registry.StoredBundle(e.Value)
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.Key, err)
+	}
+	if held.TrustDomain != name {
+		return fault.Invalidf("%s holds the bundle of %s", e.Key, held.TrustDomain)
+	}
+	b.next.bundles[name] = held
+	return nil
 }
 
 func (b *builder) member(e registry.Event) error {

@@ -132,6 +132,11 @@ func (s *Server) commitPlan(ctx context.Context, by string, p plan) error {
 		Do: []registry.Op{registry.Put(revisionKey, revisionValue(revision))},
 	}
 	for _, e := range p.edits {
+		bundle, err := e.bundle(s.cfg.Now())
+		if err != nil {
+			return err
+		}
+		txn.Do = append(txn.Do, bundle...)
 		if e.after == nil {
 			txn.Do = append(txn.Do, registry.Delete(registry.ObjectKey(e.key.kind, e.key.name)))
 			continue

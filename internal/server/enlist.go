@@ -181,7 +181,7 @@ func (s *Server) issueAdmin(ctx context.Context, admin registry.Admin, key crypt
 	if err != nil {
 		return nil, fmt.Errorf("admin SVID: %w", err)
 	}
-	bundles := s.bundles()
+	bundles := s.bundles(snap)
 	if len(bundles) == 0 {
 		return nil, fmt.Errorf("admin SVID: no bundle")
 	}

@@ -113,7 +113,7 @@ func (s *Server) stateOf(snap *snapshot, node string) *pb.SyncResponse {
 		Node:           node,
 		Class:          m.node.Class,
 		NodeAttributes: m.node.Scope(),
-		Bundles:        s.bundles(),
+		Bundles:        s.bundles(snap),
 		NowUnixNano:    s.cfg.Now().UnixNano(),
 		Dev:            s.cfg.Dev,
 	}
@@ -123,14 +123,14 @@ func (s *Server) stateOf(snap *snapshot, node string) *pb.SyncResponse {
 	return &pb.SyncResponse{Message: &pb.SyncResponse_State{State: state}}
 }
 
-// bundles is the bundle of the own trust domain.
-func (s *Server) bundles() []*pb.Bundle {
+// bundles is the bundle of the own trust domain, and then those of the others.
+func (s *Server) bundles(snap *snapshot) []*pb.Bundle {
 	jwks, err := s.ca.Bundle().Marshal()
 	if err != nil {
 		s.log.Error("bundle not marshalled", "error", err)
 		return nil
 	}
-	return []*pb.Bundle{{TrustDomain: s.TrustDomain().String(), Jwks: jwks}}
+	return append([]*pb.Bundle{{TrustDomain: snap.trustDomain.String(), Jwks: jwks}}, snap.federated()...)
 }
 
 // nodeMoved is told when a node's stream comes or goes.

@@ -154,7 +154,7 @@ func (s *Server) deltaOf(next *snapshot, c change) (*pb.SyncResponse, error) {
 		delta.Delete = append(delta.Delete, key.pb())
 	}
 	if c.bundles {
-		delta.Bundles = s.bundles()
+		delta.Bundles = s.bundles(next)
 	}
 	encoded, err := proto.Marshal(delta)
 	if err != nil {

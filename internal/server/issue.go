@@ -172,7 +172,7 @@ func (s *Server) issueNode(ctx context.Context, node registry.Node, key crypto.P
 		return nil, fmt.Errorf("node SVID: %w", err)
 	}
 	s.seen.issued(node.Name, chain[0].NotAfter, node.LastAttested, s.cfg.Now())
-	bundles := s.bundles()
+	bundles := s.bundles(snap)
 	if len(bundles) == 0 {
 		return nil, fmt.Errorf("node SVID: no bundle")
 	}

@@ -19,6 +19,8 @@ type state struct {
 	objects map[objectKey]*pb.Object
 	rules   registry.Set
 	policy  policy.Set
+
+	federations map[string]registry.Federation // by trust domain
 }
 
 func newState(td spiffe.TrustDomain) state {
@@ -29,7 +31,8 @@ func newState(td spiffe.TrustDomain) state {
 			NodeRules:     map[string]registry.NodeRule{},
 			IdentityRules: map[string]registry.IdentityRule{},
 		},
-		policy: policy.Set{TrustDomain: td, Services: map[string]policy.Service{}, Rules: map[string]policy.Rule{}},
+		policy:      policy.Set{TrustDomain: td, Services: map[string]policy.Service{}, Rules: map[string]policy.Rule{}},
+		federations: map[string]registry.Federation{},
 	}
 }
 
@@ -40,6 +43,7 @@ func (s state) clone() state {
 	s.rules.IdentityRules = maps.Clone(s.rules.IdentityRules)
 	s.policy.Services = maps.Clone(s.policy.Services)
 	s.policy.Rules = maps.Clone(s.policy.Rules)
+	s.federations = maps.Clone(s.federations)
 	return s
 }
 
@@ -55,6 +59,8 @@ func (s state) put(key objectKey, object *pb.Object) error {
 		s.policy.Services[key.name], err = policy.ServiceFromPB(kind.Service)
 	case *pb.Object_Rule:
 		s.policy.Rules[key.name], err = policy.RuleFromPB(kind.Rule)
+	case *pb.Object_Federation:
+		s.federations[key.name], err = registry.FederationFromPB(kind.Federation, s.policy.TrustDomain)
 	default:
 		err = fault.Invalidf("%s: object of a kind this version does not know", key)
 	}
@@ -73,6 +79,8 @@ func (s state) remove(key objectKey) {
 		delete(s.policy.Services, key.name)
 	case registry.KindRule:
 		delete(s.policy.Rules, key.name)
+	case registry.KindFederation:
+		delete(s.federations, key.name)
 	}
 }
 
@@ -89,7 +97,7 @@ func (s state) validate(rules bool) (warnings []string, err error) {
 		}
 	}
 	fromPolicy, policyErr := s.policy.Validate()
-	if err := errors.Join(rulesErr, policyErr); err != nil {
+	if err := errors.Join(rulesErr, policyErr, registry.CheckFederations(s.federations, s.policy.TrustDomain)); err != nil {
 		return nil, fault.Wrap(fault.Invalid, err)
 	}
 	return append(warnings, fromPolicy...), nil
@@ -123,6 +131,8 @@ func keyOf(o *pb.Object) (objectKey, string, error) {
 		return objectKey{registry.KindService, kind.Service.GetName()}, kind.Service.GetOwner(), nil
 	case *pb.Object_Rule:
 		return objectKey{registry.KindRule, kind.Rule.GetName()}, kind.Rule.GetOwner(), nil
+	case *pb.Object_Federation:
+		return objectKey{registry.KindFederation, kind.Federation.GetTrustDomain()}, kind.Federation.GetOwner(), nil
 	default:
 		return objectKey{}, "", fault.Invalidf("object of a kind this version does not know")
 	}
@@ -138,5 +148,7 @@ func setOwner(o *pb.Object, owner string) {
 		kind.Service.Owner = owner
 	case *pb.Object_Rule:
 		kind.Rule.Owner = owner
+	case *pb.Object_Federation:
+		kind.Federation.Owner = owner
 	}
 }

@@ -14,7 +14,7 @@ import (
 // List shows objects, from the snapshot.
 func (s *Server) List(_ context.Context, kind, name string) (*pb.ListResponse, error) {
 	if kind != "" && !slices.Contains(registry.Kinds(), registry.Kind(kind)) {
-		return nil, fault.Invalidf("unknown kind %q: node, identity, service or rule", kind)
+		return nil, fault.Invalidf("unknown kind %q: one of %v", kind, registry.Kinds())
 	}
 	snap := s.snap()
 	out := &pb.ListResponse{Revision: snap.revision}

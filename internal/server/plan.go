@@ -100,7 +100,8 @@ func newPlan(snap *snapshot, req *pb.ApplyRequest, by bounds) (plan, error) {
 	if len(p.edits) > maxChanges {
 		return plan{}, fault.Hint(fault.Invalidf("%d changes at once, at most %d", len(p.edits), maxChanges), "apply the files one after the other, services first")
 	}
-	return plan{base: snap, edits: p.edits, warnings: append(p.unused(), warnings...)}, nil
+	warnings = append(p.unused(), append(p.widened(), warnings...)...)
+	return plan{base: snap, edits: p.edits, warnings: warnings}, nil
 }
 
 // judge validates the state as it would be. Of its warnings it returns those
@@ -225,7 +226,7 @@ func (p *planner) drop(key objectKey) {
 	before := p.snap.objects[key]
 	switch {
 	case !slices.Contains(registry.Kinds(), key.kind):
-		p.fault(fault.Invalidf("unknown kind %q: node, identity, service or rule", key.kind))
+		p.fault(fault.Invalidf("unknown kind %q: one of %v", key.kind, registry.Kinds()))
 	case p.put[key]:
 		p.fault(fault.Invalidf("%s is both changed and deleted", key))
 	case p.gone[key]:

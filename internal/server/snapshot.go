@@ -44,6 +44,7 @@ type snapshot struct {
 	members map[string]member
 	byKey   map[registry.Hash]string
 	admins  map[string]adminEntry
+	bundles map[string]registry.FederatedBundle // of other trust domains, by name
 }
 
 // identitiesOf is the whole SPIFFE IDs of a service.
