@@ -37,10 +37,12 @@ type Caller struct {
 	Remote  string
 }
 
-// Link is the sync stream of one node. Send and Recv are each called from one
-// goroutine at a time; Recv ends with an error when the stream ends.
+// Link is the sync stream of one node. Sending and receiving are each done by
+// one goroutine at a time, and only until Sync returns; Recv ends with an error
+// when the stream ends. Sending blocks only while 64 KiB wait to be written.
 type Link interface {
 	Send(*pb.SyncResponse) error
+	SendFrame(*Frame) error
 	Recv() (*pb.SyncRequest, error)
 }
 

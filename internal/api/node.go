@@ -19,8 +19,10 @@ type node struct {
 	p *Public
 }
 
+type syncStream = grpc.BidiStreamingServer[pb.SyncRequest, pb.SyncResponse]
+
 // Sync hands the stream to the fleet after its hello.
-func (n *node) Sync(stream grpc.BidiStreamingServer[pb.SyncRequest, pb.SyncResponse]) error {
+func (n *node) Sync(stream syncStream) error {
 	ctx := stream.Context()
 	caller, err := callerOf(ctx)
 	if err != nil {
@@ -37,7 +39,7 @@ func (n *node) Sync(stream grpc.BidiStreamingServer[pb.SyncRequest, pb.SyncRespo
 	if len(hello.GetVersion()) > 64 {
 		return fault.Invalidf("hello: version has at most 64 bytes")
 	}
-	return n.p.cfg.Fleet.Sync(ctx, caller, hello, stream)
+	return n.p.cfg.Fleet.Sync(ctx, caller, hello, syncLink{stream})
 }
 
 // SignWorkloads reads each request by itself: one that is broken does not spoil

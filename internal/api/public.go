@@ -110,6 +110,7 @@ func (p *Public) nodeServer() *grpc.Server {
 		grpc.MaxConcurrentStreams(64),
 		grpc.StaticStreamWindowSize(window),
 		grpc.StaticConnWindowSize(window),
+		grpc.ForceServerCodecV2(newCodec()),
 		// A stream whose other host vanished without a word is noticed in 20 s.
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: 10 * time.Second, Timeout: 10 * time.Second,
@@ -130,5 +131,6 @@ func (p *Public) options() []grpc.ServerOption {
 		// Ten thousand agents are mostly silent: a small buffer to read into, and
 		// one to write from only while writing.
 		grpc.ReadBufferSize(4 << 10),
+		grpc.WriteBufferSize(4 << 10),
 	}
 }

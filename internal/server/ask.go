@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 )
@@ -61,14 +62,17 @@ func (h *hub) pose(q *pb.WhyQuery, g *whyGather) (uint64, error) {
 	}
 	h.queries++
 	q.Query = h.queries
+	frame, err := api.NewFrame(&pb.SyncResponse{Message: &pb.SyncResponse_Why{Why: q}})
+	if err != nil {
+		return 0, err
+	}
 	h.answers[q.Query] = g
-	response := &pb.SyncResponse{Message: &pb.SyncResponse_Why{Why: q}}
 	for name, l := range h.links {
 		if len(l.outbox) >= maxOutstanding {
 			continue // it does not read; its answer would be late anyway
 		}
 		g.pending[name] = struct{}{}
-		l.outbox = append(l.outbox, response)
+		l.outbox = append(l.outbox, frame)
 		l.poke()
 	}
 	if len(g.pending) == 0 {

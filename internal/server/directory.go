@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/spiffe"
@@ -154,7 +155,7 @@ func (d *directory) touch() {
 
 // run builds and publishes the directory whenever something it depends on has
 // changed, until ctx ends. publish gets only what differs from the former.
-func (d *directory) run(ctx context.Context, snap func() *snapshot, publish func(*pb.SyncResponse, int) time.Duration) error {
+func (d *directory) run(ctx context.Context, snap func() *snapshot, publish func(*api.Frame) time.Duration) error {
 	var last []byte
 	var version uint64
 	pause := time.Duration(0)
@@ -167,7 +168,11 @@ func (d *directory) run(ctx context.Context, snap func() *snapshot, publish func
 			last = text
 			version++
 			message.Version = version
-			pause = publish(&pb.SyncResponse{Message: &pb.SyncResponse_Directory{Directory: message}}, len(text))
+			frame, err := api.NewFrame(&pb.SyncResponse{Message: &pb.SyncResponse_Directory{Directory: message}})
+			if err != nil {
+				return err
+			}
+			pause = publish(frame)
 		}
 		if partial {
 			next = earlier(next, d.started.Add(settleTime))

@@ -31,7 +31,7 @@ func otherKey(name string) error {
 
 // Sync serves one agent's stream: this goroutine sends, another receives.
 func (s *Server) Sync(ctx context.Context, node api.Caller, hello *pb.SyncHello, link api.Link) error {
-	l := s.hub.join(node.Name, node.Remote, hello)
+	l := s.hub.join(node.Name, node.Remote, hello, link)
 	defer s.hub.leave(l)
 	// The node may have been banned between the check of the call and join.
 	if err := s.Member(node.Name, node.Key); err != nil {
@@ -45,24 +45,36 @@ func (s *Server) Sync(ctx context.Context, node api.Caller, hello *pb.SyncHello,
 	})
 	defer ends.Stop()
 	for {
-		full, out, err := s.hub.next(l)
+		sent, err := s.sendNext(l)
 		if err != nil {
 			return err
 		}
-		if full != nil {
-			if err := link.Send(s.stateOf(full, node.Name)); err != nil {
-				return err
-			}
-		}
-		for _, response := range out {
-			if err := link.Send(response); err != nil {
-				return err
-			}
-		}
-		if full == nil && len(out) == 0 {
+		if !sent {
 			<-l.wake // by something to send, or by end: also when ctx is done, as Recv fails then
 		}
 	}
+}
+
+// sendNext sends what the stream has to send now; it reports whether there was
+// something.
+func (s *Server) sendNext(l *link) (bool, error) {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	full, out, err := s.hub.next(l)
+	if err != nil {
+		return false, err
+	}
+	if full != nil {
+		if err := l.to.Send(s.stateOf(full, l.node)); err != nil {
+			return false, err
+		}
+	}
+	for _, frame := range out {
+		if err := l.to.SendFrame(frame); err != nil {
+			return false, err
+		}
+	}
+	return full != nil || len(out) > 0, nil
 }
 
 // receive takes what the agent says until the stream ends.
@@ -149,8 +161,8 @@ func (s *Server) nodeMoved(name string) {
 
 // runDirectory builds and pushes the directory until ctx ends.
 func (s *Server) runDirectory(ctx context.Context) error {
-	return s.directory.run(ctx, s.snap, func(dir *pb.SyncResponse, size int) time.Duration {
+	return s.directory.run(ctx, s.snap, func(dir *api.Frame) time.Duration {
 		s.hub.direct(dir)
-		return pushPause(size, s.hub.connected())
+		return pushPause(dir.Len(), s.hub.connected())
 	})
 }

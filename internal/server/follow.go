@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/registry"
@@ -120,7 +121,7 @@ func (s *Server) adopt(next *snapshot, c change) error {
 
 // install swaps the snapshot and wakes everybody it concerns. The order is:
 // readers first, then the streams, then those who wait for the revision.
-func (s *Server) install(next *snapshot, delta *pb.SyncResponse, c change) {
+func (s *Server) install(next *snapshot, delta *api.Frame, c change) {
 	before := s.current.Swap(next)
 	s.hub.publish(next, delta)
 	for _, name := range c.nodes {
@@ -145,7 +146,7 @@ func (s *Server) install(next *snapshot, delta *pb.SyncResponse, c change) {
 }
 
 // deltaOf marshals a change once for all agents.
-func (s *Server) deltaOf(next *snapshot, c change) (*pb.SyncResponse, error) {
+func (s *Server) deltaOf(next *snapshot, c change) (*api.Frame, error) {
 	delta := &pb.Delta{Revision: next.revision}
 	for _, object := range c.put {
 		delta.Put = append(delta.Put, object)
@@ -160,7 +161,7 @@ func (s *Server) deltaOf(next *snapshot, c change) (*pb.SyncResponse, error) {
 	if err != nil {
 		return nil, fmt.Errorf("marshal delta: %w", err)
 	}
-	return &pb.SyncResponse{Message: &pb.SyncResponse_Delta{Delta: &pb.EncodedDelta{Delta: encoded}}}, nil
+	return api.NewFrame(&pb.SyncResponse{Message: &pb.SyncResponse_Delta{Delta: &pb.EncodedDelta{Delta: encoded}}})
 }
 
 // arrival lets changes wait until this server's own snapshot has them.

@@ -31,7 +31,7 @@ type hub struct {
 	lost     map[string]time.Time // when the stream of a node ended, for liveGrace
 	snap     *snapshot            // the newest published
 	ring     []message            // deltas, gapless, the last one leads to snap.revision
-	dir      *pb.SyncResponse     // the newest directory, shared by all streams
+	dir      *api.Frame           // the newest directory, shared by all streams
 	dirRev   uint64               // moves with dir
 	stopped  bool
 	waits    map[*wait]struct{}    // changes that wait for acks
@@ -43,7 +43,7 @@ type hub struct {
 // message is a delta as it is sent to everybody.
 type message struct {
 	revision uint64
-	response *pb.SyncResponse
+	frame    *api.Frame
 }
 
 // link is the stream of one agent.
@@ -53,6 +53,9 @@ type link struct {
 	version string
 	since   time.Time
 	wake    chan struct{} // capacity 1
+	to      api.Link
+
+	sending sync.Mutex // held while something is written; taken before hub.mu, or tried
 
 	// guarded by hub.mu
 	fresh    bool   // has nothing that a delta could build on
@@ -60,9 +63,10 @@ type link struct {
 	acked    uint64
 	faults   []string // of the last ack
 	dirSent  uint64
-	outbox   []*pb.SyncResponse // queries, few and small
-	cut      error              // why the stream must end
-	lost     bool               // it ended by itself: the node is expected back
+	outbox   []*api.Frame // queries, few and small
+	flight   flight
+	cut      error // why the stream must end
+	lost     bool  // it ended by itself: the node is expected back
 	lastSeen time.Time
 }
 
@@ -79,9 +83,9 @@ func newHub(now func() time.Time, first *snapshot, onChange func(string)) *hub {
 }
 
 // join adds the stream of a node; an older one of the same node is cut.
-func (h *hub) join(node, remote string, hello *pb.SyncHello) *link {
+func (h *hub) join(node, remote string, hello *pb.SyncHello, to api.Link) *link {
 	l := &link{
-		node: node, remote: remote, version: hello.GetVersion(), since: h.now(),
+		node: node, remote: remote, to: to, version: hello.GetVersion(), since: h.now(),
 		wake: make(chan struct{}, 1), sent: hello.GetRevision(), lastSeen: h.now(),
 	}
 	h.mu.Lock()
@@ -116,6 +120,8 @@ func (h *hub) leave(l *link) {
 	if mine {
 		h.onChange(l.node)
 	}
+	l.sending.Lock() // whoever still writes must have done so before the stream ends
+	defer l.sending.Unlock()
 }
 
 // cut ends the stream of a node, with a reason for it, at once.
@@ -154,7 +160,15 @@ func stopped() error { return api.Away{Err: errors.New("the server is stopping")
 
 // publish makes snap the newest. delta leads there from the one before; nil
 // says that nothing does, and everybody gets everything.
-func (h *hub) publish(snap *snapshot, delta *pb.SyncResponse) {
+func (h *hub) publish(snap *snapshot, delta *api.Frame) {
+	for _, l := range h.offer(snap, delta) {
+		h.finish(l, l.to.SendFrame(delta))
+	}
+}
+
+// offer wakes the streams that have something to send now, and returns those
+// that the caller is to send the delta on: of them it holds the sending lock.
+func (h *hub) offer(snap *snapshot, delta *api.Frame) []*link {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	moved := snap.revision != h.snap.revision || snap.epoch != h.snap.epoch
@@ -171,15 +185,21 @@ func (h *hub) publish(snap *snapshot, delta *pb.SyncResponse) {
 			l.fresh = true
 		}
 	default:
-		return
+		return nil
 	}
+	ready := make([]*link, 0, len(h.links))
 	for _, l := range h.links {
-		l.poke()
+		if delta != nil && h.claim(l, delta.Len()) {
+			ready = append(ready, l)
+		} else {
+			l.poke()
+		}
 	}
+	return ready
 }
 
 // direct makes dir the newest directory.
-func (h *hub) direct(dir *pb.SyncResponse) {
+func (h *hub) direct(dir *api.Frame) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.dir = dir
@@ -190,8 +210,9 @@ func (h *hub) direct(dir *pb.SyncResponse) {
 }
 
 // next is what the stream has to send now; nothing means: wait for wake. full
-// is set when the stream must send the whole state of that snapshot first.
-func (h *hub) next(l *link) (full *snapshot, out []*pb.SyncResponse, err error) {
+// is set when the stream must send the whole state of that snapshot first. The
+// caller holds l.sending until it has sent all of it.
+func (h *hub) next(l *link) (full *snapshot, out []*api.Frame, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if l.cut != nil {
@@ -201,31 +222,36 @@ func (h *hub) next(l *link) (full *snapshot, out []*pb.SyncResponse, err error) 
 		deltas, ok := h.since(l.sent)
 		if l.fresh || !ok {
 			full = h.snap
-		} else {
-			out = append(out, deltas...)
+			l.flight.change(unknownSize)
+		}
+		for _, m := range deltas {
+			if full == nil {
+				out = append(out, m.frame)
+				l.flight.change(m.frame.Len())
+			}
 		}
 		l.fresh, l.sent = false, h.snap.revision
 	}
 	if h.dir != nil && l.dirSent != h.dirRev {
 		out = append(out, h.dir)
 		l.dirSent = h.dirRev
+		l.flight.other(h.dir.Len())
 	}
-	out = append(out, l.outbox...)
+	for _, f := range l.outbox {
+		out = append(out, f)
+		l.flight.other(f.Len())
+	}
 	l.outbox = nil
 	return full, out, nil
 }
 
 // since is the deltas that lead from revision to the newest.
-func (h *hub) since(revision uint64) ([]*pb.SyncResponse, bool) {
+func (h *hub) since(revision uint64) ([]message, bool) {
 	missing := h.snap.revision - revision
 	if revision > h.snap.revision || missing > uint64(len(h.ring)) {
 		return nil, false
 	}
-	out := make([]*pb.SyncResponse, 0, missing)
-	for _, m := range h.ring[uint64(len(h.ring))-missing:] {
-		out = append(out, m.response)
-	}
-	return out, true
+	return h.ring[uint64(len(h.ring))-missing:], true
 }
 
 // ack records that a node enforces a revision.
@@ -238,6 +264,9 @@ func (h *hub) ack(l *link, revision uint64, faults []string) {
 	}
 	if revision >= l.acked {
 		l.acked, l.faults = revision, faults
+	}
+	if revision == l.sent {
+		l.flight.landed()
 	}
 	for w := range h.waits {
 		if revision >= w.revision {

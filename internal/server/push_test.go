@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -296,5 +298,34 @@ func TestChangeWaitsForANodeThatComesBack(t *testing.T) {
 	}
 	if got = r.apply(&pb.ApplyRequest{Put: []*pb.Object{rule("r", "web", "orders", "GET /x")}}); got.GetAffected() != 0 {
 		t.Errorf("a node that is long away: got %v, want it not waited for", got)
+	}
+}
+
+// Changes are written to the streams by whoever publishes them, so one that
+// nobody reads must not make it wait.
+func TestAgentThatDoesNotReadHoldsUpNobody(t *testing.T) {
+	r := start(t, nil)
+	deaf, a := r.joined("deaf"), r.joined("n1")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream, err := deaf.node.Sync(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&pb.SyncRequest{Message: &pb.SyncRequest_Hello{Hello: &pb.SyncHello{Version: "test"}}}); err != nil {
+		t.Fatal(err)
+	}
+	a.connect()
+	within(t, "both to be connected", func() bool { return r.status().GetNodesConnected() == 2 })
+	r.apply(&pb.ApplyRequest{Put: shop(), NoWait: true})
+	revision := uint64(2)
+	for i := range 40 { // 2.4 MB: more than the windows and buffers in between hold
+		var paths []string
+		for j := range 60 {
+			paths = append(paths, fmt.Sprintf("GET %s/%d/%d", strings.Repeat("/"+strings.Repeat("a", 250), 4), i, j))
+		}
+		r.apply(&pb.ApplyRequest{Put: []*pb.Object{rule("r", "web", "orders", paths...)}, NoWait: true})
+		revision++
+		a.at(revision)
 	}
 }
