@@ -74,6 +74,7 @@ type Peer struct {
 
 	resolved atomic.Pointer[resolvedPeer] // against the newest table it was asked with
 	reported atomic.Int64                 // second of the last allow reported for it
+	flow     atomic.Pointer[flowHit]      // of its latest request
 }
 
 type resolvedPeer struct {
@@ -121,6 +122,9 @@ func (w *Workload) decide(peer *Peer, request *Request, own *check, now time.Tim
 	w.judge(peer, request, now, &d, &verdict)
 	if d.Allowed && own != nil {
 		own.narrow(peer, request, &d, &verdict)
+	}
+	if peer != nil {
+		w.flows.record(peer, request, d.Path, &verdict, now)
 	}
 	if !d.Allowed || w.reports.sampled(peer, d.Rule, request.Method, now) {
 		d.ID = newDecisionID()

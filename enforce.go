@@ -96,6 +96,7 @@ func putLatest(acks chan *pb.PolicyAck, ack *pb.PolicyAck) {
 func (w *Workload) send(ctx context.Context, cancel func(), stream enforceStream, acks <-chan *pb.PolicyAck) {
 	defer cancel()
 	registered := false
+	counted := time.After(flowPause) // what an earlier stream could not tell
 	if len(*w.addresses.Load()) > 0 {
 		w.nudge()
 	}
@@ -121,6 +122,14 @@ func (w *Workload) send(ctx context.Context, cancel func(), stream enforceStream
 				message = &pb.EnforceRequest{Message: &pb.EnforceRequest_Register{
 					Register: &pb.Register{Addresses: addresses, Service: w.Service()},
 				}}
+			case <-w.flows.changed:
+				counted = time.After(flowPause)
+				continue
+			case <-counted:
+				if err := w.sendFlows(stream); err != nil {
+					return
+				}
+				continue
 			case first := <-w.reports.queue:
 				message = &pb.EnforceRequest{Message: &pb.EnforceRequest_Report{Report: w.reports.batch(first)}}
 			}

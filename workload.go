@@ -65,6 +65,7 @@ type Workload struct {
 	live    live      // exchanges decided again at each change of policy
 	accepts conns     // accepted connections, verified again at each change of bundle
 	reports reports   // decisions on their way to the agent
+	flows   flows     // what was decided, counted
 	calls   caller    // the client half
 	targets resolvers // gRPC clients
 	first   firsts    // what Open waits for
@@ -98,6 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	w.live.init()
 	w.accepts.init()
 	w.reports.init()
+	w.flows.init()
 	w.calls.init(w)
 	w.targets.init()
 	w.policy.Store(&ruling{})

@@ -60,6 +60,7 @@ type changeView struct {
 	Acked    uint32       `json:"acked"`
 	Laggards []string     `json:"laggards,omitempty"`
 	TookMS   float64      `json:"took_ms"`
+	Replay   *replayView  `json:"replay,omitempty"`
 }
 
 type changeItem struct {
@@ -78,6 +79,7 @@ func viewChange(r *pb.ChangeResult, dryRun bool) changeView {
 	for _, c := range r.GetChanges() {
 		v.Changes = append(v.Changes, changeItem{c.GetVerb(), c.GetKey().GetKind(), c.GetKey().GetName(), c.GetDiff()})
 	}
+	v.Replay = viewReplay(r.GetReplay())
 	return v
 }
 
@@ -103,6 +105,7 @@ func (a *app) printChange(f *changeFlags, r *pb.ChangeResult) error {
 	case len(r.GetChanges()) == 0:
 		fmt.Fprintln(a.stdout, "nothing to change")
 	case f.dryRun:
+		a.printReplay(r.GetReplay())
 		fmt.Fprintln(a.stdout, "nothing was changed (--dry-run)")
 	case f.noWait:
 		fmt.Fprintf(a.stdout, "recorded as revision %d\n", r.GetRevision())

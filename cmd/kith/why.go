@@ -11,6 +11,7 @@ import (
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
 )
 
 // whyVerb explains decisions.
@@ -69,25 +70,16 @@ func (a *app) decisions(ctx context.Context, req *pb.WhyRequest) ([]*pb.Decision
 
 // whyIf asks what would be decided.
 func (a *app) whyIf(cmd *cobra.Command, f format, from, action, to string) error {
-	req := &pb.TestRequest{From: from, To: to}
-	words := strings.Fields(action)
-	switch {
-	case len(words) == 2 && words[0] == "grpc":
-		req.Protocol, req.Method, req.Path = "grpc", "POST", "/"+strings.TrimPrefix(words[1], "/")
-	case len(words) >= 1 && words[0] == "tcp":
-		req.Protocol = "tcp"
-		if len(words) == 2 {
-			if _, err := fmt.Sscanf(words[1], "%d", &req.Port); err != nil {
-				return usagef(cmd, "%q is no port", words[1])
-			}
-		}
-	case len(words) == 2 && strings.HasPrefix(words[1], "/"):
-		req.Method, req.Path = words[0], words[1]
-	default:
-		return usagef(cmd, `%q is no call; want "GET /path", "grpc pkg.Service/Method" or "tcp 5432"`, action)
+	asked, err := policy.ParseCall(action)
+	if err != nil {
+		return err
+	}
+	req := &pb.TestRequest{From: from, To: to, Method: asked.Method, Path: asked.Path, Port: uint32(asked.Port)}
+	if asked.Protocol != policy.HTTP {
+		req.Protocol = asked.Protocol.String()
 	}
 	var d *pb.Decision
-	err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {
+	err = a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {
 		d, err = admin.Test(ctx, req)
 		return err
 	})

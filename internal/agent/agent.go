@@ -43,6 +43,7 @@ type Agent struct {
 	points     *points
 	catalog    catalog
 	decisions  ring
+	flows      flowTable
 	identities *workload.Identities
 	tokens     *workload.Tokens
 	outbox     outbox

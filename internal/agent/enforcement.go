@@ -232,6 +232,8 @@ func (a *Agent) hear(p *point, m *pb.EnforceRequest) error {
 		a.keep.stateChanged()
 	case *pb.EnforceRequest_Report:
 		a.report(p, m.Report.GetDecisions())
+	case *pb.EnforceRequest_Flows:
+		a.count(p, m.Flows)
 	default:
 		return fault.Invalidf("a second Open on one stream")
 	}

@@ -18,10 +18,10 @@ type outbox struct {
 	wake chan struct{} // capacity 1
 
 	mu        sync.Mutex
-	ackOf     *pb.Ack         // guarded by mu, as is all below
-	endpoints bool            // may have changed
-	announced *pb.Endpoints   // as sent on this stream; nil for nothing yet
-	answers   []*pb.WhyAnswer // to queries of this stream
+	ackOf     *pb.Ack           // guarded by mu, as is all below
+	endpoints bool              // may have changed
+	announced *pb.Endpoints     // as sent on this stream; nil for nothing yet
+	answers   []*pb.SyncRequest // to queries of this stream
 }
 
 func (o *outbox) init() { o.wake = make(chan struct{}, 1) }
@@ -57,7 +57,7 @@ func (o *outbox) endpointsChanged() {
 	o.poke()
 }
 
-func (o *outbox) answer(a *pb.WhyAnswer) {
+func (o *outbox) answer(a *pb.SyncRequest) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.answers) < maxAnswers {
@@ -70,7 +70,7 @@ func (o *outbox) answer(a *pb.WhyAnswer) {
 func (o *outbox) next(endpoints func() []*pb.LocalEndpoint) *pb.SyncRequest {
 	o.mu.Lock()
 	ack, look := o.ackOf, o.endpoints
-	var answer *pb.WhyAnswer
+	var answer *pb.SyncRequest
 	switch {
 	case ack != nil:
 		o.ackOf = nil
@@ -91,7 +91,7 @@ func (o *outbox) next(endpoints func() []*pb.LocalEndpoint) *pb.SyncRequest {
 		}
 		return &pb.SyncRequest{Message: &pb.SyncRequest_Endpoints{Endpoints: full}}
 	case answer != nil:
-		return &pb.SyncRequest{Message: &pb.SyncRequest_Why{Why: answer}}
+		return answer
 	}
 	return nil
 }

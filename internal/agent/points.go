@@ -302,6 +302,13 @@ func (s *points) idsOf(p *point) []string {
 	return p.slice.GetIds()
 }
 
+// servicesOf is what the point's identity belongs to.
+func (s *points) servicesOf(p *point) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return p.services
+}
+
 // endpoints is the addresses of the attached points. A point announces itself
 // only for services that its identity belongs to.
 func (s *points) endpoints(w *world) []*pb.LocalEndpoint {

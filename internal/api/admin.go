@@ -163,6 +163,11 @@ func (a *admin) Test(ctx context.Context, req *pb.TestRequest) (*pb.Decision, er
 	return a.o.Test(ctx, req)
 }
 
+// Flows shows what was asked of services, counted.
+func (a *admin) Flows(ctx context.Context, req *pb.FlowsRequest) (*pb.FlowsResponse, error) {
+	return a.o.Flows(ctx, req)
+}
+
 // Status shows the server's state.
 func (a *admin) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
 	return a.o.Status(ctx)

@@ -88,6 +88,7 @@ type Operator interface {
 	ListIdentities(ctx context.Context) ([]*pb.IdentityInfo, error)
 	Why(ctx context.Context, req *pb.WhyRequest) ([]*pb.Decision, error)
 	Test(ctx context.Context, req *pb.TestRequest) (*pb.Decision, error)
+	Flows(ctx context.Context, req *pb.FlowsRequest) (*pb.FlowsResponse, error)
 	Status(ctx context.Context) (*pb.StatusResponse, error)
 	// Watch calls send for each event until ctx is done or send fails; a reader
 	// that is too slow is told so by the error it ends with.

@@ -41,7 +41,7 @@ func RoleToChange(kind registry.Kind) registry.Role {
 func roleFor(method string) (registry.Role, bool) {
 	switch method {
 	case pb.Admin_List_FullMethodName, pb.Admin_ListNodes_FullMethodName, pb.Admin_ListIdentities_FullMethodName,
-		pb.Admin_Why_FullMethodName, pb.Admin_Test_FullMethodName, pb.Admin_Status_FullMethodName, pb.Admin_Watch_FullMethodName,
+		pb.Admin_Why_FullMethodName, pb.Admin_Test_FullMethodName, pb.Admin_Flows_FullMethodName, pb.Admin_Status_FullMethodName, pb.Admin_Watch_FullMethodName,
 		pb.Admin_Apply_FullMethodName, // a dry run; what it really changes is looked at by mayApply
 		pb.Admin_RenewAdmin_FullMethodName:
 		return registry.RoleViewer, true

@@ -141,7 +141,8 @@ type ChangeResult struct {
 	Affected      uint32                 `protobuf:"varint,4,opt,name=affected,proto3" json:"affected,omitempty"` // live nodes that had to swap
 	Acked         uint32                 `protobuf:"varint,5,opt,name=acked,proto3" json:"acked,omitempty"`
 	Laggards      []string               `protobuf:"bytes,6,rep,name=laggards,proto3" json:"laggards,omitempty"`
-	Took          *durationpb.Duration   `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"` // until the last ack
+	Took          *durationpb.Duration   `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`     // until the last ack
+	Replay        *Replay                `protobuf:"bytes,8,opt,name=replay,proto3" json:"replay,omitempty"` // of a dry run that changes services or rules
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +222,13 @@ func (x *ChangeResult) GetLaggards() []string {
 func (x *ChangeResult) GetTook() *durationpb.Duration {
 	if x != nil {
 		return x.Took
+	}
+	return nil
+}
+
+func (x *ChangeResult) GetReplay() *Replay {
+	if x != nil {
+		return x.Replay
 	}
 	return nil
 }
@@ -2110,7 +2118,7 @@ var File_kith_v1_admin_proto protoreflect.FileDescriptor
 
 const file_kith_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x13kith/v1/admin.proto\x12\akith.v1\x1a\x14kith/v1/object.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9f\x02\n" +
+	"\x13kith/v1/admin.proto\x12\akith.v1\x1a\x12kith/v1/flow.proto\x1a\x14kith/v1/object.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9f\x02\n" +
 	"\fApplyRequest\x12!\n" +
 	"\x03put\x18\x01 \x03(\v2\x0f.kith.v1.ObjectR\x03put\x12$\n" +
 	"\x06delete\x18\x02 \x03(\v2\f.kith.v1.KeyR\x06delete\x12\x14\n" +
@@ -2121,7 +2129,7 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\x04wait\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x1f\n" +
 	"\vcreate_only\x18\b \x01(\bR\n" +
 	"createOnly\x12\x18\n" +
-	"\adeclare\x18\t \x03(\tR\adeclare\"\xee\x01\n" +
+	"\adeclare\x18\t \x03(\tR\adeclare\"\x97\x02\n" +
 	"\fChangeResult\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12)\n" +
 	"\achanges\x18\x02 \x03(\v2\x0f.kith.v1.ChangeR\achanges\x12\x1a\n" +
@@ -2129,7 +2137,8 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\baffected\x18\x04 \x01(\rR\baffected\x12\x14\n" +
 	"\x05acked\x18\x05 \x01(\rR\x05acked\x12\x1a\n" +
 	"\blaggards\x18\x06 \x03(\tR\blaggards\x12-\n" +
-	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\"P\n" +
+	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x12'\n" +
+	"\x06replay\x18\b \x01(\v2\x0f.kith.v1.ReplayR\x06replay\"P\n" +
 	"\x06Change\x12\x12\n" +
 	"\x04verb\x18\x01 \x01(\tR\x04verb\x12\x1e\n" +
 	"\x03key\x18\x02 \x01(\v2\f.kith.v1.KeyR\x03key\x12\x12\n" +
@@ -2269,7 +2278,7 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
 	"\tspiffe_id\x18\x03 \x01(\tR\bspiffeId\x12\x14\n" +
 	"\x05chain\x18\x04 \x03(\fR\x05chain\x12'\n" +
-	"\x06bundle\x18\x05 \x01(\v2\x0f.kith.v1.BundleR\x06bundle2\xeb\a\n" +
+	"\x06bundle\x18\x05 \x01(\v2\x0f.kith.v1.BundleR\x06bundle2\xa3\b\n" +
 	"\x05Admin\x125\n" +
 	"\x05Apply\x12\x15.kith.v1.ApplyRequest\x1a\x15.kith.v1.ChangeResult\x123\n" +
 	"\x04List\x12\x14.kith.v1.ListRequest\x1a\x15.kith.v1.ListResponse\x12<\n" +
@@ -2280,7 +2289,8 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"RemoveNode\x12\x1a.kith.v1.RemoveNodeRequest\x1a\x15.kith.v1.ChangeResult\x12Q\n" +
 	"\x0eListIdentities\x12\x1e.kith.v1.ListIdentitiesRequest\x1a\x1f.kith.v1.ListIdentitiesResponse\x120\n" +
 	"\x03Why\x12\x13.kith.v1.WhyRequest\x1a\x14.kith.v1.WhyResponse\x12/\n" +
-	"\x04Test\x12\x14.kith.v1.TestRequest\x1a\x11.kith.v1.Decision\x129\n" +
+	"\x04Test\x12\x14.kith.v1.TestRequest\x1a\x11.kith.v1.Decision\x126\n" +
+	"\x05Flows\x12\x15.kith.v1.FlowsRequest\x1a\x16.kith.v1.FlowsResponse\x129\n" +
 	"\x06Status\x12\x16.kith.v1.StatusRequest\x1a\x17.kith.v1.StatusResponse\x125\n" +
 	"\x05Watch\x12\x15.kith.v1.WatchRequest\x1a\x13.kith.v1.WatchEvent0\x01\x12E\n" +
 	"\n" +
@@ -2342,9 +2352,12 @@ var file_kith_v1_admin_proto_goTypes = []any{
 	(*Object)(nil),                 // 32: kith.v1.Object
 	(*Key)(nil),                    // 33: kith.v1.Key
 	(*durationpb.Duration)(nil),    // 34: google.protobuf.Duration
-	(*Decision)(nil),               // 35: kith.v1.Decision
-	(*DirectoryEntry)(nil),         // 36: kith.v1.DirectoryEntry
-	(*Bundle)(nil),                 // 37: kith.v1.Bundle
+	(*Replay)(nil),                 // 35: kith.v1.Replay
+	(*Decision)(nil),               // 36: kith.v1.Decision
+	(*DirectoryEntry)(nil),         // 37: kith.v1.DirectoryEntry
+	(*Bundle)(nil),                 // 38: kith.v1.Bundle
+	(*FlowsRequest)(nil),           // 39: kith.v1.FlowsRequest
+	(*FlowsResponse)(nil),          // 40: kith.v1.FlowsResponse
 }
 var file_kith_v1_admin_proto_depIdxs = []int32{
 	32, // 0: kith.v1.ApplyRequest.put:type_name -> kith.v1.Object
@@ -2352,58 +2365,61 @@ var file_kith_v1_admin_proto_depIdxs = []int32{
 	34, // 2: kith.v1.ApplyRequest.wait:type_name -> google.protobuf.Duration
 	2,  // 3: kith.v1.ChangeResult.changes:type_name -> kith.v1.Change
 	34, // 4: kith.v1.ChangeResult.took:type_name -> google.protobuf.Duration
-	33, // 5: kith.v1.Change.key:type_name -> kith.v1.Key
-	32, // 6: kith.v1.ListResponse.objects:type_name -> kith.v1.Object
-	34, // 7: kith.v1.AddNodeRequest.ttl:type_name -> google.protobuf.Duration
-	7,  // 8: kith.v1.ListNodesResponse.nodes:type_name -> kith.v1.NodeInfo
-	14, // 9: kith.v1.ListIdentitiesResponse.identities:type_name -> kith.v1.IdentityInfo
-	35, // 10: kith.v1.WhyResponse.decisions:type_name -> kith.v1.Decision
-	36, // 11: kith.v1.StatusResponse.directory:type_name -> kith.v1.DirectoryEntry
-	1,  // 12: kith.v1.WatchEvent.change:type_name -> kith.v1.ChangeResult
-	35, // 13: kith.v1.WatchEvent.decision:type_name -> kith.v1.Decision
-	7,  // 14: kith.v1.WatchEvent.node:type_name -> kith.v1.NodeInfo
-	22, // 15: kith.v1.ListAdminsResponse.admins:type_name -> kith.v1.AdminInfo
-	34, // 16: kith.v1.AddAdminRequest.ttl:type_name -> google.protobuf.Duration
-	37, // 17: kith.v1.AdmittedAdmin.bundle:type_name -> kith.v1.Bundle
-	0,  // 18: kith.v1.Admin.Apply:input_type -> kith.v1.ApplyRequest
-	3,  // 19: kith.v1.Admin.List:input_type -> kith.v1.ListRequest
-	5,  // 20: kith.v1.Admin.AddNode:input_type -> kith.v1.AddNodeRequest
-	8,  // 21: kith.v1.Admin.ListNodes:input_type -> kith.v1.ListNodesRequest
-	10, // 22: kith.v1.Admin.BanNode:input_type -> kith.v1.BanNodeRequest
-	11, // 23: kith.v1.Admin.RemoveNode:input_type -> kith.v1.RemoveNodeRequest
-	12, // 24: kith.v1.Admin.ListIdentities:input_type -> kith.v1.ListIdentitiesRequest
-	15, // 25: kith.v1.Admin.Why:input_type -> kith.v1.WhyRequest
-	17, // 26: kith.v1.Admin.Test:input_type -> kith.v1.TestRequest
-	18, // 27: kith.v1.Admin.Status:input_type -> kith.v1.StatusRequest
-	20, // 28: kith.v1.Admin.Watch:input_type -> kith.v1.WatchRequest
-	23, // 29: kith.v1.Admin.ListAdmins:input_type -> kith.v1.ListAdminsRequest
-	25, // 30: kith.v1.Admin.AddAdmin:input_type -> kith.v1.AddAdminRequest
-	27, // 31: kith.v1.Admin.SetAdminRole:input_type -> kith.v1.SetAdminRoleRequest
-	28, // 32: kith.v1.Admin.RemoveAdmin:input_type -> kith.v1.RemoveAdminRequest
-	29, // 33: kith.v1.Admin.RenewAdmin:input_type -> kith.v1.RenewAdminRequest
-	30, // 34: kith.v1.AdminAdmission.JoinAdmin:input_type -> kith.v1.JoinAdminRequest
-	1,  // 35: kith.v1.Admin.Apply:output_type -> kith.v1.ChangeResult
-	4,  // 36: kith.v1.Admin.List:output_type -> kith.v1.ListResponse
-	6,  // 37: kith.v1.Admin.AddNode:output_type -> kith.v1.AddNodeResponse
-	9,  // 38: kith.v1.Admin.ListNodes:output_type -> kith.v1.ListNodesResponse
-	1,  // 39: kith.v1.Admin.BanNode:output_type -> kith.v1.ChangeResult
-	1,  // 40: kith.v1.Admin.RemoveNode:output_type -> kith.v1.ChangeResult
-	13, // 41: kith.v1.Admin.ListIdentities:output_type -> kith.v1.ListIdentitiesResponse
-	16, // 42: kith.v1.Admin.Why:output_type -> kith.v1.WhyResponse
-	35, // 43: kith.v1.Admin.Test:output_type -> kith.v1.Decision
-	19, // 44: kith.v1.Admin.Status:output_type -> kith.v1.StatusResponse
-	21, // 45: kith.v1.Admin.Watch:output_type -> kith.v1.WatchEvent
-	24, // 46: kith.v1.Admin.ListAdmins:output_type -> kith.v1.ListAdminsResponse
-	26, // 47: kith.v1.Admin.AddAdmin:output_type -> kith.v1.AddAdminResponse
-	1,  // 48: kith.v1.Admin.SetAdminRole:output_type -> kith.v1.ChangeResult
-	1,  // 49: kith.v1.Admin.RemoveAdmin:output_type -> kith.v1.ChangeResult
-	31, // 50: kith.v1.Admin.RenewAdmin:output_type -> kith.v1.AdmittedAdmin
-	31, // 51: kith.v1.AdminAdmission.JoinAdmin:output_type -> kith.v1.AdmittedAdmin
-	35, // [35:52] is the sub-list for method output_type
-	18, // [18:35] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	35, // 5: kith.v1.ChangeResult.replay:type_name -> kith.v1.Replay
+	33, // 6: kith.v1.Change.key:type_name -> kith.v1.Key
+	32, // 7: kith.v1.ListResponse.objects:type_name -> kith.v1.Object
+	34, // 8: kith.v1.AddNodeRequest.ttl:type_name -> google.protobuf.Duration
+	7,  // 9: kith.v1.ListNodesResponse.nodes:type_name -> kith.v1.NodeInfo
+	14, // 10: kith.v1.ListIdentitiesResponse.identities:type_name -> kith.v1.IdentityInfo
+	36, // 11: kith.v1.WhyResponse.decisions:type_name -> kith.v1.Decision
+	37, // 12: kith.v1.StatusResponse.directory:type_name -> kith.v1.DirectoryEntry
+	1,  // 13: kith.v1.WatchEvent.change:type_name -> kith.v1.ChangeResult
+	36, // 14: kith.v1.WatchEvent.decision:type_name -> kith.v1.Decision
+	7,  // 15: kith.v1.WatchEvent.node:type_name -> kith.v1.NodeInfo
+	22, // 16: kith.v1.ListAdminsResponse.admins:type_name -> kith.v1.AdminInfo
+	34, // 17: kith.v1.AddAdminRequest.ttl:type_name -> google.protobuf.Duration
+	38, // 18: kith.v1.AdmittedAdmin.bundle:type_name -> kith.v1.Bundle
+	0,  // 19: kith.v1.Admin.Apply:input_type -> kith.v1.ApplyRequest
+	3,  // 20: kith.v1.Admin.List:input_type -> kith.v1.ListRequest
+	5,  // 21: kith.v1.Admin.AddNode:input_type -> kith.v1.AddNodeRequest
+	8,  // 22: kith.v1.Admin.ListNodes:input_type -> kith.v1.ListNodesRequest
+	10, // 23: kith.v1.Admin.BanNode:input_type -> kith.v1.BanNodeRequest
+	11, // 24: kith.v1.Admin.RemoveNode:input_type -> kith.v1.RemoveNodeRequest
+	12, // 25: kith.v1.Admin.ListIdentities:input_type -> kith.v1.ListIdentitiesRequest
+	15, // 26: kith.v1.Admin.Why:input_type -> kith.v1.WhyRequest
+	17, // 27: kith.v1.Admin.Test:input_type -> kith.v1.TestRequest
+	39, // 28: kith.v1.Admin.Flows:input_type -> kith.v1.FlowsRequest
+	18, // 29: kith.v1.Admin.Status:input_type -> kith.v1.StatusRequest
+	20, // 30: kith.v1.Admin.Watch:input_type -> kith.v1.WatchRequest
+	23, // 31: kith.v1.Admin.ListAdmins:input_type -> kith.v1.ListAdminsRequest
+	25, // 32: kith.v1.Admin.AddAdmin:input_type -> kith.v1.AddAdminRequest
+	27, // 33: kith.v1.Admin.SetAdminRole:input_type -> kith.v1.SetAdminRoleRequest
+	28, // 34: kith.v1.Admin.RemoveAdmin:input_type -> kith.v1.RemoveAdminRequest
+	29, // 35: kith.v1.Admin.RenewAdmin:input_type -> kith.v1.RenewAdminRequest
+	30, // 36: kith.v1.AdminAdmission.JoinAdmin:input_type -> kith.v1.JoinAdminRequest
+	1,  // 37: kith.v1.Admin.Apply:output_type -> kith.v1.ChangeResult
+	4,  // 38: kith.v1.Admin.List:output_type -> kith.v1.ListResponse
+	6,  // 39: kith.v1.Admin.AddNode:output_type -> kith.v1.AddNodeResponse
+	9,  // 40: kith.v1.Admin.ListNodes:output_type -> kith.v1.ListNodesResponse
+	1,  // 41: kith.v1.Admin.BanNode:output_type -> kith.v1.ChangeResult
+	1,  // 42: kith.v1.Admin.RemoveNode:output_type -> kith.v1.ChangeResult
+	13, // 43: kith.v1.Admin.ListIdentities:output_type -> kith.v1.ListIdentitiesResponse
+	16, // 44: kith.v1.Admin.Why:output_type -> kith.v1.WhyResponse
+	36, // 45: kith.v1.Admin.Test:output_type -> kith.v1.Decision
+	40, // 46: kith.v1.Admin.Flows:output_type -> kith.v1.FlowsResponse
+	19, // 47: kith.v1.Admin.Status:output_type -> kith.v1.StatusResponse
+	21, // 48: kith.v1.Admin.Watch:output_type -> kith.v1.WatchEvent
+	24, // 49: kith.v1.Admin.ListAdmins:output_type -> kith.v1.ListAdminsResponse
+	26, // 50: kith.v1.Admin.AddAdmin:output_type -> kith.v1.AddAdminResponse
+	1,  // 51: kith.v1.Admin.SetAdminRole:output_type -> kith.v1.ChangeResult
+	1,  // 52: kith.v1.Admin.RemoveAdmin:output_type -> kith.v1.ChangeResult
+	31, // 53: kith.v1.Admin.RenewAdmin:output_type -> kith.v1.AdmittedAdmin
+	31, // 54: kith.v1.AdminAdmission.JoinAdmin:output_type -> kith.v1.AdmittedAdmin
+	37, // [37:55] is the sub-list for method output_type
+	19, // [19:37] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_admin_proto_init() }
@@ -2411,6 +2427,7 @@ func file_kith_v1_admin_proto_init() {
 	if File_kith_v1_admin_proto != nil {
 		return
 	}
+	file_kith_v1_flow_proto_init()
 	file_kith_v1_object_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

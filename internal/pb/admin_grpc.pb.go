@@ -31,6 +31,7 @@ const (
 	Admin_ListIdentities_FullMethodName = "/kith.v1.Admin/ListIdentities"
 	Admin_Why_FullMethodName            = "/kith.v1.Admin/Why"
 	Admin_Test_FullMethodName           = "/kith.v1.Admin/Test"
+	Admin_Flows_FullMethodName          = "/kith.v1.Admin/Flows"
 	Admin_Status_FullMethodName         = "/kith.v1.Admin/Status"
 	Admin_Watch_FullMethodName          = "/kith.v1.Admin/Watch"
 	Admin_ListAdmins_FullMethodName     = "/kith.v1.Admin/ListAdmins"
@@ -53,6 +54,7 @@ type AdminClient interface {
 	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
 	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
 	Test(ctx context.Context, in *TestRequest, opts ...grpc.CallOption) (*Decision, error)
+	Flows(ctx context.Context, in *FlowsRequest, opts ...grpc.CallOption) (*FlowsResponse, error)
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEvent], error)
 	ListAdmins(ctx context.Context, in *ListAdminsRequest, opts ...grpc.CallOption) (*ListAdminsResponse, error)
@@ -160,6 +162,16 @@ func (c *adminClient) Test(ctx context.Context, in *TestRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *adminClient) Flows(ctx context.Context, in *FlowsRequest, opts ...grpc.CallOption) (*FlowsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FlowsResponse)
+	err := c.cc.Invoke(ctx, Admin_Flows_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatusResponse)
@@ -252,6 +264,7 @@ type AdminServer interface {
 	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	Test(context.Context, *TestRequest) (*Decision, error)
+	Flows(context.Context, *FlowsRequest) (*FlowsResponse, error)
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchEvent]) error
 	ListAdmins(context.Context, *ListAdminsRequest) (*ListAdminsResponse, error)
@@ -295,6 +308,9 @@ func (UnimplementedAdminServer) Why(context.Context, *WhyRequest) (*WhyResponse,
 }
 func (UnimplementedAdminServer) Test(context.Context, *TestRequest) (*Decision, error) {
 	return nil, status.Error(codes.Unimplemented, "method Test not implemented")
+}
+func (UnimplementedAdminServer) Flows(context.Context, *FlowsRequest) (*FlowsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Flows not implemented")
 }
 func (UnimplementedAdminServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
@@ -500,6 +516,24 @@ func _Admin_Test_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Flows_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FlowsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Flows(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Flows_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Flows(ctx, req.(*FlowsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_Status_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatusRequest)
 	if err := dec(in); err != nil {
@@ -661,6 +695,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Test",
 			Handler:    _Admin_Test_Handler,
+		},
+		{
+			MethodName: "Flows",
+			Handler:    _Admin_Flows_Handler,
 		},
 		{
 			MethodName: "Status",

@@ -31,6 +31,7 @@ type EnforceRequest struct {
 	//	*EnforceRequest_Ack
 	//	*EnforceRequest_Register
 	//	*EnforceRequest_Report
+	//	*EnforceRequest_Flows
 	Message       isEnforceRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -109,6 +110,15 @@ func (x *EnforceRequest) GetReport() *Report {
 	return nil
 }
 
+func (x *EnforceRequest) GetFlows() *FlowReport {
+	if x != nil {
+		if x, ok := x.Message.(*EnforceRequest_Flows); ok {
+			return x.Flows
+		}
+	}
+	return nil
+}
+
 type isEnforceRequest_Message interface {
 	isEnforceRequest_Message()
 }
@@ -129,6 +139,10 @@ type EnforceRequest_Report struct {
 	Report *Report `protobuf:"bytes,4,opt,name=report,proto3,oneof"`
 }
 
+type EnforceRequest_Flows struct {
+	Flows *FlowReport `protobuf:"bytes,5,opt,name=flows,proto3,oneof"`
+}
+
 func (*EnforceRequest_Open) isEnforceRequest_Message() {}
 
 func (*EnforceRequest_Ack) isEnforceRequest_Message() {}
@@ -136,6 +150,8 @@ func (*EnforceRequest_Ack) isEnforceRequest_Message() {}
 func (*EnforceRequest_Register) isEnforceRequest_Message() {}
 
 func (*EnforceRequest_Report) isEnforceRequest_Message() {}
+
+func (*EnforceRequest_Flows) isEnforceRequest_Message() {}
 
 type Open struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -973,12 +989,13 @@ var File_kith_v1_enforcement_proto protoreflect.FileDescriptor
 
 const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\n" +
-	"\x19kith/v1/enforcement.proto\x12\akith.v1\x1a\x14kith/v1/object.proto\"\xc4\x01\n" +
+	"\x19kith/v1/enforcement.proto\x12\akith.v1\x1a\x12kith/v1/flow.proto\x1a\x14kith/v1/object.proto\"\xf1\x01\n" +
 	"\x0eEnforceRequest\x12#\n" +
 	"\x04open\x18\x01 \x01(\v2\r.kith.v1.OpenH\x00R\x04open\x12&\n" +
 	"\x03ack\x18\x02 \x01(\v2\x12.kith.v1.PolicyAckH\x00R\x03ack\x12/\n" +
 	"\bregister\x18\x03 \x01(\v2\x11.kith.v1.RegisterH\x00R\bregister\x12)\n" +
-	"\x06report\x18\x04 \x01(\v2\x0f.kith.v1.ReportH\x00R\x06reportB\t\n" +
+	"\x06report\x18\x04 \x01(\v2\x0f.kith.v1.ReportH\x00R\x06report\x12+\n" +
+	"\x05flows\x18\x05 \x01(\v2\x13.kith.v1.FlowReportH\x00R\x05flowsB\t\n" +
 	"\amessage\"v\n" +
 	"\x04Open\x12\x0e\n" +
 	"\x02as\x18\x01 \x01(\tR\x02as\x12\x16\n" +
@@ -1092,38 +1109,40 @@ var file_kith_v1_enforcement_proto_goTypes = []any{
 	nil,                             // 13: kith.v1.Slice.NamedEntry
 	nil,                             // 14: kith.v1.ExplainIdentityResponse.AttributesEntry
 	nil,                             // 15: kith.v1.ExplainIdentityResponse.ProvenanceEntry
-	(*Decision)(nil),                // 16: kith.v1.Decision
-	(*Service)(nil),                 // 17: kith.v1.Service
-	(*Rule)(nil),                    // 18: kith.v1.Rule
-	(*DirectoryEntry)(nil),          // 19: kith.v1.DirectoryEntry
+	(*FlowReport)(nil),              // 16: kith.v1.FlowReport
+	(*Decision)(nil),                // 17: kith.v1.Decision
+	(*Service)(nil),                 // 18: kith.v1.Service
+	(*Rule)(nil),                    // 19: kith.v1.Rule
+	(*DirectoryEntry)(nil),          // 20: kith.v1.DirectoryEntry
 }
 var file_kith_v1_enforcement_proto_depIdxs = []int32{
 	1,  // 0: kith.v1.EnforceRequest.open:type_name -> kith.v1.Open
 	2,  // 1: kith.v1.EnforceRequest.ack:type_name -> kith.v1.PolicyAck
 	3,  // 2: kith.v1.EnforceRequest.register:type_name -> kith.v1.Register
 	4,  // 3: kith.v1.EnforceRequest.report:type_name -> kith.v1.Report
-	16, // 4: kith.v1.Report.decisions:type_name -> kith.v1.Decision
-	6,  // 5: kith.v1.EnforceResponse.slice:type_name -> kith.v1.Slice
-	7,  // 6: kith.v1.EnforceResponse.directory:type_name -> kith.v1.DirectoryView
-	17, // 7: kith.v1.Slice.services:type_name -> kith.v1.Service
-	18, // 8: kith.v1.Slice.rules:type_name -> kith.v1.Rule
-	13, // 9: kith.v1.Slice.named:type_name -> kith.v1.Slice.NamedEntry
-	19, // 10: kith.v1.DirectoryView.entries:type_name -> kith.v1.DirectoryEntry
-	14, // 11: kith.v1.ExplainIdentityResponse.attributes:type_name -> kith.v1.ExplainIdentityResponse.AttributesEntry
-	15, // 12: kith.v1.ExplainIdentityResponse.provenance:type_name -> kith.v1.ExplainIdentityResponse.ProvenanceEntry
-	10, // 13: kith.v1.ExplainIdentityResponse.rules:type_name -> kith.v1.RuleOutcome
-	17, // 14: kith.v1.Slice.NamedEntry.value:type_name -> kith.v1.Service
-	0,  // 15: kith.v1.Enforcement.Enforce:input_type -> kith.v1.EnforceRequest
-	8,  // 16: kith.v1.Inspection.Explain:input_type -> kith.v1.ExplainIdentityRequest
-	11, // 17: kith.v1.Inspection.Status:input_type -> kith.v1.AgentStatusRequest
-	5,  // 18: kith.v1.Enforcement.Enforce:output_type -> kith.v1.EnforceResponse
-	9,  // 19: kith.v1.Inspection.Explain:output_type -> kith.v1.ExplainIdentityResponse
-	12, // 20: kith.v1.Inspection.Status:output_type -> kith.v1.AgentStatus
-	18, // [18:21] is the sub-list for method output_type
-	15, // [15:18] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	16, // 4: kith.v1.EnforceRequest.flows:type_name -> kith.v1.FlowReport
+	17, // 5: kith.v1.Report.decisions:type_name -> kith.v1.Decision
+	6,  // 6: kith.v1.EnforceResponse.slice:type_name -> kith.v1.Slice
+	7,  // 7: kith.v1.EnforceResponse.directory:type_name -> kith.v1.DirectoryView
+	18, // 8: kith.v1.Slice.services:type_name -> kith.v1.Service
+	19, // 9: kith.v1.Slice.rules:type_name -> kith.v1.Rule
+	13, // 10: kith.v1.Slice.named:type_name -> kith.v1.Slice.NamedEntry
+	20, // 11: kith.v1.DirectoryView.entries:type_name -> kith.v1.DirectoryEntry
+	14, // 12: kith.v1.ExplainIdentityResponse.attributes:type_name -> kith.v1.ExplainIdentityResponse.AttributesEntry
+	15, // 13: kith.v1.ExplainIdentityResponse.provenance:type_name -> kith.v1.ExplainIdentityResponse.ProvenanceEntry
+	10, // 14: kith.v1.ExplainIdentityResponse.rules:type_name -> kith.v1.RuleOutcome
+	18, // 15: kith.v1.Slice.NamedEntry.value:type_name -> kith.v1.Service
+	0,  // 16: kith.v1.Enforcement.Enforce:input_type -> kith.v1.EnforceRequest
+	8,  // 17: kith.v1.Inspection.Explain:input_type -> kith.v1.ExplainIdentityRequest
+	11, // 18: kith.v1.Inspection.Status:input_type -> kith.v1.AgentStatusRequest
+	5,  // 19: kith.v1.Enforcement.Enforce:output_type -> kith.v1.EnforceResponse
+	9,  // 20: kith.v1.Inspection.Explain:output_type -> kith.v1.ExplainIdentityResponse
+	12, // 21: kith.v1.Inspection.Status:output_type -> kith.v1.AgentStatus
+	19, // [19:22] is the sub-list for method output_type
+	16, // [16:19] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_enforcement_proto_init() }
@@ -1131,12 +1150,14 @@ func file_kith_v1_enforcement_proto_init() {
 	if File_kith_v1_enforcement_proto != nil {
 		return
 	}
+	file_kith_v1_flow_proto_init()
 	file_kith_v1_object_proto_init()
 	file_kith_v1_enforcement_proto_msgTypes[0].OneofWrappers = []any{
 		(*EnforceRequest_Open)(nil),
 		(*EnforceRequest_Ack)(nil),
 		(*EnforceRequest_Register)(nil),
 		(*EnforceRequest_Report)(nil),
+		(*EnforceRequest_Flows)(nil),
 	}
 	file_kith_v1_enforcement_proto_msgTypes[5].OneofWrappers = []any{
 		(*EnforceResponse_Slice)(nil),

@@ -376,6 +376,7 @@ type SyncRequest struct {
 	//	*SyncRequest_Endpoints
 	//	*SyncRequest_Why
 	//	*SyncRequest_LastSeen
+	//	*SyncRequest_Flows
 	Message       isSyncRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -463,6 +464,15 @@ func (x *SyncRequest) GetLastSeen() *LastSeen {
 	return nil
 }
 
+func (x *SyncRequest) GetFlows() *FlowAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*SyncRequest_Flows); ok {
+			return x.Flows
+		}
+	}
+	return nil
+}
+
 type isSyncRequest_Message interface {
 	isSyncRequest_Message()
 }
@@ -487,6 +497,10 @@ type SyncRequest_LastSeen struct {
 	LastSeen *LastSeen `protobuf:"bytes,5,opt,name=last_seen,json=lastSeen,proto3,oneof"`
 }
 
+type SyncRequest_Flows struct {
+	Flows *FlowAnswer `protobuf:"bytes,6,opt,name=flows,proto3,oneof"`
+}
+
 func (*SyncRequest_Hello) isSyncRequest_Message() {}
 
 func (*SyncRequest_Ack) isSyncRequest_Message() {}
@@ -496,6 +510,8 @@ func (*SyncRequest_Endpoints) isSyncRequest_Message() {}
 func (*SyncRequest_Why) isSyncRequest_Message() {}
 
 func (*SyncRequest_LastSeen) isSyncRequest_Message() {}
+
+func (*SyncRequest_Flows) isSyncRequest_Message() {}
 
 type SyncHello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -765,6 +781,7 @@ type SyncResponse struct {
 	//	*SyncResponse_Delta
 	//	*SyncResponse_Directory
 	//	*SyncResponse_Why
+	//	*SyncResponse_Flows
 	Message       isSyncResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -843,6 +860,15 @@ func (x *SyncResponse) GetWhy() *WhyQuery {
 	return nil
 }
 
+func (x *SyncResponse) GetFlows() *FlowQuery {
+	if x != nil {
+		if x, ok := x.Message.(*SyncResponse_Flows); ok {
+			return x.Flows
+		}
+	}
+	return nil
+}
+
 type isSyncResponse_Message interface {
 	isSyncResponse_Message()
 }
@@ -863,6 +889,10 @@ type SyncResponse_Why struct {
 	Why *WhyQuery `protobuf:"bytes,4,opt,name=why,proto3,oneof"`
 }
 
+type SyncResponse_Flows struct {
+	Flows *FlowQuery `protobuf:"bytes,5,opt,name=flows,proto3,oneof"`
+}
+
 func (*SyncResponse_State) isSyncResponse_Message() {}
 
 func (*SyncResponse_Delta) isSyncResponse_Message() {}
@@ -870,6 +900,8 @@ func (*SyncResponse_Delta) isSyncResponse_Message() {}
 func (*SyncResponse_Directory) isSyncResponse_Message() {}
 
 func (*SyncResponse_Why) isSyncResponse_Message() {}
+
+func (*SyncResponse_Flows) isSyncResponse_Message() {}
 
 // State is everything an agent holds, at one revision.
 type State struct {
@@ -1728,7 +1760,7 @@ var File_kith_v1_node_proto protoreflect.FileDescriptor
 
 const file_kith_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x12kith/v1/node.proto\x12\akith.v1\x1a\x14kith/v1/object.proto\"[\n" +
+	"\x12kith/v1/node.proto\x12\akith.v1\x1a\x12kith/v1/flow.proto\x1a\x14kith/v1/object.proto\"[\n" +
 	"\rAttestRequest\x12&\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0e.kith.v1.HelloH\x00R\x05hello\x12\x1a\n" +
 	"\apayload\x18\x02 \x01(\fH\x00R\apayloadB\x06\n" +
@@ -1748,13 +1780,14 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"\x05chain\x18\x04 \x03(\fR\x05chain\x12'\n" +
 	"\x06bundle\x18\x05 \x01(\v2\x0f.kith.v1.BundleR\x06bundle\"$\n" +
 	"\x10RenewNodeRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"\xf4\x01\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\"\xa1\x02\n" +
 	"\vSyncRequest\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.kith.v1.SyncHelloH\x00R\x05hello\x12 \n" +
 	"\x03ack\x18\x02 \x01(\v2\f.kith.v1.AckH\x00R\x03ack\x122\n" +
 	"\tendpoints\x18\x03 \x01(\v2\x12.kith.v1.EndpointsH\x00R\tendpoints\x12&\n" +
 	"\x03why\x18\x04 \x01(\v2\x12.kith.v1.WhyAnswerH\x00R\x03why\x120\n" +
-	"\tlast_seen\x18\x05 \x01(\v2\x11.kith.v1.LastSeenH\x00R\blastSeenB\t\n" +
+	"\tlast_seen\x18\x05 \x01(\v2\x11.kith.v1.LastSeenH\x00R\blastSeen\x12+\n" +
+	"\x05flows\x18\x06 \x01(\v2\x13.kith.v1.FlowAnswerH\x00R\x05flowsB\t\n" +
 	"\amessage\"W\n" +
 	"\tSyncHello\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
@@ -1775,12 +1808,13 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"identities\x1a=\n" +
 	"\x0fIdentitiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xcb\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xf7\x01\n" +
 	"\fSyncResponse\x12&\n" +
 	"\x05state\x18\x01 \x01(\v2\x0e.kith.v1.StateH\x00R\x05state\x12-\n" +
 	"\x05delta\x18\x02 \x01(\v2\x15.kith.v1.EncodedDeltaH\x00R\x05delta\x122\n" +
 	"\tdirectory\x18\x03 \x01(\v2\x12.kith.v1.DirectoryH\x00R\tdirectory\x12%\n" +
-	"\x03why\x18\x04 \x01(\v2\x11.kith.v1.WhyQueryH\x00R\x03whyB\t\n" +
+	"\x03why\x18\x04 \x01(\v2\x11.kith.v1.WhyQueryH\x00R\x03why\x12*\n" +
+	"\x05flows\x18\x05 \x01(\v2\x12.kith.v1.FlowQueryH\x00R\x05flowsB\t\n" +
 	"\amessage\"\xa2\x03\n" +
 	"\x05State\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
@@ -1910,10 +1944,12 @@ var file_kith_v1_node_proto_goTypes = []any{
 	nil,                           // 28: kith.v1.WorkloadCSR.AttributesEntry
 	nil,                           // 29: kith.v1.JWTRequest.AttributesEntry
 	(*Bundle)(nil),                // 30: kith.v1.Bundle
-	(*Object)(nil),                // 31: kith.v1.Object
-	(*Key)(nil),                   // 32: kith.v1.Key
-	(*DirectoryEntry)(nil),        // 33: kith.v1.DirectoryEntry
-	(*Decision)(nil),              // 34: kith.v1.Decision
+	(*FlowAnswer)(nil),            // 31: kith.v1.FlowAnswer
+	(*FlowQuery)(nil),             // 32: kith.v1.FlowQuery
+	(*Object)(nil),                // 33: kith.v1.Object
+	(*Key)(nil),                   // 34: kith.v1.Key
+	(*DirectoryEntry)(nil),        // 35: kith.v1.DirectoryEntry
+	(*Decision)(nil),              // 36: kith.v1.Decision
 }
 var file_kith_v1_node_proto_depIdxs = []int32{
 	1,  // 0: kith.v1.AttestRequest.hello:type_name -> kith.v1.Hello
@@ -1924,41 +1960,43 @@ var file_kith_v1_node_proto_depIdxs = []int32{
 	8,  // 5: kith.v1.SyncRequest.endpoints:type_name -> kith.v1.Endpoints
 	17, // 6: kith.v1.SyncRequest.why:type_name -> kith.v1.WhyAnswer
 	10, // 7: kith.v1.SyncRequest.last_seen:type_name -> kith.v1.LastSeen
-	9,  // 8: kith.v1.Endpoints.endpoints:type_name -> kith.v1.LocalEndpoint
-	26, // 9: kith.v1.LastSeen.identities:type_name -> kith.v1.LastSeen.IdentitiesEntry
-	12, // 10: kith.v1.SyncResponse.state:type_name -> kith.v1.State
-	13, // 11: kith.v1.SyncResponse.delta:type_name -> kith.v1.EncodedDelta
-	15, // 12: kith.v1.SyncResponse.directory:type_name -> kith.v1.Directory
-	16, // 13: kith.v1.SyncResponse.why:type_name -> kith.v1.WhyQuery
-	27, // 14: kith.v1.State.node_attributes:type_name -> kith.v1.State.NodeAttributesEntry
-	31, // 15: kith.v1.State.objects:type_name -> kith.v1.Object
-	30, // 16: kith.v1.State.bundles:type_name -> kith.v1.Bundle
-	31, // 17: kith.v1.Delta.put:type_name -> kith.v1.Object
-	32, // 18: kith.v1.Delta.delete:type_name -> kith.v1.Key
-	30, // 19: kith.v1.Delta.bundles:type_name -> kith.v1.Bundle
-	33, // 20: kith.v1.Directory.entries:type_name -> kith.v1.DirectoryEntry
-	34, // 21: kith.v1.WhyAnswer.decisions:type_name -> kith.v1.Decision
-	19, // 22: kith.v1.SignWorkloadsRequest.csrs:type_name -> kith.v1.WorkloadCSR
-	28, // 23: kith.v1.WorkloadCSR.attributes:type_name -> kith.v1.WorkloadCSR.AttributesEntry
-	21, // 24: kith.v1.SignWorkloadsResponse.results:type_name -> kith.v1.SignedWorkload
-	23, // 25: kith.v1.SignJWTRequest.requests:type_name -> kith.v1.JWTRequest
-	29, // 26: kith.v1.JWTRequest.attributes:type_name -> kith.v1.JWTRequest.AttributesEntry
-	25, // 27: kith.v1.SignJWTResponse.results:type_name -> kith.v1.SignedJWT
-	0,  // 28: kith.v1.Admission.Attest:input_type -> kith.v1.AttestRequest
-	5,  // 29: kith.v1.Node.Sync:input_type -> kith.v1.SyncRequest
-	18, // 30: kith.v1.Node.SignWorkloads:input_type -> kith.v1.SignWorkloadsRequest
-	4,  // 31: kith.v1.Node.RenewNode:input_type -> kith.v1.RenewNodeRequest
-	22, // 32: kith.v1.Node.SignJWT:input_type -> kith.v1.SignJWTRequest
-	2,  // 33: kith.v1.Admission.Attest:output_type -> kith.v1.AttestResponse
-	11, // 34: kith.v1.Node.Sync:output_type -> kith.v1.SyncResponse
-	20, // 35: kith.v1.Node.SignWorkloads:output_type -> kith.v1.SignWorkloadsResponse
-	3,  // 36: kith.v1.Node.RenewNode:output_type -> kith.v1.Admitted
-	24, // 37: kith.v1.Node.SignJWT:output_type -> kith.v1.SignJWTResponse
-	33, // [33:38] is the sub-list for method output_type
-	28, // [28:33] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	31, // 8: kith.v1.SyncRequest.flows:type_name -> kith.v1.FlowAnswer
+	9,  // 9: kith.v1.Endpoints.endpoints:type_name -> kith.v1.LocalEndpoint
+	26, // 10: kith.v1.LastSeen.identities:type_name -> kith.v1.LastSeen.IdentitiesEntry
+	12, // 11: kith.v1.SyncResponse.state:type_name -> kith.v1.State
+	13, // 12: kith.v1.SyncResponse.delta:type_name -> kith.v1.EncodedDelta
+	15, // 13: kith.v1.SyncResponse.directory:type_name -> kith.v1.Directory
+	16, // 14: kith.v1.SyncResponse.why:type_name -> kith.v1.WhyQuery
+	32, // 15: kith.v1.SyncResponse.flows:type_name -> kith.v1.FlowQuery
+	27, // 16: kith.v1.State.node_attributes:type_name -> kith.v1.State.NodeAttributesEntry
+	33, // 17: kith.v1.State.objects:type_name -> kith.v1.Object
+	30, // 18: kith.v1.State.bundles:type_name -> kith.v1.Bundle
+	33, // 19: kith.v1.Delta.put:type_name -> kith.v1.Object
+	34, // 20: kith.v1.Delta.delete:type_name -> kith.v1.Key
+	30, // 21: kith.v1.Delta.bundles:type_name -> kith.v1.Bundle
+	35, // 22: kith.v1.Directory.entries:type_name -> kith.v1.DirectoryEntry
+	36, // 23: kith.v1.WhyAnswer.decisions:type_name -> kith.v1.Decision
+	19, // 24: kith.v1.SignWorkloadsRequest.csrs:type_name -> kith.v1.WorkloadCSR
+	28, // 25: kith.v1.WorkloadCSR.attributes:type_name -> kith.v1.WorkloadCSR.AttributesEntry
+	21, // 26: kith.v1.SignWorkloadsResponse.results:type_name -> kith.v1.SignedWorkload
+	23, // 27: kith.v1.SignJWTRequest.requests:type_name -> kith.v1.JWTRequest
+	29, // 28: kith.v1.JWTRequest.attributes:type_name -> kith.v1.JWTRequest.AttributesEntry
+	25, // 29: kith.v1.SignJWTResponse.results:type_name -> kith.v1.SignedJWT
+	0,  // 30: kith.v1.Admission.Attest:input_type -> kith.v1.AttestRequest
+	5,  // 31: kith.v1.Node.Sync:input_type -> kith.v1.SyncRequest
+	18, // 32: kith.v1.Node.SignWorkloads:input_type -> kith.v1.SignWorkloadsRequest
+	4,  // 33: kith.v1.Node.RenewNode:input_type -> kith.v1.RenewNodeRequest
+	22, // 34: kith.v1.Node.SignJWT:input_type -> kith.v1.SignJWTRequest
+	2,  // 35: kith.v1.Admission.Attest:output_type -> kith.v1.AttestResponse
+	11, // 36: kith.v1.Node.Sync:output_type -> kith.v1.SyncResponse
+	20, // 37: kith.v1.Node.SignWorkloads:output_type -> kith.v1.SignWorkloadsResponse
+	3,  // 38: kith.v1.Node.RenewNode:output_type -> kith.v1.Admitted
+	24, // 39: kith.v1.Node.SignJWT:output_type -> kith.v1.SignJWTResponse
+	35, // [35:40] is the sub-list for method output_type
+	30, // [30:35] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_node_proto_init() }
@@ -1966,6 +2004,7 @@ func file_kith_v1_node_proto_init() {
 	if File_kith_v1_node_proto != nil {
 		return
 	}
+	file_kith_v1_flow_proto_init()
 	file_kith_v1_object_proto_init()
 	file_kith_v1_node_proto_msgTypes[0].OneofWrappers = []any{
 		(*AttestRequest_Hello)(nil),
@@ -1981,12 +2020,14 @@ func file_kith_v1_node_proto_init() {
 		(*SyncRequest_Endpoints)(nil),
 		(*SyncRequest_Why)(nil),
 		(*SyncRequest_LastSeen)(nil),
+		(*SyncRequest_Flows)(nil),
 	}
 	file_kith_v1_node_proto_msgTypes[11].OneofWrappers = []any{
 		(*SyncResponse_State)(nil),
 		(*SyncResponse_Delta)(nil),
 		(*SyncResponse_Directory)(nil),
 		(*SyncResponse_Why)(nil),
+		(*SyncResponse_Flows)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

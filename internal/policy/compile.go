@@ -171,7 +171,7 @@ func (c *compiler) enter(r *Rule, number uint32, field string, at tier, list []s
 			return fault.Invalidf("%s: %w", index(field, i), err)
 		}
 		if !a.fits(c.svc.Protocol) {
-			if r.toOne() {
+			if r.ToOne() {
 				return fault.Invalidf("%s: %w", index(field, i), misfit(a.Action, c.svc))
 			}
 			continue

@@ -99,8 +99,8 @@ func (r *Rule) shape() (wrong []misshapen) {
 	return wrong
 }
 
-// toOne is true if the rule binds the one service it names.
-func (r Rule) toOne() bool {
+// ToOne is true if the rule binds the one service it names.
+func (r Rule) ToOne() bool {
 	return r.To != "any" && !strings.Contains(r.To, "/")
 }
 
@@ -118,7 +118,7 @@ func (r Rule) target() (source, error) {
 
 // binds reports whether the rule is to svc, whose identities are ids.
 func (r Rule) binds(svc string, ids []spiffe.ID, own spiffe.TrustDomain) (bool, error) {
-	if r.toOne() {
+	if r.ToOne() {
 		return r.To == svc, nil
 	}
 	to, err := r.target()

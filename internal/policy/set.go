@@ -175,11 +175,11 @@ func (v *validation) ruleActions(at string, r Rule, actions []string, targets []
 		}
 		parsed = append(parsed, a)
 		v.countMethods(index(at, i), a, targets)
-		if svc := v.set.Services[r.To]; len(targets) == 1 && r.toOne() && !a.fits(svc.Protocol) {
+		if svc := v.set.Services[r.To]; len(targets) == 1 && r.ToOne() && !a.fits(svc.Protocol) {
 			v.faults.add(index(at, i), misfit(a, svc))
 		}
 	}
-	if r.toOne() || len(parsed) < len(actions) || len(actions) == 0 {
+	if r.ToOne() || len(parsed) < len(actions) || len(actions) == 0 {
 		return
 	}
 	for _, name := range targets {

@@ -42,8 +42,11 @@ func (s *Server) Apply(ctx context.Context, by api.Actor, req *pb.ApplyRequest) 
 		return nil, err
 	}
 	result := &pb.ChangeResult{Revision: revision, Changes: changes, Warnings: p.warnings}
+	if len(p.edits) > 0 && req.GetDryRun() {
+		result.Replay, err = s.replay(ctx, p)
+	}
 	if len(p.edits) == 0 || req.GetDryRun() {
-		return result, nil
+		return result, err
 	}
 	defer s.events.publish(&pb.WatchEvent{Event: "changed", Change: result}, s.cfg.Now())
 	if req.GetNoWait() {

@@ -96,6 +96,8 @@ func (s *Server) receive(l *link, from api.Link) error {
 			}
 		case *pb.SyncRequest_Why:
 			s.hub.answer(l, m.Why)
+		case *pb.SyncRequest_Flows:
+			s.hub.answerFlows(l, m.Flows)
 		case *pb.SyncRequest_LastSeen:
 			s.issued.used(l.node, m.LastSeen.GetIdentities(), s.cfg.Now())
 		default:

@@ -34,10 +34,10 @@ type hub struct {
 	dir      *api.Frame           // the newest directory, shared by all streams
 	dirRev   uint64               // moves with dir
 	stopped  bool
-	waits    map[*wait]struct{}    // changes that wait for acks
-	answers  map[uint64]*whyGather // queries that wait for answers
-	queries  uint64                // the last query's number
-	onChange func(node string)     // called without mu when a node comes or goes
+	waits    map[*wait]struct{} // changes that wait for acks
+	answers  map[uint64]*gather // queries that wait for answers
+	queries  uint64             // the last query's number
+	onChange func(node string)  // called without mu when a node comes or goes
 }
 
 // message is a delta as it is sent to everybody.
@@ -77,7 +77,7 @@ func newHub(now func() time.Time, first *snapshot, onChange func(string)) *hub {
 		lost:     make(map[string]time.Time),
 		snap:     first,
 		waits:    make(map[*wait]struct{}),
-		answers:  make(map[uint64]*whyGather),
+		answers:  make(map[uint64]*gather),
 		onChange: onChange,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/registry"
 )
 
@@ -31,6 +32,7 @@ type plan struct {
 	base     *snapshot
 	edits    []edit
 	warnings []string
+	after    policy.Set // as it would be
 }
 
 type edit struct {
@@ -101,7 +103,7 @@ func newPlan(snap *snapshot, req *pb.ApplyRequest, by bounds) (plan, error) {
 		return plan{}, fault.Hint(fault.Invalidf("%d changes at once, at most %d", len(p.edits), maxChanges), "apply the files one after the other, services first")
 	}
 	warnings = append(p.unused(), append(p.widened(), warnings...)...)
-	return plan{base: snap, edits: p.edits, warnings: warnings}, nil
+	return plan{base: snap, edits: p.edits, warnings: warnings, after: p.next.policy}, nil
 }
 
 // judge validates the state as it would be. Of its warnings it returns those

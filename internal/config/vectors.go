@@ -1,0 +1,103 @@
+package config
+
+import (
+	"io"
+	"reflect"
+	"strings"
+
+	"github.com/kith-id/kith/internal/policy"
+)
+
+// maxVectors bounds the expectations of one file.
+const maxVectors = 10_000
+
+// vectorFile is the shape of a file of expectations.
+type vectorFile struct {
+	Tests []vectorBody `yaml:"tests,omitempty"`
+}
+
+type vectorBody struct {
+	At     position `yaml:"-"`
+	Name   string   `yaml:"name,omitempty"`
+	From   string   `yaml:"from,omitempty"`
+	To     string   `yaml:"to,omitempty"`
+	Call   string   `yaml:"call,omitempty"`
+	Expect string   `yaml:"expect,omitempty"`
+	Rule   string   `yaml:"rule,omitempty"`
+	Reason string   `yaml:"reason,omitempty"`
+}
+
+// Vector is an expectation and where it stands.
+type Vector struct {
+	policy.Vector
+	At string // file:line
+}
+
+// ReadVectors reads expectations of a policy from a YAML file, or from stdin
+// for "-". All faults are reported at once, each with its line.
+func ReadVectors(name string, stdin io.Reader) ([]Vector, error) {
+	var data []byte
+	var err error
+	if name == "-" {
+		name = "stdin"
+		data, err = readAll(name, stdin)
+	} else {
+		data, err = readFile(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ParseVectors(name, data)
+}
+
+// ParseVectors reads expectations from the bytes of a YAML file.
+func ParseVectors(name string, data []byte) ([]Vector, error) {
+	d := &decoder{file: name}
+	docs, err := d.documents(data)
+	if err != nil {
+		return nil, err
+	}
+	var out []Vector
+	for _, doc := range docs {
+		var f vectorFile
+		d.object(doc, reflect.ValueOf(&f).Elem(), nil)
+		for _, b := range f.Tests {
+			if v, ok := b.vector(d); ok {
+				out = append(out, v)
+			}
+		}
+		if len(out) > maxVectors {
+			d.addf(doc, "more than %d tests: split the file", maxVectors)
+			break
+		}
+	}
+	return out, d.err()
+}
+
+func (b vectorBody) vector(d *decoder) (Vector, bool) {
+	v := Vector{At: b.At.String(), Vector: policy.Vector{Name: b.Name, From: b.From, To: b.To, Call: b.Call, Rule: b.Rule, Reason: b.Reason}}
+	if v.Name == "" {
+		v.Name = strings.Join([]string{b.From, b.Call, "on", b.To}, " ")
+	}
+	var missing []string
+	for _, field := range []struct{ name, value string }{{"from", b.From}, {"to", b.To}, {"call", b.Call}, {"expect", b.Expect}} {
+		if field.value == "" {
+			missing = append(missing, field.name)
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		d.faultAt(b.At, "a test needs %s", strings.Join(missing, ", "))
+		return v, false
+	case b.Expect == policy.Allow.String():
+		v.Expect = policy.Allow
+	case b.Expect != policy.Deny.String():
+		d.faultAt(b.At, "expect is %q: allow or deny", b.Expect)
+		return v, false
+	}
+	if _, err := policy.ParseCall(b.Call); err != nil {
+		d.faultAt(b.At, "call: %v", err)
+		return v, false
+	}
+	return v, true
+}
