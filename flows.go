@@ -41,6 +41,7 @@ type flowKey struct {
 	method, template string
 	rule             string
 	reason           policy.Reason
+	effect           policy.Effect
 	protocol         policy.Protocol
 	port             uint16
 }
@@ -58,6 +59,7 @@ type flowCount struct {
 type flowHit struct {
 	method, path, rule string
 	reason             policy.Reason
+	effect             policy.Effect
 	count              *flowCount
 }
 
@@ -75,7 +77,7 @@ func (f *flows) record(peer *Peer, request *Request, path string, verdict *polic
 	}
 	second := now.Unix()
 	if hit := peer.flow.Load(); hit != nil && hit.path == path && hit.method == request.Method &&
-		hit.rule == verdict.Rule && hit.reason == verdict.Reason && !hit.count.gone.Load() {
+		hit.rule == verdict.Rule && hit.reason == verdict.Reason && hit.effect == verdict.Effect && !hit.count.gone.Load() {
 		hit.count.count.Add(1)
 		if hit.count.last.Swap(second) != second {
 			f.touch()
@@ -90,7 +92,7 @@ func (f *flows) record(peer *Peer, request *Request, path string, verdict *polic
 		protocol = policy.GRPC
 	}
 	if count := f.find(peer.id, request, protocol, path, verdict, second); count != nil {
-		peer.flow.Store(&flowHit{method: request.Method, path: path, rule: verdict.Rule, reason: verdict.Reason, count: count})
+		peer.flow.Store(&flowHit{method: request.Method, path: path, rule: verdict.Rule, reason: verdict.Reason, effect: verdict.Effect, count: count})
 	}
 }
 
@@ -103,13 +105,13 @@ func (f *flows) find(from spiffe.ID, request *Request, protocol policy.Protocol,
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	count := f.all[flowKey{from, request.Method, string(template), verdict.Rule, verdict.Reason, protocol, request.Port}]
+	count := f.all[flowKey{from, request.Method, string(template), verdict.Rule, verdict.Reason, verdict.Effect, protocol, request.Port}]
 	if count == nil {
 		if len(f.all) >= maxFlows {
 			f.uncounted.Add(1)
 			return nil
 		}
-		key := flowKey{from, request.Method, string(template), verdict.Rule, verdict.Reason, protocol, request.Port}
+		key := flowKey{from, request.Method, string(template), verdict.Rule, verdict.Reason, verdict.Effect, protocol, request.Port}
 		count = &flowCount{first: second}
 		f.all[key] = count
 	}
@@ -186,11 +188,8 @@ func (w *Workload) sendFlows(stream enforceStream) error {
 func (c *flowCount) report(key flowKey, service string, count int64) *pb.Flow {
 	flow := policy.Flow{
 		From: key.from, To: service, Protocol: key.protocol, Method: key.method, Template: key.template, Port: key.port,
-		Rule: key.rule, Reason: key.reason, Count: uint64(count), First: c.first, Last: c.last.Load(),
+		Rule: key.rule, Reason: key.reason, Effect: key.effect, Count: uint64(count), First: c.first, Last: c.last.Load(),
 		Samples: append([]string(nil), c.samples...),
-	}
-	if key.reason == policy.AllowRule {
-		flow.Effect = policy.Allow
 	}
 	return flow.PB()
 }

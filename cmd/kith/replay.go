@@ -22,6 +22,7 @@ type flipView struct {
 	Rule   string   `json:"rule,omitempty"`
 	Reason string   `json:"reason"`
 	Path   string   `json:"path,omitempty"`
+	Unsure bool     `json:"unsure,omitempty"`
 }
 
 func viewReplay(r *pb.Replay) *replayView {
@@ -31,7 +32,7 @@ func viewReplay(r *pb.Replay) *replayView {
 	v := &replayView{Flips: []flipView{}, Flows: r.GetFlows(), Requests: r.GetRequests(), Nodes: r.GetNodes(), Answered: r.GetAnswered()}
 	for _, f := range r.GetFlips() {
 		v.Flips = append(v.Flips, flipView{
-			Flow: viewFlow(f.GetFlow()), Effect: f.GetEffect(), Rule: f.GetRule(), Reason: f.GetReason(), Path: f.GetSample(),
+			Flow: viewFlow(f.GetFlow()), Effect: f.GetEffect(), Rule: f.GetRule(), Reason: f.GetReason(), Path: f.GetSample(), Unsure: f.GetUnsure(),
 		})
 	}
 	return v
@@ -50,8 +51,12 @@ func (a *app) printReplay(r *pb.Replay) {
 	fmt.Fprintf(a.stdout, "replayed %d requests in %d flows; would be decided otherwise:\n", r.GetRequests(), r.GetFlows())
 	for _, f := range r.GetFlips() {
 		flow := f.GetFlow()
+		effect := f.GetEffect()
+		if f.GetUnsure() {
+			effect += "?"
+		}
 		fmt.Fprintf(a.stdout, "  %s -> %s  %s %s on %s: %d calls, last %s, by %s\n",
-			other(f.GetEffect()), f.GetEffect(), anonymousOr(flow.GetFrom()), visible(flowCall(flow)), flow.GetTo(),
+			other(f.GetEffect()), effect, anonymousOr(flow.GetFrom()), visible(flowCall(flow)), flow.GetTo(),
 			flow.GetCount(), a.ago(flow.GetLastUnix()), ruleOrReason(f.GetRule(), f.GetReason()))
 	}
 }

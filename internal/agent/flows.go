@@ -31,6 +31,7 @@ type flowTable struct {
 type flowKey struct {
 	from, to, method, template, rule string
 	reason                           policy.Reason
+	effect                           policy.Effect
 	protocol                         policy.Protocol
 	port                             uint16
 }
@@ -64,7 +65,7 @@ func (t *flowTable) merge(f policy.Flow) {
 	if !f.From.IsZero() {
 		from = f.From.String()
 	}
-	key := flowKey{from, f.To, f.Method, f.Template, f.Rule, f.Reason, f.Protocol, f.Port}
+	key := flowKey{from, f.To, f.Method, f.Template, f.Rule, f.Reason, f.Effect, f.Protocol, f.Port}
 	if there := t.all[key]; there != nil {
 		there.Add(f)
 		return

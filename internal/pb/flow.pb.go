@@ -450,7 +450,8 @@ type Flip struct {
 	Effect        string                 `protobuf:"bytes,2,opt,name=effect,proto3" json:"effect,omitempty"` // as it would be
 	Rule          string                 `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
 	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Sample        string                 `protobuf:"bytes,5,opt,name=sample,proto3" json:"sample,omitempty"` // a path of the flow that flips
+	Sample        string                 `protobuf:"bytes,5,opt,name=sample,proto3" json:"sample,omitempty"`  // a path of the flow that flips
+	Unsure        bool                   `protobuf:"varint,6,opt,name=unsure,proto3" json:"unsure,omitempty"` // hangs on a condition about what flows do not keep
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -518,6 +519,13 @@ func (x *Flip) GetSample() string {
 		return x.Sample
 	}
 	return ""
+}
+
+func (x *Flip) GetUnsure() bool {
+	if x != nil {
+		return x.Unsure
+	}
+	return false
 }
 
 // Replay is what proposed rules would have done to the flows on record.
@@ -636,13 +644,14 @@ const file_kith_v1_flow_proto_rawDesc = "" +
 	"\x05flows\x18\x01 \x03(\v2\r.kith.v1.FlowR\x05flows\x12\x14\n" +
 	"\x05nodes\x18\x02 \x01(\rR\x05nodes\x12\x1a\n" +
 	"\banswered\x18\x03 \x01(\rR\banswered\x12\x1c\n" +
-	"\tuncounted\x18\x04 \x01(\x04R\tuncounted\"\x85\x01\n" +
+	"\tuncounted\x18\x04 \x01(\x04R\tuncounted\"\x9d\x01\n" +
 	"\x04Flip\x12!\n" +
 	"\x04flow\x18\x01 \x01(\v2\r.kith.v1.FlowR\x04flow\x12\x16\n" +
 	"\x06effect\x18\x02 \x01(\tR\x06effect\x12\x12\n" +
 	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06sample\x18\x05 \x01(\tR\x06sample\"\x91\x01\n" +
+	"\x06sample\x18\x05 \x01(\tR\x06sample\x12\x16\n" +
+	"\x06unsure\x18\x06 \x01(\bR\x06unsure\"\x91\x01\n" +
 	"\x06Replay\x12#\n" +
 	"\x05flips\x18\x01 \x03(\v2\r.kith.v1.FlipR\x05flips\x12\x14\n" +
 	"\x05flows\x18\x02 \x01(\x04R\x05flows\x12\x1a\n" +

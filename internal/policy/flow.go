@@ -185,38 +185,3 @@ func (f Flow) requests() []Request {
 	}
 	return out
 }
-
-// Flip is a flow that one table decides otherwise than another.
-type Flip struct {
-	Flow   Flow
-	After  Decision
-	Sample Request // the first of the flow's samples that flips
-}
-
-// Replay asks both tables about the flows to their service and returns those
-// whose effect differs for at least one sample. A nil after stands for a
-// service that is no more, and denies.
-func Replay(before, after *Table, flows []Flow) []Flip {
-	var out []Flip
-	for _, f := range flows {
-		for _, r := range f.requests() {
-			was, will := redecide(before, f.From, r), redecide(after, f.From, r)
-			if was.Effect != will.Effect {
-				out = append(out, Flip{Flow: f, After: will, Sample: r})
-				break
-			}
-		}
-	}
-	return out
-}
-
-// redecide decides a request of a flow. A path the service's own options do not
-// leave as it is would be refused before any decision.
-func redecide(t *Table, from spiffe.ID, r Request) Decision {
-	if t != nil && r.Protocol.carriesRequests() && t.protocol.carriesRequests() {
-		if normal, err := NormalizePath(r.Path, t.paths); err != nil || normal != r.Path {
-			return t.Refuse(PathNotCanonical)
-		}
-	}
-	return t.Decide(t.Peer(from), r)
-}

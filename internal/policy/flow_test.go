@@ -117,11 +117,12 @@ func TestReplayFindsEachFlowThatFlips(t *testing.T) {
 	flows := []policy.Flow{
 		flow("GET", "/v1/orders/7", 100), flow("POST", "/v1/orders", 5), flow("GET", "/v1/a%2Fb", 1), flow("DELETE", "/v1/orders/7", 2),
 	}
-	flips := policy.Replay(table(t, flowSet(wide)), table(t, flowSet(narrow)), flows)
+	same := func(string) bool { return true }
+	flips := policy.Replay(table(t, flowSet(wide)), table(t, flowSet(narrow)), same, flows)
 	if len(flips) != 1 || flips[0].Flow.Method != "POST" || flips[0].After.Effect != policy.Deny || flips[0].Flow.Count != 5 {
 		t.Errorf("got %+v, want the 5 POSTs alone: GET stays allowed, DELETE stays denied, %%2F is refused by both", flips)
 	}
-	if flips := policy.Replay(table(t, flowSet(narrow)), nil, flows); len(flips) != 1 || flips[0].Flow.Method != "GET" {
+	if flips := policy.Replay(table(t, flowSet(narrow)), nil, same, flows); len(flips) != 1 || flips[0].Flow.Method != "GET" {
 		t.Errorf("without the service: got %+v, want GET to flip", flips)
 	}
 }

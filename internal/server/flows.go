@@ -41,8 +41,8 @@ func (s *Server) flows(ctx context.Context, to string) ([]policy.Flow, *gather, 
 		return nil, nil, err
 	}
 	type key struct {
-		from, to, method, template, rule, reason, protocol string
-		port                                               uint32
+		from, to, method, template, rule, reason, effect, protocol string
+		port                                                       uint32
 	}
 	merged := make(map[key]*policy.Flow)
 	for _, m := range g.flows {
@@ -51,7 +51,7 @@ func (s *Server) flows(ctx context.Context, to string) ([]policy.Flow, *gather, 
 			g.uncounted += m.GetCount() // a node that says what it should not
 			continue
 		}
-		at := key{m.GetFrom(), m.GetTo(), m.GetMethod(), m.GetTemplate(), m.GetRule(), m.GetReason(), m.GetProtocol(), m.GetPort()}
+		at := key{m.GetFrom(), m.GetTo(), m.GetMethod(), m.GetTemplate(), m.GetRule(), m.GetReason(), m.GetEffect(), m.GetProtocol(), m.GetPort()}
 		if there := merged[at]; there != nil {
 			there.Add(f)
 			continue
@@ -88,16 +88,21 @@ func (s *Server) replay(ctx context.Context, p plan) (*pb.Replay, error) {
 	}
 	for _, service := range slices.Sorted(maps.Keys(byService)) {
 		before, after := tableOf(p.base.policy, service), tableOf(p.after, service)
-		for _, flip := range policy.Replay(before, after, byService[service]) {
+		for _, flip := range policy.Replay(before, after, p.sameCondition, byService[service]) {
 			if len(out.Flips) < maxFlips {
 				out.Flips = append(out.Flips, &pb.Flip{
 					Flow: flip.Flow.PB(), Effect: flip.After.Effect.String(), Rule: flip.After.Rule,
-					Reason: flip.After.Reason.String(), Sample: flip.Sample.Path,
+					Reason: flip.After.Reason.String(), Sample: flip.Sample.Path, Unsure: flip.Unsure,
 				})
 			}
 		}
 	}
 	return out, nil
+}
+
+// sameCondition is true for a rule whose condition the plan leaves as it is.
+func (p plan) sameCondition(rule string) bool {
+	return p.base.policy.Rules[rule].When == p.after.Rules[rule].When
 }
 
 // tableOf is nil, which denies, where there is no such service or its rules
