@@ -15,10 +15,10 @@ import (
 // idsVerb lists identities and explains how a process comes by its own.
 func (a *app) idsVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "ids", Aliases: []string{"id"}, Short: "list identities, explain those of a process, and say who are admins",
+		Use: "ids", Aliases: []string{"id"}, Short: "list identities, explain those of a process; who are admins, and who signs for end users",
 	}
 	list := a.idsList()
-	cmd.AddCommand(list, a.idsExplain(), a.adminsVerb())
+	cmd.AddCommand(list, a.idsExplain(), a.adminsVerb(), a.providersVerb())
 	return listByDefault(cmd, list)
 }
 

@@ -29,6 +29,8 @@ func listVerb(kind string) string {
 		return "kith " + kind + "s list"
 	case "federation":
 		return "kith federate list"
+	case "provider":
+		return "kith ids providers list"
 	default:
 		return "kith status"
 	}
@@ -95,6 +97,8 @@ func objectName(o *pb.Object) string {
 		return o.GetRule().GetName()
 	case o.GetService() != nil:
 		return o.GetService().GetName()
+	case o.GetProvider() != nil:
+		return o.GetProvider().GetName()
 	case o.GetIdentityRule() != nil:
 		return o.GetIdentityRule().GetName()
 	case o.GetFederation() != nil:

@@ -26,7 +26,8 @@ func (a Actor) Require(role registry.Role, what string) error {
 }
 
 // RoleToChange is the role that changing an object of a kind needs: who may
-// say what is a service and who may call it need not be able to say who is who.
+// say what is a service and who may call it need not be able to say who is who,
+// and who signs for end users is of the latter kind.
 func RoleToChange(kind registry.Kind) registry.Role {
 	switch kind {
 	case registry.KindService, registry.KindRule:
@@ -93,6 +94,8 @@ func mayApply(actor Actor, req *pb.ApplyRequest) error {
 			kind = registry.KindService
 		case *pb.Object_IdentityRule:
 			kind = registry.KindIdentity
+		case *pb.Object_Provider:
+			kind = registry.KindProvider
 		case *pb.Object_NodeRule:
 			kind = registry.KindNode
 		case *pb.Object_Federation:
@@ -120,6 +123,8 @@ func kindWord(kind registry.Kind) string {
 		return "node rules"
 	case registry.KindIdentity:
 		return "identity rules"
+	case registry.KindProvider:
+		return "providers"
 	case registry.KindService:
 		return "services"
 	case registry.KindRule:

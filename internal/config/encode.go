@@ -43,6 +43,7 @@ func EncodeState(s State) ([]byte, error) {
 		f := byOwner[owner]
 		slices.SortStableFunc(f.Nodes, func(a, b nodeRule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Identities, func(a, b identityRule) int { return cmp.Compare(a.Name, b.Name) })
+		slices.SortStableFunc(f.Providers, func(a, b provider) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Rules, func(a, b rule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Federation, func(a, b federation) int { return cmp.Compare(a.TrustDomain, b.TrustDomain) })
 		if err := enc.Encode(nodeOf(reflect.ValueOf(*f), "")); err != nil {
@@ -66,6 +67,8 @@ func (f *stateFile) put(o *pb.Object) error {
 			Name: r.GetName(), Nodes: r.GetNodes(), ID: r.GetId(), Require: r.GetRequire(),
 			Default: r.GetDefault(), Hint: r.GetHint(), TTL: Duration(r.GetTtl().AsDuration()),
 		})
+	case *pb.Object_Provider:
+		f.Providers = append(f.Providers, providerOf(k.Provider))
 	case *pb.Object_Service:
 		s := k.Service
 		b := serviceBody{
@@ -101,6 +104,8 @@ func ownerOf(o *pb.Object) string {
 		return k.NodeRule.GetOwner()
 	case *pb.Object_IdentityRule:
 		return k.IdentityRule.GetOwner()
+	case *pb.Object_Provider:
+		return k.Provider.GetOwner()
 	case *pb.Object_Service:
 		return k.Service.GetOwner()
 	case *pb.Object_Rule:

@@ -46,7 +46,7 @@ func Parse(name string, data []byte) (File, error) {
 	if len(docs) > 0 {
 		const applied = "it is applied state; put it in its own file and run: kith apply -f FILE"
 		d.object(docs[0], reflect.ValueOf(&f).Elem(), map[string]string{
-			"nodes": applied, "identities": applied, "services": applied, "rules": applied, "federation": applied, "owner": applied,
+			"nodes": applied, "identities": applied, "providers": applied, "services": applied, "rules": applied, "federation": applied, "owner": applied,
 		})
 	}
 	if err := d.err(); err != nil {

@@ -45,6 +45,9 @@ func ReadState(names []string, stdin io.Reader) (State, error) {
 		if err == nil {
 			err = s.add(name, data)
 		}
+		if err == nil {
+			err = s.readKeyFiles()
+		}
 		faults = append(faults, err)
 	}
 	if err := errors.Join(faults...); err != nil {

@@ -21,10 +21,11 @@ type State struct {
 	// Objects come in the order of the files, nodes first within each.
 	Objects []*pb.Object
 
-	at map[objectKey]position
+	at       map[objectKey]position
+	keyFiles []keyFile // yet to be read
 }
 
-// objectKey names an object: kind is node, identity, service, rule or
+// objectKey names an object: kind is node, identity, provider, service, rule or
 // federation, which is named by its trust domain.
 type objectKey struct{ kind, name string }
 
@@ -34,6 +35,7 @@ type stateFile struct {
 	Owner       string                 `yaml:"owner,omitempty"`
 	Nodes       []nodeRule             `yaml:"nodes,omitempty"`
 	Identities  []identityRule         `yaml:"identities,omitempty"`
+	Providers   []provider             `yaml:"providers,omitempty"`
 	Services    map[string]serviceBody `yaml:"services,omitempty"`
 	Rules       []rule                 `yaml:"rules,omitempty"`
 	Federation  []federation           `yaml:"federation,omitempty"`
@@ -102,6 +104,9 @@ func ParseState(name string, data []byte) (State, error) {
 	if err := s.add(name, data); err != nil {
 		return State{}, err
 	}
+	if len(s.keyFiles) > 0 {
+		return State{}, fault.Invalidf("%s: jwks.file is read only where files are; give the keys inline", s.keyFiles[0].at)
+	}
 	return s, nil
 }
 
@@ -137,6 +142,9 @@ func (s *State) collect(d *decoder, f stateFile) {
 	}
 	for _, i := range f.Identities {
 		s.put(d, i.At, "identity", i.Name, i.object(f.Owner))
+	}
+	for _, p := range f.Providers {
+		s.putProvider(d, p, f.Owner)
 	}
 	for _, name := range sortedKeys(f.Services) {
 		b := f.Services[name]

@@ -610,6 +610,123 @@ func (x *Federation) GetOwner() string {
 	return ""
 }
 
+// A provider signs tokens for end users.
+type Provider struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Issuer        string                 `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"` // iss of its tokens
+	Audiences     []string               `protobuf:"bytes,3,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	JwksUrl       string                 `protobuf:"bytes,4,opt,name=jwks_url,json=jwksUrl,proto3" json:"jwks_url,omitempty"` // where its keys are published, or
+	Jwks          string                 `protobuf:"bytes,5,opt,name=jwks,proto3" json:"jwks,omitempty"`                      // the keys themselves, as a JWK Set
+	Algorithms    []string               `protobuf:"bytes,6,rep,name=algorithms,proto3" json:"algorithms,omitempty"`          // empty: all that are known
+	Locations     []string               `protobuf:"bytes,7,rep,name=locations,proto3" json:"locations,omitempty"`            // bearer | header NAME | cookie NAME | query NAME; empty: bearer
+	Services      []string               `protobuf:"bytes,8,rep,name=services,proto3" json:"services,omitempty"`              // those it is for; empty: all
+	Bound         bool                   `protobuf:"varint,9,opt,name=bound,proto3" json:"bound,omitempty"`                   // its tokens must be bound to the caller's certificate
+	Owner         string                 `protobuf:"bytes,10,opt,name=owner,proto3" json:"owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Provider) Reset() {
+	*x = Provider{}
+	mi := &file_kith_v1_object_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Provider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Provider) ProtoMessage() {}
+
+func (x *Provider) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_object_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Provider.ProtoReflect.Descriptor instead.
+func (*Provider) Descriptor() ([]byte, []int) {
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Provider) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Provider) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Provider) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *Provider) GetJwksUrl() string {
+	if x != nil {
+		return x.JwksUrl
+	}
+	return ""
+}
+
+func (x *Provider) GetJwks() string {
+	if x != nil {
+		return x.Jwks
+	}
+	return ""
+}
+
+func (x *Provider) GetAlgorithms() []string {
+	if x != nil {
+		return x.Algorithms
+	}
+	return nil
+}
+
+func (x *Provider) GetLocations() []string {
+	if x != nil {
+		return x.Locations
+	}
+	return nil
+}
+
+func (x *Provider) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *Provider) GetBound() bool {
+	if x != nil {
+		return x.Bound
+	}
+	return false
+}
+
+func (x *Provider) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
 // One object of any kind; exactly one is set.
 type Object struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -619,6 +736,7 @@ type Object struct {
 	//	*Object_IdentityRule
 	//	*Object_Service
 	//	*Object_Rule
+	//	*Object_Provider
 	//	*Object_Federation
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
@@ -627,7 +745,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +757,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +770,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Object) GetKind() isObject_Kind {
@@ -698,6 +816,15 @@ func (x *Object) GetRule() *Rule {
 	return nil
 }
 
+func (x *Object) GetProvider() *Provider {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Provider); ok {
+			return x.Provider
+		}
+	}
+	return nil
+}
+
 func (x *Object) GetFederation() *Federation {
 	if x != nil {
 		if x, ok := x.Kind.(*Object_Federation); ok {
@@ -727,6 +854,10 @@ type Object_Rule struct {
 	Rule *Rule `protobuf:"bytes,4,opt,name=rule,proto3,oneof"`
 }
 
+type Object_Provider struct {
+	Provider *Provider `protobuf:"bytes,5,opt,name=provider,proto3,oneof"`
+}
+
 type Object_Federation struct {
 	Federation *Federation `protobuf:"bytes,8,opt,name=federation,proto3,oneof"`
 }
@@ -739,10 +870,12 @@ func (*Object_Service) isObject_Kind() {}
 
 func (*Object_Rule) isObject_Kind() {}
 
+func (*Object_Provider) isObject_Kind() {}
+
 func (*Object_Federation) isObject_Kind() {}
 
-// Key names an object: kind is node, identity, service, rule or federation; a
-// federation's name is its trust domain.
+// Key names an object: kind is node, identity, provider, service, rule or
+// federation; a federation's name is its trust domain.
 type Key struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -753,7 +886,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +898,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +911,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Key) GetKind() string {
@@ -805,7 +938,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +950,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +963,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -860,7 +993,7 @@ type DirectoryEntry struct {
 
 func (x *DirectoryEntry) Reset() {
 	*x = DirectoryEntry{}
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1005,7 @@ func (x *DirectoryEntry) String() string {
 func (*DirectoryEntry) ProtoMessage() {}
 
 func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1018,7 @@ func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryEntry.ProtoReflect.Descriptor instead.
 func (*DirectoryEntry) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DirectoryEntry) GetService() string {
@@ -927,7 +1060,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1072,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1085,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1009,7 +1142,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_kith_v1_object_proto_msgTypes[12]
+	mi := &file_kith_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1154,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[12]
+	mi := &file_kith_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1167,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Decision) GetId() string {
@@ -1262,12 +1395,27 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\vendpoint_id\x18\x04 \x01(\tR\n" +
 	"endpointId\x12\x16\n" +
 	"\x06bundle\x18\x05 \x01(\fR\x06bundle\x12\x14\n" +
-	"\x05owner\x18\x06 \x01(\tR\x05owner\"\x8a\x02\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\"\x89\x02\n" +
+	"\bProvider\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x1c\n" +
+	"\taudiences\x18\x03 \x03(\tR\taudiences\x12\x19\n" +
+	"\bjwks_url\x18\x04 \x01(\tR\ajwksUrl\x12\x12\n" +
+	"\x04jwks\x18\x05 \x01(\tR\x04jwks\x12\x1e\n" +
+	"\n" +
+	"algorithms\x18\x06 \x03(\tR\n" +
+	"algorithms\x12\x1c\n" +
+	"\tlocations\x18\a \x03(\tR\tlocations\x12\x1a\n" +
+	"\bservices\x18\b \x03(\tR\bservices\x12\x14\n" +
+	"\x05bound\x18\t \x01(\bR\x05bound\x12\x14\n" +
+	"\x05owner\x18\n" +
+	" \x01(\tR\x05owner\"\xbb\x02\n" +
 	"\x06Object\x120\n" +
 	"\tnode_rule\x18\x01 \x01(\v2\x11.kith.v1.NodeRuleH\x00R\bnodeRule\x12<\n" +
 	"\ridentity_rule\x18\x02 \x01(\v2\x15.kith.v1.IdentityRuleH\x00R\fidentityRule\x12,\n" +
 	"\aservice\x18\x03 \x01(\v2\x10.kith.v1.ServiceH\x00R\aservice\x12#\n" +
-	"\x04rule\x18\x04 \x01(\v2\r.kith.v1.RuleH\x00R\x04rule\x125\n" +
+	"\x04rule\x18\x04 \x01(\v2\r.kith.v1.RuleH\x00R\x04rule\x12/\n" +
+	"\bprovider\x18\x05 \x01(\v2\x11.kith.v1.ProviderH\x00R\bprovider\x125\n" +
 	"\n" +
 	"federation\x18\b \x01(\v2\x13.kith.v1.FederationH\x00R\n" +
 	"federationB\x06\n" +
@@ -1330,7 +1478,7 @@ func file_kith_v1_object_proto_rawDescGZIP() []byte {
 	return file_kith_v1_object_proto_rawDescData
 }
 
-var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_kith_v1_object_proto_goTypes = []any{
 	(*NodeRule)(nil),            // 0: kith.v1.NodeRule
 	(*IdentityRule)(nil),        // 1: kith.v1.IdentityRule
@@ -1339,29 +1487,31 @@ var file_kith_v1_object_proto_goTypes = []any{
 	(*Forwarded)(nil),           // 4: kith.v1.Forwarded
 	(*Rule)(nil),                // 5: kith.v1.Rule
 	(*Federation)(nil),          // 6: kith.v1.Federation
-	(*Object)(nil),              // 7: kith.v1.Object
-	(*Key)(nil),                 // 8: kith.v1.Key
-	(*Bundle)(nil),              // 9: kith.v1.Bundle
-	(*DirectoryEntry)(nil),      // 10: kith.v1.DirectoryEntry
-	(*Endpoint)(nil),            // 11: kith.v1.Endpoint
-	(*Decision)(nil),            // 12: kith.v1.Decision
-	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
+	(*Provider)(nil),            // 7: kith.v1.Provider
+	(*Object)(nil),              // 8: kith.v1.Object
+	(*Key)(nil),                 // 9: kith.v1.Key
+	(*Bundle)(nil),              // 10: kith.v1.Bundle
+	(*DirectoryEntry)(nil),      // 11: kith.v1.DirectoryEntry
+	(*Endpoint)(nil),            // 12: kith.v1.Endpoint
+	(*Decision)(nil),            // 13: kith.v1.Decision
+	(*durationpb.Duration)(nil), // 14: google.protobuf.Duration
 }
 var file_kith_v1_object_proto_depIdxs = []int32{
-	13, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
+	14, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
 	2,  // 1: kith.v1.Service.paths:type_name -> kith.v1.PathOptions
 	4,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
 	0,  // 3: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
 	1,  // 4: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
 	3,  // 5: kith.v1.Object.service:type_name -> kith.v1.Service
 	5,  // 6: kith.v1.Object.rule:type_name -> kith.v1.Rule
-	6,  // 7: kith.v1.Object.federation:type_name -> kith.v1.Federation
-	11, // 8: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
-	9,  // [9:9] is the sub-list for method output_type
-	9,  // [9:9] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	7,  // 7: kith.v1.Object.provider:type_name -> kith.v1.Provider
+	6,  // 8: kith.v1.Object.federation:type_name -> kith.v1.Federation
+	12, // 9: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_object_proto_init() }
@@ -1369,11 +1519,12 @@ func file_kith_v1_object_proto_init() {
 	if File_kith_v1_object_proto != nil {
 		return
 	}
-	file_kith_v1_object_proto_msgTypes[7].OneofWrappers = []any{
+	file_kith_v1_object_proto_msgTypes[8].OneofWrappers = []any{
 		(*Object_NodeRule)(nil),
 		(*Object_IdentityRule)(nil),
 		(*Object_Service)(nil),
 		(*Object_Rule)(nil),
+		(*Object_Provider)(nil),
 		(*Object_Federation)(nil),
 	}
 	type x struct{}
@@ -1382,7 +1533,7 @@ func file_kith_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_object_proto_rawDesc), len(file_kith_v1_object_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

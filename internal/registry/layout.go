@@ -27,6 +27,7 @@ type Kind string
 const (
 	KindNode     Kind = "node"
 	KindIdentity Kind = "identity"
+	KindProvider Kind = "provider"
 	KindService  Kind = "service"
 	KindRule     Kind = "rule"
 
@@ -35,7 +36,7 @@ const (
 
 // Kinds is every kind, in the order in which objects are applied and listed.
 func Kinds() []Kind {
-	return []Kind{KindNode, KindIdentity, KindService, KindRule, KindFederation}
+	return []Kind{KindNode, KindIdentity, KindProvider, KindService, KindRule, KindFederation}
 }
 
 // ObjectKey is the key of an applied object.

@@ -10,6 +10,7 @@ import (
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/internal/usertoken"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -21,6 +22,7 @@ type state struct {
 	policy  policy.Set
 
 	federations map[string]registry.Federation // by trust domain
+	providers   map[string]usertoken.Provider
 }
 
 func newState(td spiffe.TrustDomain) state {
@@ -33,6 +35,7 @@ func newState(td spiffe.TrustDomain) state {
 		},
 		policy:      policy.Set{TrustDomain: td, Services: map[string]policy.Service{}, Rules: map[string]policy.Rule{}},
 		federations: map[string]registry.Federation{},
+		providers:   map[string]usertoken.Provider{},
 	}
 }
 
@@ -44,6 +47,7 @@ func (s state) clone() state {
 	s.policy.Services = maps.Clone(s.policy.Services)
 	s.policy.Rules = maps.Clone(s.policy.Rules)
 	s.federations = maps.Clone(s.federations)
+	s.providers = maps.Clone(s.providers)
 	return s
 }
 
@@ -55,6 +59,8 @@ func (s state) put(key objectKey, object *pb.Object) error {
 		s.rules.NodeRules[key.name] = registry.NodeRuleFromPB(kind.NodeRule)
 	case *pb.Object_IdentityRule:
 		s.rules.IdentityRules[key.name], err = registry.IdentityRuleFromPB(kind.IdentityRule)
+	case *pb.Object_Provider:
+		s.providers[key.name], err = usertoken.FromPB(kind.Provider)
 	case *pb.Object_Service:
 		s.policy.Services[key.name], err = policy.ServiceFromPB(kind.Service)
 	case *pb.Object_Rule:
@@ -75,6 +81,8 @@ func (s state) remove(key objectKey) {
 		delete(s.rules.NodeRules, key.name)
 	case registry.KindIdentity:
 		delete(s.rules.IdentityRules, key.name)
+	case registry.KindProvider:
+		delete(s.providers, key.name)
 	case registry.KindService:
 		delete(s.policy.Services, key.name)
 	case registry.KindRule:
@@ -97,10 +105,31 @@ func (s state) validate(rules bool) (warnings []string, err error) {
 		}
 	}
 	fromPolicy, policyErr := s.policy.Validate()
-	if err := errors.Join(rulesErr, policyErr, registry.CheckFederations(s.federations, s.policy.TrustDomain)); err != nil {
+	fromProviders, providersErr := s.validateProviders()
+	if err := errors.Join(rulesErr, providersErr, policyErr, registry.CheckFederations(s.federations, s.policy.TrustDomain)); err != nil {
 		return nil, fault.Wrap(fault.Invalid, err)
 	}
-	return append(warnings, fromPolicy...), nil
+	return slices.Concat(warnings, fromProviders, fromPolicy), nil
+}
+
+// validateProviders checks the providers, and that the services they name exist.
+func (s state) validateProviders() (warnings []string, err error) {
+	faults := []error{usertoken.Validate(s.providers)}
+	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
+		p := s.providers[name]
+		warnings = append(warnings, p.Warnings()...)
+		for _, service := range p.Services {
+			if _, known := s.policy.Services[service]; known {
+				continue
+			}
+			err := fault.Invalidf("providers.%s.services: unknown service %q", name, service)
+			if near := fault.Nearest(service, slices.Collect(maps.Keys(s.policy.Services))); near != "" {
+				err = fault.Hint(err, "did you mean %s?", near)
+			}
+			faults = append(faults, err)
+		}
+	}
+	return warnings, errors.Join(faults...)
 }
 
 // objectKey names an object of applied state.
@@ -127,6 +156,8 @@ func keyOf(o *pb.Object) (objectKey, string, error) {
 		return objectKey{registry.KindNode, kind.NodeRule.GetName()}, kind.NodeRule.GetOwner(), nil
 	case *pb.Object_IdentityRule:
 		return objectKey{registry.KindIdentity, kind.IdentityRule.GetName()}, kind.IdentityRule.GetOwner(), nil
+	case *pb.Object_Provider:
+		return objectKey{registry.KindProvider, kind.Provider.GetName()}, kind.Provider.GetOwner(), nil
 	case *pb.Object_Service:
 		return objectKey{registry.KindService, kind.Service.GetName()}, kind.Service.GetOwner(), nil
 	case *pb.Object_Rule:
@@ -144,6 +175,8 @@ func setOwner(o *pb.Object, owner string) {
 		kind.NodeRule.Owner = owner
 	case *pb.Object_IdentityRule:
 		kind.IdentityRule.Owner = owner
+	case *pb.Object_Provider:
+		kind.Provider.Owner = owner
 	case *pb.Object_Service:
 		kind.Service.Owner = owner
 	case *pb.Object_Rule:

@@ -281,6 +281,11 @@ func (p *planner) references() {
 					p.fault(fault.Hint(fault.Conflictf("%s is named by rule %s", key, name), "kith rules rm %s", name))
 				}
 			}
+			for _, name := range slices.Sorted(maps.Keys(p.next.providers)) {
+				if slices.Contains(p.next.providers[name].Services, key.name) {
+					p.fault(fault.Hint(fault.Conflictf("%s is named by provider %s", key, name), "kith ids providers show %s", name))
+				}
+			}
 		case registry.KindNode:
 			for _, name := range slices.Sorted(maps.Keys(p.next.rules.IdentityRules)) {
 				if slices.Contains(p.next.rules.IdentityRules[name].Nodes, key.name) {
