@@ -23,11 +23,11 @@ const maxDirect = 40
 func dependencies() []dependency {
 	wire := []string{
 		".", "internal/store", "internal/pb", "internal/pb/workloadpb", "internal/pb/envoypb", "internal/config", "internal/registry", "internal/policy",
-		"internal/platform/host", "internal/platform/proof", "internal/api", "internal/workload",
+		"internal/platform/host", "internal/platform/proof", "internal/api", "internal/workload", "internal/extauthz",
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
 	programs := []string{
-		"internal/store", "internal/platform/host", "internal/ca", "internal/api", "internal/workload",
+		"internal/store", "internal/platform/host", "internal/ca", "internal/api", "internal/workload", "internal/extauthz",
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
 	return []dependency{

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/workload"
@@ -41,6 +42,7 @@ type Agent struct {
 
 	claims     *claims
 	points     *points
+	asking     *asking
 	catalog    catalog
 	decisions  ring
 	flows      flowTable
@@ -69,6 +71,7 @@ func New(cfg Config) (*Agent, error) {
 	a.keep.init()
 	a.outbox.init()
 	a.points = &points{identify: a.identitiesOf, acked: a.outbox.ack, limit: swapLimit, all: make(map[*point]struct{})}
+	a.asking = &asking{a: a, all: make(map[attest.Process]*asker)}
 	a.identities = workload.NewIdentities(workload.Config{
 		Signer: a, Trust: a.Trust, Saved: a.keep.svidsChanged,
 		Now: cfg.Now, Log: cfg.Log, Metrics: a.metrics.workload,
@@ -191,6 +194,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.follow(ctx) })
 	group.Go(func() error { return a.identities.Run(ctx) })
 	group.Go(func() error { return a.tokens.Run(ctx) })
+	group.Go(func() error { return a.asking.run(ctx) })
 	group.Go(func() error { return a.forgetRemembered(ctx) })
 	// 4. The cache is written by a part that ends after the others have: see keeper.
 	kept := make(chan struct{})

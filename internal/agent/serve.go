@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/kith-id/kith/internal/extauthz"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/pb/envoypb"
 	"github.com/kith-id/kith/internal/pb/workloadpb"
@@ -46,6 +47,7 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 	})
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, identities)
 	envoypb.RegisterSecretDiscoveryServiceServer(server, workload.NewSecrets(identities))
+	envoypb.RegisterAuthorizationServer(server, extauthz.NewService(a.asking, a.cfg.Now, a.cfg.Log))
 	pb.RegisterEnforcementServer(server, &enforcement{a: a})
 	pb.RegisterInspectionServer(server, &inspection{a: a})
 	reflection.Register(server) // Workload Endpoint 7

@@ -69,11 +69,12 @@ func (x *CheckRequest) GetAttributes() *AttributeContext {
 }
 
 type AttributeContext struct {
-	state             protoimpl.MessageState    `protogen:"open.v1"`
-	Source            *AttributeContext_Peer    `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	Destination       *AttributeContext_Peer    `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
-	Request           *AttributeContext_Request `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
-	ContextExtensions map[string]string         `protobuf:"bytes,10,rep,name=context_extensions,json=contextExtensions,proto3" json:"context_extensions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state             protoimpl.MessageState       `protogen:"open.v1"`
+	Source            *AttributeContext_Peer       `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Destination       *AttributeContext_Peer       `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	Request           *AttributeContext_Request    `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	ContextExtensions map[string]string            `protobuf:"bytes,10,rep,name=context_extensions,json=contextExtensions,proto3" json:"context_extensions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	TlsSession        *AttributeContext_TLSSession `protobuf:"bytes,12,opt,name=tls_session,json=tlsSession,proto3" json:"tls_session,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -132,6 +133,13 @@ func (x *AttributeContext) GetRequest() *AttributeContext_Request {
 func (x *AttributeContext) GetContextExtensions() map[string]string {
 	if x != nil {
 		return x.ContextExtensions
+	}
+	return nil
+}
+
+func (x *AttributeContext) GetTlsSession() *AttributeContext_TLSSession {
+	if x != nil {
+		return x.TlsSession
 	}
 	return nil
 }
@@ -603,6 +611,50 @@ func (x *AttributeContext_HttpRequest) GetProtocol() string {
 	return ""
 }
 
+type AttributeContext_TLSSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sni           string                 `protobuf:"bytes,1,opt,name=sni,proto3" json:"sni,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttributeContext_TLSSession) Reset() {
+	*x = AttributeContext_TLSSession{}
+	mi := &file_envoy_service_auth_v3_auth_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttributeContext_TLSSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttributeContext_TLSSession) ProtoMessage() {}
+
+func (x *AttributeContext_TLSSession) ProtoReflect() protoreflect.Message {
+	mi := &file_envoy_service_auth_v3_auth_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttributeContext_TLSSession.ProtoReflect.Descriptor instead.
+func (*AttributeContext_TLSSession) Descriptor() ([]byte, []int) {
+	return file_envoy_service_auth_v3_auth_proto_rawDescGZIP(), []int{1, 3}
+}
+
+func (x *AttributeContext_TLSSession) GetSni() string {
+	if x != nil {
+		return x.Sni
+	}
+	return ""
+}
+
 var File_envoy_service_auth_v3_auth_proto protoreflect.FileDescriptor
 
 const file_envoy_service_auth_v3_auth_proto_rawDesc = "" +
@@ -611,13 +663,15 @@ const file_envoy_service_auth_v3_auth_proto_rawDesc = "" +
 	"\fCheckRequest\x12G\n" +
 	"\n" +
 	"attributes\x18\x01 \x01(\v2'.envoy.service.auth.v3.AttributeContextR\n" +
-	"attributes\"\xe9\a\n" +
+	"attributes\"\xde\b\n" +
 	"\x10AttributeContext\x12D\n" +
 	"\x06source\x18\x01 \x01(\v2,.envoy.service.auth.v3.AttributeContext.PeerR\x06source\x12N\n" +
 	"\vdestination\x18\x02 \x01(\v2,.envoy.service.auth.v3.AttributeContext.PeerR\vdestination\x12I\n" +
 	"\arequest\x18\x04 \x01(\v2/.envoy.service.auth.v3.AttributeContext.RequestR\arequest\x12m\n" +
 	"\x12context_extensions\x18\n" +
-	" \x03(\v2>.envoy.service.auth.v3.AttributeContext.ContextExtensionsEntryR\x11contextExtensions\x1a\x7f\n" +
+	" \x03(\v2>.envoy.service.auth.v3.AttributeContext.ContextExtensionsEntryR\x11contextExtensions\x12S\n" +
+	"\vtls_session\x18\f \x01(\v22.envoy.service.auth.v3.AttributeContext.TLSSessionR\n" +
+	"tlsSession\x1a\x7f\n" +
 	"\x04Peer\x127\n" +
 	"\aaddress\x18\x01 \x01(\v2\x1d.envoy.config.core.v3.AddressR\aaddress\x12\x1c\n" +
 	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12 \n" +
@@ -637,7 +691,10 @@ const file_envoy_service_auth_v3_auth_proto_rawDesc = "" +
 	" \x01(\tR\bprotocol\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aD\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a\x1e\n" +
+	"\n" +
+	"TLSSession\x12\x10\n" +
+	"\x03sni\x18\x01 \x01(\tR\x03sni\x1aD\n" +
 	"\x16ContextExtensionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"7\n" +
@@ -673,7 +730,7 @@ func file_envoy_service_auth_v3_auth_proto_rawDescGZIP() []byte {
 	return file_envoy_service_auth_v3_auth_proto_rawDescData
 }
 
-var file_envoy_service_auth_v3_auth_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_envoy_service_auth_v3_auth_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_envoy_service_auth_v3_auth_proto_goTypes = []any{
 	(*CheckRequest)(nil),                 // 0: envoy.service.auth.v3.CheckRequest
 	(*AttributeContext)(nil),             // 1: envoy.service.auth.v3.AttributeContext
@@ -684,38 +741,40 @@ var file_envoy_service_auth_v3_auth_proto_goTypes = []any{
 	(*AttributeContext_Peer)(nil),        // 6: envoy.service.auth.v3.AttributeContext.Peer
 	(*AttributeContext_Request)(nil),     // 7: envoy.service.auth.v3.AttributeContext.Request
 	(*AttributeContext_HttpRequest)(nil), // 8: envoy.service.auth.v3.AttributeContext.HttpRequest
-	nil,                                  // 9: envoy.service.auth.v3.AttributeContext.ContextExtensionsEntry
-	nil,                                  // 10: envoy.service.auth.v3.AttributeContext.HttpRequest.HeadersEntry
-	(*HttpStatus)(nil),                   // 11: envoy.type.v3.HttpStatus
-	(*HeaderValueOption)(nil),            // 12: envoy.config.core.v3.HeaderValueOption
-	(*structpb.Struct)(nil),              // 13: google.protobuf.Struct
-	(*Address)(nil),                      // 14: envoy.config.core.v3.Address
-	(*HeaderMap)(nil),                    // 15: envoy.config.core.v3.HeaderMap
+	(*AttributeContext_TLSSession)(nil),  // 9: envoy.service.auth.v3.AttributeContext.TLSSession
+	nil,                                  // 10: envoy.service.auth.v3.AttributeContext.ContextExtensionsEntry
+	nil,                                  // 11: envoy.service.auth.v3.AttributeContext.HttpRequest.HeadersEntry
+	(*HttpStatus)(nil),                   // 12: envoy.type.v3.HttpStatus
+	(*HeaderValueOption)(nil),            // 13: envoy.config.core.v3.HeaderValueOption
+	(*structpb.Struct)(nil),              // 14: google.protobuf.Struct
+	(*Address)(nil),                      // 15: envoy.config.core.v3.Address
+	(*HeaderMap)(nil),                    // 16: envoy.config.core.v3.HeaderMap
 }
 var file_envoy_service_auth_v3_auth_proto_depIdxs = []int32{
 	1,  // 0: envoy.service.auth.v3.CheckRequest.attributes:type_name -> envoy.service.auth.v3.AttributeContext
 	6,  // 1: envoy.service.auth.v3.AttributeContext.source:type_name -> envoy.service.auth.v3.AttributeContext.Peer
 	6,  // 2: envoy.service.auth.v3.AttributeContext.destination:type_name -> envoy.service.auth.v3.AttributeContext.Peer
 	7,  // 3: envoy.service.auth.v3.AttributeContext.request:type_name -> envoy.service.auth.v3.AttributeContext.Request
-	9,  // 4: envoy.service.auth.v3.AttributeContext.context_extensions:type_name -> envoy.service.auth.v3.AttributeContext.ContextExtensionsEntry
-	11, // 5: envoy.service.auth.v3.DeniedHttpResponse.status:type_name -> envoy.type.v3.HttpStatus
-	12, // 6: envoy.service.auth.v3.DeniedHttpResponse.headers:type_name -> envoy.config.core.v3.HeaderValueOption
-	12, // 7: envoy.service.auth.v3.OkHttpResponse.headers:type_name -> envoy.config.core.v3.HeaderValueOption
-	2,  // 8: envoy.service.auth.v3.CheckResponse.status:type_name -> envoy.service.auth.v3.Outcome
-	3,  // 9: envoy.service.auth.v3.CheckResponse.denied_response:type_name -> envoy.service.auth.v3.DeniedHttpResponse
-	4,  // 10: envoy.service.auth.v3.CheckResponse.ok_response:type_name -> envoy.service.auth.v3.OkHttpResponse
-	13, // 11: envoy.service.auth.v3.CheckResponse.dynamic_metadata:type_name -> google.protobuf.Struct
-	14, // 12: envoy.service.auth.v3.AttributeContext.Peer.address:type_name -> envoy.config.core.v3.Address
-	8,  // 13: envoy.service.auth.v3.AttributeContext.Request.http:type_name -> envoy.service.auth.v3.AttributeContext.HttpRequest
-	10, // 14: envoy.service.auth.v3.AttributeContext.HttpRequest.headers:type_name -> envoy.service.auth.v3.AttributeContext.HttpRequest.HeadersEntry
-	15, // 15: envoy.service.auth.v3.AttributeContext.HttpRequest.header_map:type_name -> envoy.config.core.v3.HeaderMap
-	0,  // 16: envoy.service.auth.v3.Authorization.Check:input_type -> envoy.service.auth.v3.CheckRequest
-	5,  // 17: envoy.service.auth.v3.Authorization.Check:output_type -> envoy.service.auth.v3.CheckResponse
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	10, // 4: envoy.service.auth.v3.AttributeContext.context_extensions:type_name -> envoy.service.auth.v3.AttributeContext.ContextExtensionsEntry
+	9,  // 5: envoy.service.auth.v3.AttributeContext.tls_session:type_name -> envoy.service.auth.v3.AttributeContext.TLSSession
+	12, // 6: envoy.service.auth.v3.DeniedHttpResponse.status:type_name -> envoy.type.v3.HttpStatus
+	13, // 7: envoy.service.auth.v3.DeniedHttpResponse.headers:type_name -> envoy.config.core.v3.HeaderValueOption
+	13, // 8: envoy.service.auth.v3.OkHttpResponse.headers:type_name -> envoy.config.core.v3.HeaderValueOption
+	2,  // 9: envoy.service.auth.v3.CheckResponse.status:type_name -> envoy.service.auth.v3.Outcome
+	3,  // 10: envoy.service.auth.v3.CheckResponse.denied_response:type_name -> envoy.service.auth.v3.DeniedHttpResponse
+	4,  // 11: envoy.service.auth.v3.CheckResponse.ok_response:type_name -> envoy.service.auth.v3.OkHttpResponse
+	14, // 12: envoy.service.auth.v3.CheckResponse.dynamic_metadata:type_name -> google.protobuf.Struct
+	15, // 13: envoy.service.auth.v3.AttributeContext.Peer.address:type_name -> envoy.config.core.v3.Address
+	8,  // 14: envoy.service.auth.v3.AttributeContext.Request.http:type_name -> envoy.service.auth.v3.AttributeContext.HttpRequest
+	11, // 15: envoy.service.auth.v3.AttributeContext.HttpRequest.headers:type_name -> envoy.service.auth.v3.AttributeContext.HttpRequest.HeadersEntry
+	16, // 16: envoy.service.auth.v3.AttributeContext.HttpRequest.header_map:type_name -> envoy.config.core.v3.HeaderMap
+	0,  // 17: envoy.service.auth.v3.Authorization.Check:input_type -> envoy.service.auth.v3.CheckRequest
+	5,  // 18: envoy.service.auth.v3.Authorization.Check:output_type -> envoy.service.auth.v3.CheckResponse
+	18, // [18:19] is the sub-list for method output_type
+	17, // [17:18] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_envoy_service_auth_v3_auth_proto_init() }
@@ -735,7 +794,7 @@ func file_envoy_service_auth_v3_auth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envoy_service_auth_v3_auth_proto_rawDesc), len(file_envoy_service_auth_v3_auth_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/pb/envoypb"
+)
+
+// asks is an Envoy of these tests: process 200 of user 2000, who is /vms/shop.
+type asks struct {
+	t      testing.TB
+	client envoypb.AuthorizationClient
+}
+
+func (n *node) envoy(pid int32) asks {
+	n.t.Helper()
+	n.people.be(pid, uint32(pid)*10)
+	client := envoypb.NewAuthorizationClient(n.dial())
+	a := asks{n.t, client}
+	a.may("GET", "/before") // so that the connection is this process's
+	return a
+}
+
+// may asks for web and returns the answer's word and reason.
+func (a asks) may(method, path string) (code int32, reason, decision string) {
+	a.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	out, err := a.client.Check(ctx, &envoypb.CheckRequest{Attributes: &envoypb.AttributeContext{
+		Source: &envoypb.AttributeContext_Peer{Principal: "spiffe://" + domain + "/vms/web"},
+		Request: &envoypb.AttributeContext_Request{Http: &envoypb.AttributeContext_HttpRequest{
+			Method: method, Path: path, Host: "shop",
+		}},
+	}})
+	if err != nil {
+		a.t.Fatalf("Check: %v", err)
+	}
+	said := out.GetDynamicMetadata().GetFields()
+	return out.GetStatus().GetCode(), said["reason"].GetStringValue(), said["decision"].GetStringValue()
+}
+
+func (a asks) want(what, method, path, want string) {
+	a.t.Helper()
+	code, reason, _ := a.may(method, path)
+	if reason != want || (code == 0) != (want == "allow_rule") {
+		a.t.Fatalf("%s: got %d %s, want %s", what, code, reason, want)
+	}
+}
+
+// shopServer has a service that user 2000 answers for without claiming a name.
+func shopServer(t testing.TB) *testServer {
+	s := newServer(t)
+	s.state.Objects = append(s.state.Objects, serviceObject("shop"), ruleObject("web-shop", "web", "shop", "GET /v1/{**}"))
+	return s
+}
+
+func TestWhoAsksIsAnEnforcementPoint(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	shop := n.envoy(200)
+	shop.want("by its rule", "GET", "/v1/x", "allow_rule")
+	shop.want("by no rule", "POST", "/v1/x", "no_rule")
+	if got := n.agent.points.count(); got != 1 {
+		t.Errorf("%d enforcement points, want 1", got)
+	}
+	_, _, id := shop.may("DELETE", "/v1/x")
+	found := n.agent.decisions.answer(&pb.WhyQuery{Id: id})
+	if id == "" || len(found) != 1 {
+		t.Fatalf("decision %q: %d found, want 1", id, len(found))
+	}
+	d := found[0]
+	if d.GetTo() != "shop" || d.GetToId() != "spiffe://"+domain+"/vms/shop" || d.GetNode() != "vm-7" ||
+		d.GetMethod() != "DELETE" || d.GetNearRule() != "web-shop" || d.GetFrom() != "spiffe://"+domain+"/vms/web" {
+		t.Errorf("the decision as kept: %v", d)
+	}
+}
+
+// An ack means in force: the question after it is answered by the new rules.
+func TestAckOfWhoAsksMeansInForce(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	shop := n.envoy(200)
+	for i := range 20 {
+		path := fmt.Sprintf("/n/%d", i)
+		shop.want("before", "GET", path, "no_rule")
+		r := s.change([]*pb.Object{ruleObject(fmt.Sprintf("n-%d", i), "web", "shop", "GET "+path)})
+		eventually(t, "ack", func() bool { return s.acked(r) != nil })
+		shop.want("after the ack", "GET", path, "allow_rule")
+	}
+}
+
+func TestWhoHasNoIdentityIsDenied(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	stranger := n.envoy(300)
+	stranger.want("a process without an identity", "GET", "/v1/x", "no_policy")
+	// Nor one that is no service.
+	n.people.be(200, 2000)
+	s.change(nil, &pb.Key{Kind: "rule", Name: "web-shop"})
+	r := s.change(nil, &pb.Key{Kind: "service", Name: "shop"})
+	eventually(t, "ack", func() bool { return s.acked(r) != nil })
+	n.envoy(200).want("an identity of no service", "GET", "/v1/x", "no_policy")
+}
+
+// Rule 93 for those who ask: an identity that is withdrawn answers for nothing.
+func TestRule93WhoAsksLosesItsIdentity(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	shop := n.envoy(200)
+	shop.want("before", "GET", "/v1/x", "allow_rule")
+	r := s.change(nil, &pb.Key{Kind: "identity", Name: "users"})
+	eventually(t, "ack", func() bool { return s.acked(r) != nil })
+	shop.want("after", "GET", "/v1/x", "no_policy")
+}
+
+func TestWhoAsksFailsClosedOnWhatCannotBeRead(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	shop := n.envoy(200)
+	shop.want("before", "GET", "/v1/x", "allow_rule")
+	odd := ruleObject("odd", "web", "shop", "GET /odd")
+	odd.GetRule().ProtoReflect().SetUnknown([]byte{0xfa, 0x07, 0x01, 'x'}) // field 127: of a newer schema
+	r := s.change([]*pb.Object{odd})
+	eventually(t, "ack", func() bool { return s.acked(r) != nil })
+	shop.want("after", "GET", "/v1/x", "no_policy")
+	if said := strings.Join(s.acked(r).GetErrors(), "\n"); !strings.Contains(said, "shop (pid 200): ") {
+		t.Errorf("the ack says %q, want the point named", said)
+	}
+}
+
+func TestWhoAsksIsForgottenWhenItIsGone(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	n.envoy(200).want("before", "GET", "/v1/x", "allow_rule")
+	n.people.mu.Lock()
+	n.people.gone[200] = true
+	n.people.mu.Unlock()
+	a := n.agent
+	a.asking.sweep(func(w *asker) bool { return w.err == nil && a.cfg.Processes.Check(w.hold) == nil })
+	eventually(t, "the point is detached", func() bool { return a.points.count() == 0 })
+	if _, known := a.asking.all[(attest.Peer{PID: 200, Started: 1}).Process()]; known {
+		t.Error("it is still known")
+	}
+}

@@ -1,0 +1,152 @@
+package extauthz
+
+import (
+	"crypto/rand"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/spiffe"
+)
+
+const (
+	maxText  = 512
+	maxShort = 64
+	maxFlows = 512 // whose allows are reported in one second
+)
+
+// Question is one request or connection as a proxy tells of it. The zero
+// Question is denied.
+type Question struct {
+	// Service is the destination; "" where the process has only one.
+	Service string
+	// From is the peer that the proxy has authenticated. Nobody is Anonymous
+	// because From is zero: that must be said.
+	From      spiffe.ID
+	Anonymous bool
+	// Target is the request target as the proxy will forward it, query and all.
+	Target string
+	// Request is all else; its Path is taken from Target.
+	Request policy.Request
+}
+
+// Answer is what was decided.
+type Answer struct {
+	policy.Decision
+
+	// ID names the decision for `kith why`. Every denial has one, and every allow
+	// that was reported.
+	ID      string
+	Service string
+	From    spiffe.ID
+	// Fault is why there was nothing to decide by, for the log.
+	Fault error
+}
+
+// Allowed says that the request may be forwarded.
+func (a Answer) Allowed() bool { return a.Effect == policy.Allow }
+
+// Malformed says that the request was refused for its form.
+func (a Answer) Malformed() bool { return a.Reason == policy.PathNotCanonical }
+
+// Decide answers a question. What is decided is what the proxy forwards, and that
+// is out of our hands: a path that is not in its normal form is denied.
+func (p *Point) Decide(q Question) Answer {
+	ruling := p.ruling.Load()
+	answer := Answer{From: q.From, Decision: policy.Decision{Revision: ruling.revision}}
+	table, err := ruling.table(q.Service, p.cfg.As)
+	if err == nil && p.cfg.Stale() {
+		err = fault.Conflictf("this node has been without its server for longer than an identity lives")
+	}
+	if err != nil {
+		answer.Fault = err
+		p.record(&answer, &q, nil, policy.Peer{})
+		return answer
+	}
+	answer.Service = table.Service()
+	var peer policy.Peer
+	switch {
+	case !q.From.IsZero():
+		peer = table.Peer(q.From)
+	case q.Anonymous:
+		peer = table.Anonymous()
+	}
+	if answer.Decision = p.judge(table, peer, &q); answer.Denies() && answer.Reason == policy.NoPolicy {
+		answer.Reason = policy.NoSource // a peer that is nobody
+	}
+	p.record(&answer, &q, table, peer)
+	return answer
+}
+
+func (p *Point) judge(table *policy.Table, peer policy.Peer, q *Question) policy.Decision {
+	if q.Request.Protocol != policy.TCP {
+		path, query, _ := strings.Cut(q.Target, "?")
+		normal, err := policy.NormalizePath(path, table.Paths())
+		q.Request.Path = path
+		if err != nil || normal != path {
+			return table.Refuse(policy.PathNotCanonical)
+		}
+		if q.Request.Facts != nil {
+			q.Request.Facts.Query = query
+		}
+	}
+	return table.Decide(peer, q.Request)
+}
+
+// record reports every denial, and of each flow the first allow of a second.
+func (p *Point) record(a *Answer, q *Question, table *policy.Table, peer policy.Peer) {
+	now := p.cfg.Now()
+	from := a.From.String()
+	if !a.Denies() && !p.sample.take(flow{from, a.Rule, clip(q.Request.Method, maxShort)}, now.Unix()) {
+		return
+	}
+	a.ID = newID()
+	d := a.Decision
+	if table != nil && d.Denies() && d.Reason != policy.PathNotCanonical {
+		d.Near = table.Explain(peer, q.Request).Near
+	}
+	m := d.PB()
+	m.Id, m.TimeUnixNano, m.From, m.To = a.ID, now.UnixNano(), from, a.Service
+	m.Protocol, m.Method, m.Path = q.Request.Protocol.String(), clip(q.Request.Method, maxShort), clip(q.Request.Path, maxText)
+	m.Host, m.Port = clip(q.Request.Host, maxText), uint32(q.Request.Port)
+	m.NearWant, m.NearGot = clip(m.NearWant, maxText), clip(m.NearGot, maxText)
+	p.cfg.Report(m)
+}
+
+// sample picks the allows that are reported.
+type sample struct {
+	mu     sync.Mutex
+	second int64             // guarded by mu
+	flows  map[flow]struct{} // reported in this second; guarded by mu
+}
+
+type flow struct{ from, rule, method string }
+
+func (s *sample) take(f flow, second int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.second != second || s.flows == nil {
+		s.second, s.flows = second, make(map[flow]struct{})
+	}
+	if _, done := s.flows[f]; done || len(s.flows) >= maxFlows {
+		return false
+	}
+	s.flows[f] = struct{}{}
+	return true
+}
+
+// newID is 80 random bits as 16 characters of a-z and 2-7.
+func newID() string { return strings.ToLower(rand.Text()[:16]) }
+
+// clip bounds text from outside and makes it UTF-8, which protobuf demands.
+func clip(text string, limit int) string {
+	if len(text) > limit {
+		text = text[:limit]
+	}
+	if utf8.ValidString(text) {
+		return text
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
+}

@@ -1,0 +1,106 @@
+// Package extauthz decides for proxies that ask before they forward - Envoy's
+// ext_authz, nginx's auth_request, forward_auth of others - by the same compiled
+// policy as every other enforcement point; which process asks, and whose identity
+// it holds, is settled by the agent.
+package extauthz
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
+)
+
+// Point is one enforcement point that asks: a process that holds the identity of
+// the services it forwards to. Until Rule was called it denies everything. Its
+// methods are safe for concurrent use; Rule has one caller at a time.
+type Point struct {
+	cfg    PointConfig
+	ruling atomic.Pointer[ruling]
+	sample sample
+}
+
+// PointConfig is what a Point needs.
+type PointConfig struct {
+	// As is the service that the process claims to be; "" if it claims none.
+	As string
+	// Stale says that the policy is older than an identity may be: nothing is
+	// allowed by it any more.
+	Stale func() bool
+	// Report keeps a decision. It must not block for long.
+	Report func(*pb.Decision)
+	Now    func() time.Time
+}
+
+// ruling is the policy in force: immutable, swapped as a whole.
+type ruling struct {
+	revision uint64
+	tables   map[string]*policy.Table // by service that the process may answer for
+	wrong    error                    // why there are none
+}
+
+// NewPoint makes a point that denies everything until it has a slice.
+func NewPoint(cfg PointConfig) *Point {
+	p := &Point{cfg: cfg}
+	p.ruling.Store(&ruling{wrong: fault.Conflictf("there is no policy yet")})
+	return p
+}
+
+// Rule puts a slice in force and returns the ack. A slice that cannot be enforced
+// leaves a ruling that denies everything.
+func (p *Point) Rule(slice *pb.Slice) *pb.PolicyAck {
+	next, err := compile(slice)
+	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
+	if err != nil {
+		ack.Error = clip(err.Error(), maxText)
+		next = &ruling{revision: slice.GetRevision(), wrong: err}
+	}
+	p.ruling.Store(next)
+	return ack
+}
+
+func compile(slice *pb.Slice) (*ruling, error) {
+	set, err := policy.FromSlice(slice)
+	if err != nil {
+		return nil, err
+	}
+	next := &ruling{revision: slice.GetRevision(), tables: make(map[string]*policy.Table)}
+	for _, service := range slice.GetServices() {
+		name := service.GetName()
+		if next.tables[name], err = policy.Compile(set, name); err != nil {
+			return nil, fmt.Errorf("policy of %s: %w", name, err)
+		}
+	}
+	return next, nil
+}
+
+// table is the policy of the service that is asked about. An identity that
+// belongs to several must say which one; guessing could decide by the laxer one.
+func (r *ruling) table(service, as string) (*policy.Table, error) {
+	if r.wrong != nil {
+		return nil, r.wrong
+	}
+	if service == "" && r.tables[as] != nil {
+		service = as
+	}
+	own := slices.Sorted(maps.Keys(r.tables))
+	switch {
+	case len(own) == 0:
+		return nil, fault.Deniedf("the identity of this process belongs to no service")
+	case r.tables[service] != nil:
+		return r.tables[service], nil
+	case service != "":
+		return nil, fault.Deniedf("the identity of this process does not belong to service %q, but to %s", clip(service, 64), strings.Join(own, ", "))
+	case len(own) == 1:
+		return r.tables[own[0]], nil
+	default:
+		return nil, fault.Hint(fault.Conflictf("the identity of this process belongs to several services: %s", strings.Join(own, ", ")),
+			"say which one is asked for")
+	}
+}
