@@ -26,7 +26,7 @@ demo: build ## the main job: two services that know each other, shown in seconds
 .PHONY: test
 test: deps build lint test-generate test-darwin demo test-unit test-vectors ## everything, fuzz targets for 5 s each
 	$(MAKE) test-fuzz FUZZTIME=5s
-	$(MAKE) test-parties test-hosts test-attacks test-chaos
+	$(MAKE) test-parties test-interop test-hosts test-attacks test-chaos
 
 .PHONY: build
 build: ## bin/kith, static
@@ -44,6 +44,10 @@ test-unit: deps ## unit tests and every CLI verb, with the race detector
 .PHONY: test-parties
 test-parties: deps build ## real programs of other makers behind kith
 	$(SUITE) -tags parties ./test/parties/...
+
+.PHONY: test-interop
+test-interop: deps build ## real Envoys and others that speak the standards, beside kith
+	$(SUITE) -tags interop ./test/interop/...
 
 .PHONY: test-hosts
 test-hosts: deps build ## two network namespaces as two hosts
