@@ -30,11 +30,11 @@ func floors() map[string]int {
 		"internal/registry": 1, "internal/policy": 1, "internal/usertoken": 1,
 		// 2: contracts, tools, the SDK
 		"internal/attest": 2, "internal/keys": 2, "internal/audit": 2,
-		"internal/config": 2, "internal/obs": 2, "internal/run": 2, ".": 2,
+		"internal/egress": 2, "internal/config": 2, "internal/obs": 2, "internal/run": 2, ".": 2,
 		// 3: drivers, handed down by the door
 		"internal/store": driverFloor, "internal/platform/host": driverFloor, "internal/platform/proof": driverFloor,
 		// 4: services
-		"internal/ca": 4, "internal/api": 4, "internal/workload": 4, "internal/extauthz": 4,
+		"internal/ca": 4, "internal/api": 4, "internal/workload": 4, "internal/extauthz": 4, "internal/jwks": 4,
 		// 5: programs
 		"internal/server": 5, "internal/agent": 5, "internal/proxy": 5,
 		// 6: the door

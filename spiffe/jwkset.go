@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // JWKSet is the public keys of somebody outside who signs tokens that are no
@@ -200,4 +201,21 @@ func signs(alg string, public crypto.PublicKey) bool {
 	default:
 		return false
 	}
+}
+
+// Marshal writes the usable keys, each with no more than checking needs, sorted
+// by kid: equal sets have equal texts.
+func (s *JWKSet) Marshal() ([]byte, error) {
+	document := struct {
+		Keys []jwk `json:"keys"`
+	}{Keys: make([]jwk, 0, len(s.keys))}
+	for _, key := range s.keys {
+		out := jwk{Use: "sig", KeyID: key.id, Algorithm: key.alg}
+		if err := out.setPublic(key.public); err != nil {
+			return nil, fmt.Errorf("key %q: %w", clip(key.id), err)
+		}
+		document.Keys = append(document.Keys, out)
+	}
+	slices.SortFunc(document.Keys, func(a, b jwk) int { return strings.Compare(a.KeyID, b.KeyID) })
+	return json.Marshal(document)
 }

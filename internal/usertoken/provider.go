@@ -90,7 +90,7 @@ func (p Provider) Warnings() []string {
 	at := "providers." + p.Name
 	var out []string
 	if strings.HasPrefix(p.URL, "http://") {
-		out = append(out, at+".jwks.url: plain HTTP, so agents ask it only where agent.user_tokens.http lists its host")
+		out = append(out, at+".jwks.url: plain HTTP, so agents ask it only where agent.user_tokens.hosts lists its host")
 	}
 	if places, err := p.locations(); err == nil && slices.ContainsFunc(places, func(l location) bool { return l.kind == inQuery }) {
 		out = append(out, at+".locations: a token in a query ends up in logs and histories")

@@ -75,7 +75,7 @@ func TestProviderRoundTrip(t *testing.T) {
 func TestProviderWarnings(t *testing.T) {
 	p := provider("login", "http://login.example")
 	p.Locations = []string{"query access_token"}
-	if got := strings.Join(p.Warnings(), "\n"); !strings.Contains(got, "agent.user_tokens.http") || !strings.Contains(got, "logs") {
+	if got := strings.Join(p.Warnings(), "\n"); !strings.Contains(got, "agent.user_tokens.hosts") || !strings.Contains(got, "logs") {
 		t.Errorf("warnings: %s", got)
 	}
 	if got := provider("login", login).Warnings(); len(got) > 0 {
