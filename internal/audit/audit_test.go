@@ -259,6 +259,9 @@ func TestUnknownEndStopsTheLog(t *testing.T) {
 		if err := l.Record(t.Context(), event(1)); err == nil {
 			t.Errorf("%s: acknowledged", name)
 		}
+		if err := l.Broken(); !errors.Is(err, syscall.EIO) {
+			t.Errorf("%s: broken by %v, want EIO", name, err)
+		}
 		f.syncErr, f.writeErr, f.truncateErr = nil, nil, nil
 		if err := l.Record(t.Context(), event(1)); !errors.Is(err, syscall.EIO) {
 			t.Errorf("%s: goes on with %v", name, err)

@@ -266,6 +266,13 @@ func (l *Log) Head() Head {
 	return l.head
 }
 
+// Broken is why the log refuses all events until it is opened again, or nil.
+func (l *Log) Broken() error {
+	l.disk.Lock()
+	defer l.disk.Unlock()
+	return l.broken
+}
+
 // Close waits for the write on its way and closes the file; later events are
 // errors.
 func (l *Log) Close() error {

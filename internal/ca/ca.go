@@ -161,7 +161,9 @@ func (c *CA) Bundle() *spiffe.Bundle { return c.bundle.Load() }
 func (c *CA) Lifetimes() Lifetimes { return c.config.Lifetimes }
 
 // Run ships the journal and renews the issuing CA ahead of need, until ctx
-// ends. Then it ships once more what it can within five seconds.
+// ends. Then it ships once more what it can within five seconds. It ends with
+// an error when the journal can no longer be written: only opening it again
+// tells what is on disk, and until then nothing is signed.
 func (c *CA) Run(ctx context.Context) error {
 	ticker := time.NewTicker(shipInterval)
 	defer ticker.Stop()
@@ -173,6 +175,9 @@ func (c *CA) Run(ctx context.Context) error {
 			c.ship(last)
 			return nil
 		case <-ticker.C:
+		}
+		if err := c.journal.failure(); err != nil {
+			return err
 		}
 		if _, err := c.issuer(ctx, c.config.Now()); err != nil && ctx.Err() == nil {
 			c.log.Error("no issuing CA", "error", err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -321,5 +322,18 @@ func TestLifetimesFor(t *testing.T) {
 		if err := DefaultLifetimes().CheckTTL(ttl); (err == nil) != ok {
 			t.Errorf("CheckTTL(%s) = %v", ttl, err)
 		}
+	}
+}
+
+func TestBrokenJournalEndsRun(t *testing.T) {
+	f := newFixture(t)
+	f.journal.disk.Lock()
+	f.journal.ring.file = &disk{syncErr: syscall.EIO, written: make([]byte, 2<<20), dirty: map[int]bool{}, until: -1}
+	f.journal.disk.Unlock()
+	if _, err := f.Sign(t.Context(), request(t, "/a")); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("signed with a journal that cannot be synced: %v", err)
+	}
+	if err := f.Run(t.Context()); !errors.Is(err, syscall.EIO) || fault.HintOf(err) == "" {
+		t.Errorf("Run ended with %v, want EIO and what to do", err)
 	}
 }

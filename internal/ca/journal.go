@@ -284,6 +284,13 @@ func (j *journal) free(tail uint64) error {
 	return nil
 }
 
+// failure is why nothing is written any more, or nil.
+func (j *journal) failure() error {
+	j.disk.Lock()
+	defer j.disk.Unlock()
+	return j.broken
+}
+
 // close waits for the write on its way; later entries are errors.
 func (j *journal) close() error {
 	j.shipping.Lock()

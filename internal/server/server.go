@@ -31,7 +31,8 @@ import (
 )
 
 // Auditor keeps the record of deeds; *audit.Log is one. Both methods return
-// once the events are on disk.
+// once the events are on disk. One that also has Broken() error says so when it
+// will take no event any more; the server ends then.
 type Auditor interface {
 	Record(ctx context.Context, event audit.Event) error
 	RecordAll(ctx context.Context, events []audit.Event) error
@@ -225,6 +226,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.closeCA()
 	parts := []run.Part{
 		{Name: "ca", Run: s.ca.Run},
+		{Name: "audit", Run: s.watchAudit},
 		{Name: "flush", Run: s.flush},
 		{Name: "store", Run: s.follow},
 		{Name: "probe", Run: s.probe},
