@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,7 +54,9 @@ type Agent struct {
 	remembered atomic.Pointer[[]*pb.LocalEndpoint] // of before the start, for a while
 	frozen     atomic.Pointer[[]*pb.LocalEndpoint] // of before the stop, for the cache
 	keep       keeper
-	metrics    *metrics
+
+	savingPoints sync.Mutex // held while points.cache is written
+	metrics      *metrics
 }
 
 // New opens the state directory, which one agent at a time may use, and reads
@@ -123,6 +126,9 @@ func (a *Agent) open() error {
 	}
 	a.standing.Store(at)
 	a.restore()
+	if err := a.restorePoints(); err != nil {
+		a.cfg.Log.Warn("cache not usable", "error", err)
+	}
 	return nil
 }
 
@@ -196,6 +202,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.tokens.Run(ctx) })
 	group.Go(func() error { return a.asking.run(ctx) })
 	group.Go(func() error { return a.forgetRemembered(ctx) })
+	group.Go(func() error { return a.lookForAbsent(ctx) })
 	// 4. The cache is written by a part that ends after the others have: see keeper.
 	kept := make(chan struct{})
 	go func() { defer close(kept); a.keepCache(ctx) }()

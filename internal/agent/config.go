@@ -85,11 +85,12 @@ type files struct {
 	kek *keys.KEK // nil: nothing is sealed
 }
 
-func (f files) lock() string  { return filepath.Join(f.dir, "agent.lock") }
-func (f files) key() string   { return filepath.Join(f.dir, "node.key") }
-func (f files) node() string  { return filepath.Join(f.dir, "node.json") }
-func (f files) state() string { return filepath.Join(f.dir, "state.cache") }
-func (f files) svids() string { return filepath.Join(f.dir, "svids.cache") }
+func (f files) lock() string   { return filepath.Join(f.dir, "agent.lock") }
+func (f files) key() string    { return filepath.Join(f.dir, "node.key") }
+func (f files) node() string   { return filepath.Join(f.dir, "node.json") }
+func (f files) state() string  { return filepath.Join(f.dir, "state.cache") }
+func (f files) svids() string  { return filepath.Join(f.dir, "svids.cache") }
+func (f files) points() string { return filepath.Join(f.dir, "points.cache") }
 
 // write replaces a file in one step: after a crash it is the old one or the new
 // one, never half of it.

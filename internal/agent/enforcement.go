@@ -58,10 +58,16 @@ func (e *enforcement) enforce(stream enforceStream) error {
 		return err
 	}
 	p := a.points.attach(a.world.Load, peer, attrs, open)
+	if open.GetServes() {
+		a.savePoints() // before it has anything to decide by
+	}
 	// The point goes before its claim: no other point must be told of the end of
 	// a claim while this one still counts.
 	defer func() {
 		a.points.detach(p)
+		if open.GetServes() {
+			a.savePoints()
+		}
 		release()
 		a.outbox.endpointsChanged()
 		a.keep.stateChanged()

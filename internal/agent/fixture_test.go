@@ -140,7 +140,9 @@ func (p *people) Check(peer attest.Peer) error {
 }
 
 func (p *people) Find(pid int32) (attest.Peer, error) {
-	if pid == 404 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pid == 404 || p.gone[pid] {
 		return attest.Peer{}, fault.Deniedf("process %d does not exist", pid)
 	}
 	return attest.Peer{PID: pid, Started: 1, UID: uint32(pid) * 10}, nil

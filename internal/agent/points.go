@@ -31,6 +31,7 @@ type points struct {
 	pending  []change            // by revision
 	revision uint64              // newest pushed
 	faults   []string            // of the world at that revision
+	absent   map[attest.Process]absence
 }
 
 // change is a revision that waits for enforcement points.
@@ -52,6 +53,7 @@ type point struct {
 	slice    *pb.Slice // at revision 0: what the point should have
 	wanted   uint64    // revision of that slice
 	first    uint64    // revision of the first slice, before which it was closed
+	returned bool      // it was not closed before: it served before the agent's restart
 	unsent   bool      // the slice has not been handed to the stream
 	acked    uint64
 	sent     uint64 // revision handed to the stream
@@ -76,10 +78,10 @@ func (p *point) poke() {
 	}
 }
 
-// late reports whether the point has yet to swap to what a revision needs. Its
-// first slice is waited for by nobody: until then it lets nothing in.
+// late reports whether the point has yet to swap to what a revision needs. The
+// first slice of a new one is waited for by nobody: until then it lets nothing in.
 func (p *point) late(revision uint64) bool {
-	return p.open.GetServes() && !p.stuck && p.wanted != p.first && p.acked < p.wanted && p.wanted <= revision
+	return p.open.GetServes() && !p.stuck && (p.wanted != p.first || p.returned) && p.acked < p.wanted && p.wanted <= revision
 }
 
 // attach adds a point under the world of now.
@@ -90,6 +92,7 @@ func (s *points) attach(current func() *world, peer attest.Peer, attrs registry.
 	w := current() // with the lock, so that no push comes in between
 	s.place(w, p, nil)
 	p.first = p.wanted
+	p.returned = open.GetServes() && s.back(peer.Process())
 	s.all[p] = struct{}{}
 	p.poke()
 	return p
@@ -178,12 +181,12 @@ func (s *points) waiting(revision uint64) bool {
 			return true
 		}
 	}
-	return false
+	return s.missing()
 }
 
 // reasons names what is not in force. The caller holds mu.
 func (s *points) reasons() []string {
-	out := slices.Clone(s.faults)
+	out := append(slices.Clone(s.faults), s.absentees()...)
 	for p := range s.all {
 		switch {
 		case !p.open.GetServes():
@@ -205,6 +208,7 @@ func (s *points) expire(revision uint64) {
 			p.stuck = true
 		}
 	}
+	s.giveUp()
 	for i := range s.pending {
 		if s.pending[i].revision <= revision {
 			s.pending[i].expired = true

@@ -61,7 +61,9 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 	}
 	// The points that go now will be back: the cache keeps where they answered.
 	endpoints := a.localEndpoints()
+	a.savingPoints.Lock() // a write that is under way ends first, later ones do nothing
 	a.frozen.Store(&endpoints)
+	a.savingPoints.Unlock()
 	// Streams here never end by themselves, and every client attaches again: a
 	// graceful stop would only be a slower one.
 	server.Stop()
