@@ -66,6 +66,7 @@ func (d delta) want(what string, sent, removed []string) {
 func TestDeltaSecretsSendWhatChanges(t *testing.T) {
 	w := newWorld(t)
 	e := start(t, w, 0)
+	e.fetch(t) // SVIDs that are being signed come in a response of their own
 	d := e.delta(t, &envoypb.DeltaDiscoveryRequest{Node: envoyNode(newEnvoy), ResourceNamesSubscribe: []string{"default", otherTD, "nobody"}})
 	d.want("at first", []string{"default", otherTD}, []string{"nobody"})
 	e.identities.Renew()
@@ -87,6 +88,7 @@ func TestDeltaSecretsOfEverything(t *testing.T) {
 	w := newWorld(t)
 	w.ev.Matches = append(w.ev.Matches, registry.Match{Rule: "extra", ID: mustID("spiffe://" + domain + "/vms/extra")})
 	e := start(t, w, 0)
+	e.fetch(t)
 	extra := "spiffe://" + domain + "/vms/extra"
 	d := e.delta(t, &envoypb.DeltaDiscoveryRequest{Node: envoyNode(oldEnvoy), InitialResourceVersions: map[string]string{"default": "x"}})
 	d.want("everything", []string{"default", ownTD, extra, webID, otherTD}, nil)
