@@ -46,11 +46,16 @@ goes on while the server is away. SIGHUP renews every workload's SVID at once.`,
 // agentDir is where an agent keeps the node key and what it has cached.
 func agentDir(stateDir string) string { return filepath.Join(stateDir, "agent") }
 
+// authzSocket is where proxies ask over HTTP: beside the agent's socket.
+func authzSocket(agentSocket string) string {
+	return filepath.Join(filepath.Dir(agentSocket), "authz.sock")
+}
+
 // agentConfig is what kith.yaml says, in the agent's own terms.
 func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	cfg := withPlatform(agent.Config{
-		StateDir: agentDir(a.paths.State), Socket: a.paths.AgentSocket, Server: file.Agent.Server,
-		Version: obs.BuildVersion().Version, Now: a.now,
+		StateDir: agentDir(a.paths.State), Socket: a.paths.AgentSocket, AuthzSocket: authzSocket(a.paths.AgentSocket),
+		Server: file.Agent.Server, Version: obs.BuildVersion().Version, Now: a.now,
 	})
 	if path := file.Agent.KEKFile; path != "" {
 		kek, err := keys.FileKEK(path)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/extauthz"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/workload"
@@ -44,6 +45,7 @@ type Agent struct {
 	claims     *claims
 	points     *points
 	asking     *asking
+	questions  *extauthz.Service
 	catalog    catalog
 	decisions  ring
 	flows      flowTable
@@ -75,6 +77,7 @@ func New(cfg Config) (*Agent, error) {
 	a.outbox.init()
 	a.points = &points{identify: a.identitiesOf, acked: a.outbox.ack, limit: swapLimit, all: make(map[*point]struct{})}
 	a.asking = &asking{a: a, all: make(map[attest.Process]*asker)}
+	a.questions = extauthz.NewService(a.asking, a.cfg.Now, a.cfg.Log)
 	a.identities = workload.NewIdentities(workload.Config{
 		Signer: a, Trust: a.Trust, Saved: a.keep.svidsChanged,
 		Now: cfg.Now, Log: cfg.Log, Metrics: a.metrics.workload,
@@ -179,13 +182,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	at := a.standing.Load()
-	a.up, err = dial(at.server, spiffe.ClientTLS(a, a.cfg.Now, isServer(at.domain())))
+	questions, err := a.listenForQuestions()
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	at := a.standing.Load()
+	a.up, err = dial(at.server, spiffe.ClientTLS(a, a.cfg.Now, isServer(at.domain())))
+	if err != nil {
+		return errors.Join(err, listener.Close(), questions.Close())
+	}
 	if err := a.metrics.register(a, a.cfg.Metrics); err != nil {
-		return errors.Join(err, listener.Close(), a.up.Close())
+		return errors.Join(err, listener.Close(), questions.Close(), a.up.Close())
 	}
 	defer a.metrics.unregister(a.cfg.Metrics)
 	if w := a.world.Load(); w != nil {
@@ -196,6 +203,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	// 3. Live. Whatever ends first ends the others.
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.serve(ctx, listener) })
+	group.Go(func() error { return a.answer(ctx, questions) })
 	group.Go(func() error { return a.keepStanding(ctx) })
 	group.Go(func() error { return a.follow(ctx) })
 	group.Go(func() error { return a.identities.Run(ctx) })

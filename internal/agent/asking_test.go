@@ -2,7 +2,11 @@ package agent
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
+	"net"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +98,34 @@ func TestAckOfWhoAsksMeansInForce(t *testing.T) {
 		r := s.change([]*pb.Object{ruleObject(fmt.Sprintf("n-%d", i), "web", "shop", "GET "+path)})
 		eventually(t, "ack", func() bool { return s.acked(r) != nil })
 		shop.want("after the ack", "GET", path, "allow_rule")
+	}
+}
+
+// The same points answer over HTTP: who asks is the process on the socket.
+func TestProxiesAskOnTheirOwnSocket(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", n.cfg.AuthzSocket)
+	}}
+	defer transport.CloseIdleConnections()
+	der, err := s.ca.issue("/vms/web", newKey(t).Public(), time.Now().Add(-time.Minute), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := "http://kith/auth?verify=SUCCESS&cert=" + url.QueryEscape(base64.StdEncoding.EncodeToString(der)) + "&method=GET&uri=/v1/x"
+	for pid, want := range map[int32]int{200: http.StatusOK, 300: http.StatusForbidden} {
+		n.people.be(pid, uint32(pid)*10)
+		transport.CloseIdleConnections()
+		resp, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Get(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("process %d: got %d, want %d", pid, resp.StatusCode, want)
+		}
 	}
 }
 

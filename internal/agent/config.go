@@ -34,6 +34,9 @@ type Config struct {
 	// 0600. Files that are plain still are read, and sealed from then on.
 	KEK *keys.KEK
 
+	// AuthzSocket is the path proxies ask on over HTTP; empty for none.
+	AuthzSocket string
+
 	// Server is host:port of the server, and Pin the root it must show in the
 	// first contact. Empty and zero: as at the last start.
 	Server string
@@ -76,7 +79,11 @@ func (c Config) check() error {
 	need(c.Rejoin != nil, "the proof to rejoin with")
 	need(c.Join == nil || c.JoinMethod != "", "the method to join with")
 	need(c.Now != nil && c.Log != nil, "clock or log")
-	return errors.Join(append(errs, checkSocketPath(c.Socket))...)
+	errs = append(errs, checkSocketPath(c.Socket))
+	if c.AuthzSocket != "" {
+		errs = append(errs, checkSocketPath(c.AuthzSocket))
+	}
+	return errors.Join(errs...)
 }
 
 // files is where the agent keeps what must outlive it.

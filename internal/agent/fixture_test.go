@@ -209,7 +209,8 @@ func newNode(t testing.TB, s *testServer) *node {
 	p := newPeople()
 	return &node{t: t, people: p, cfg: Config{
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "run", "agent.sock"),
-		Server: s.address, Pin: s.pin(), Join: said("token"), JoinMethod: attest.JoinToken,
+		AuthzSocket: filepath.Join(dir, "run", "authz.sock"),
+		Server:      s.address, Pin: s.pin(), Join: said("token"), JoinMethod: attest.JoinToken,
 		Rejoin:    func(crypto.Signer) attest.Prover { return said("key") },
 		Inspector: p, Processes: p, Credentials: localCreds{p},
 		Version: "test", Now: time.Now, Log: slog.New(slog.DiscardHandler),

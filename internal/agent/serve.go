@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
-	"github.com/kith-id/kith/internal/extauthz"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/pb/envoypb"
 	"github.com/kith-id/kith/internal/pb/workloadpb"
@@ -47,7 +46,7 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 	})
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, identities)
 	envoypb.RegisterSecretDiscoveryServiceServer(server, workload.NewSecrets(identities))
-	envoypb.RegisterAuthorizationServer(server, extauthz.NewService(a.asking, a.cfg.Now, a.cfg.Log))
+	envoypb.RegisterAuthorizationServer(server, a.questions)
 	pb.RegisterEnforcementServer(server, &enforcement{a: a})
 	pb.RegisterInspectionServer(server, &inspection{a: a})
 	reflection.Register(server) // Workload Endpoint 7

@@ -15,6 +15,7 @@ import (
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/spiffe"
 )
 
 // Point is one enforcement point that asks: a process that holds the identity of
@@ -41,6 +42,7 @@ type PointConfig struct {
 // ruling is the policy in force: immutable, swapped as a whole.
 type ruling struct {
 	revision uint64
+	own      spiffe.TrustDomain
 	tables   map[string]*policy.Table // by service that the process may answer for
 	wrong    error                    // why there are none
 }
@@ -70,7 +72,7 @@ func compile(slice *pb.Slice) (*ruling, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := &ruling{revision: slice.GetRevision(), tables: make(map[string]*policy.Table)}
+	next := &ruling{revision: slice.GetRevision(), own: set.TrustDomain, tables: make(map[string]*policy.Table)}
 	for _, service := range slice.GetServices() {
 		name := service.GetName()
 		if next.tables[name], err = policy.Compile(set, name); err != nil {
