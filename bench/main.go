@@ -152,5 +152,6 @@ func roles() map[string]func(context.Context, []string) error {
 		"first":   firstRole,
 		"backend": backendRole,
 		"bare":    bareRole,
+		"load":    loadRole,
 	}
 }
