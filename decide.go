@@ -95,6 +95,13 @@ func (w *Workload) Peer(state tls.ConnectionState) (*Peer, error) {
 // ID is the caller's SPIFFE ID.
 func (p *Peer) ID() spiffe.ID { return p.id }
 
+// Outlived says whether the peer's SVID has ended since the connection was made.
+// The peer rotates by connecting again: what it asks is still decided, and the
+// connection should end with the answer.
+func (w *Workload) Outlived(peer *Peer) bool { return peer.outlived(w.cfg.Now()) }
+
+func (p *Peer) outlived(now time.Time) bool { return now.After(p.leaf.notAfter) }
+
 // Hash is the SHA-256 of the caller's leaf certificate.
 func (p *Peer) Hash() [sha256.Size]byte { return p.hash }
 

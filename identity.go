@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,7 +29,9 @@ type identity struct {
 	svid    *spiffe.X509SVID
 	bundles map[spiffe.TrustDomain]*spiffe.Bundle
 	expires time.Time
-	epoch   string // names the leaf in the keys of pooled client connections
+	leaf    string // names the leaf
+	trust   uint64 // counts the changes of bundles
+	epoch   string // names leaf and bundles in the keys of pooled client connections
 }
 
 // follow keeps the identity current while the Enforce stream that carries our
@@ -91,9 +94,18 @@ func openX509SVID(ctx context.Context, conn grpc.ClientConnInterface) (grpc.Clie
 // connections whose root is gone are cut, pooled client connections made with
 // the old one are left to drain.
 func (w *Workload) adopt(next *identity) {
-	previous := w.identity.Swap(next)
+	previous := w.identity.Load() // no other goroutine adopts
+	distrust := previous != nil && !sameBundles(previous.bundles, next.bundles)
+	if previous != nil {
+		next.trust = previous.trust
+	}
+	if distrust {
+		next.trust++
+	}
+	next.epoch = next.leaf + "-" + strconv.FormatUint(next.trust, 10)
+	w.identity.Store(next)
 	w.first.rotations.Add(1)
-	if previous != nil && !sameBundles(previous.bundles, next.bundles) {
+	if distrust {
 		w.accepts.verifyAgain(w)
 	}
 	w.calls.closeIdle()
@@ -166,7 +178,7 @@ func parseIdentity(answer *pb.X509SVIDResponse) (*identity, error) {
 	}
 	next.expires = next.svid.Expiry()
 	sum := sha256.Sum256(next.svid.Certificates[0].Raw)
-	next.epoch = hex.EncodeToString(sum[:4])
+	next.leaf = hex.EncodeToString(sum[:4])
 	return next, nil
 }
 

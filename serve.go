@@ -133,7 +133,7 @@ func (w *Workload) Handler(next http.Handler, port uint16, options ...Option) ht
 			return
 		}
 		now := w.cfg.Now()
-		if peer != nil && now.After(peer.leaf.notAfter) {
+		if peer != nil && peer.outlived(now) {
 			// The caller rotates by connecting again; what it asked is still served.
 			rw.Header().Set("Connection", "close")
 		}
@@ -183,16 +183,22 @@ func (w *Workload) peerOf(r *http.Request) *Peer {
 	return peer
 }
 
+// PathOf is the path of a request target as it was sent, for [Request.Path]. A
+// target with a fragment is left as it is: it has no normal form and is refused.
+func PathOf(target string) string {
+	if strings.Contains(target, "#") {
+		return target
+	}
+	path, _, _ := strings.Cut(target, "?")
+	return path
+}
+
 // requestOf is what is decided. The path is that of the request target as sent:
 // the URL package has already decoded its own copy. Targets that are no path
 // (CONNECT, *, an absolute form, a fragment anywhere) have no normal form and
 // are refused with those that have two.
 func requestOf(r *http.Request, port uint16) Request {
-	path := r.RequestURI
-	if !strings.Contains(path, "#") {
-		path, _, _ = strings.Cut(path, "?")
-	}
-	request := Request{Protocol: HTTP, Method: r.Method, Path: path, Host: r.Host, Port: port}
+	request := Request{Protocol: HTTP, Method: r.Method, Path: PathOf(r.RequestURI), Host: r.Host, Port: port}
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		request.Protocol, request.GRPC = GRPC, true
 	}
