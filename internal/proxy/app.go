@@ -38,10 +38,7 @@ type app struct {
 
 func newApp(p *Proxy, e Exposure) *app {
 	a := &app{p: p, e: e}
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		dialer := net.Dialer{Timeout: appDialTimeout}
-		return dialer.DialContext(ctx, e.Network, e.Target)
-	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return a.dial(ctx) }
 	a.plain = &http.Transport{
 		DialContext: dial, DisableCompression: true,
 		MaxIdleConns: 256, MaxIdleConnsPerHost: 256, IdleConnTimeout: appIdle,
@@ -64,6 +61,11 @@ func newApp(p *Proxy, e Exposure) *app {
 		ErrorLog:       slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 	return a
+}
+
+func (a *app) dial(ctx context.Context) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: appDialTimeout}
+	return dialer.DialContext(ctx, a.e.Network, a.e.Target)
 }
 
 func (a *app) closeIdle() {
@@ -101,10 +103,7 @@ func (a *app) rewrite(pr *httputil.ProxyRequest) {
 		Path: pr.In.URL.Path, RawPath: pr.In.URL.RawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
 	pr.Out.Host = pr.In.Host
-	// Trailers come after the decision and could name anything; they are not
-	// passed on to the application. (Those of its answers are.)
-	pr.Out.Trailer = nil
-	pr.Out.Header.Del("Trailer")
+	trail(pr)
 }
 
 // tidy mends an answer of the application before it is passed on.
@@ -150,6 +149,11 @@ func (a *app) fail(rw http.ResponseWriter, r *http.Request, err error) {
 		// The caller has gone, or the exchange was cut and its end is said elsewhere.
 		panic(http.ErrAbortHandler)
 	}
+	a.explain(rw, r, err)
+}
+
+// explain says what went wrong: little to the caller, more to the log.
+func (a *app) explain(rw http.ResponseWriter, r *http.Request, err error) {
 	status, text := http.StatusBadGateway, "the application did not answer"
 	var tooLarge *http.MaxBytesError
 	switch {

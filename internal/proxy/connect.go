@@ -153,11 +153,22 @@ func (o *outbound) dial(ctx context.Context, service string, protos ...string) (
 	if err != nil {
 		return nil, err
 	}
-	if agreed := conn.ConnectionState().NegotiatedProtocol; len(protos) > 0 && agreed != protos[0] && (agreed != "" || protos[0] == "h2") {
-		conn.Close()
-		return nil, fmt.Errorf("%s does not speak %s", service, protos[0])
+	if len(protos) > 0 {
+		if err := speaks(conn, service, protos[0]); err != nil {
+			return nil, err
+		}
 	}
 	return conn, nil
+}
+
+// speaks closes a connection that did not agree on the protocol; HTTP/1.1 is
+// what who agrees on nothing speaks.
+func speaks(conn *tls.Conn, service, proto string) error {
+	if agreed := conn.ConnectionState().NegotiatedProtocol; agreed == proto || agreed == "" && proto != "h2" {
+		return nil
+	}
+	conn.Close()
+	return fmt.Errorf("%s does not speak %s", service, proto)
 }
 
 // tunnel is CONNECT to a host that is no service: by the proxy that was set

@@ -14,91 +14,123 @@ var errHead = errors.New("ambiguous request head")
 // one with 431.
 const maxHead = 64 << 10
 
-// headFacts is what the head of an HTTP/1 request says about what follows it.
-type headFacts struct {
-	length  int64 // of the body, when it is known
+// head is the head of an HTTP/1 request. Its slices are parts of the bytes it was
+// read from.
+type head struct {
+	method, target, host []byte
+
+	fields  []field
+	length  int64 // of the body; -1 if it is not said
 	chunked bool
+	http10  bool
+	closes  bool // the caller wants no further request on this connection
+
+	// What makes a request another than the usual one.
+	names       bool // Connection names other fields
+	upgrade     bool
+	expect      bool
+	grpc        bool
+	eventStream bool
+	idempotent  bool // it says so itself
 }
 
-// readHead checks the head of an HTTP/1 request, up to and with its blank line,
+// read checks the head of an HTTP/1 request, up to and with its blank line,
 // more strictly than net/http, which repairs what it can: here a request that
 // needs repair is refused, because the next program might repair it otherwise.
-// RFC 9112: line ends are CR LF (2.2), no folding (5.2), no space around the
-// name (5.1), one Host (3.2), not both Content-Length and Transfer-Encoding and
-// neither twice (6.3), and an absolute target agrees with Host (3.2.2).
-func readHead(head []byte) (headFacts, error) {
-	line, rest, ok := cutLine(head)
+// RFC 9112 besides what readFields wants: one Host (3.2), not both Content-Length
+// and Transfer-Encoding and neither twice (6.3), and an absolute target agrees
+// with Host (3.2.2).
+func (h *head) read(text []byte) error {
+	*h = head{fields: h.fields[:0], length: -1}
+	line, rest, ok := cutLine(text)
 	if !ok {
-		return headFacts{}, errHead
+		return errHead
 	}
 	method, after, ok1 := bytes.Cut(line, []byte(" "))
 	target, version, ok2 := bytes.Cut(after, []byte(" "))
-	if !ok1 || !ok2 || !isToken(method) || len(target) == 0 ||
-		string(version) != "HTTP/1.1" && string(version) != "HTTP/1.0" {
-		return headFacts{}, errHead
+	if h.http10 = string(version) == "HTTP/1.0"; !ok1 || !ok2 || !isToken(method) || len(target) == 0 ||
+		!h.http10 && string(version) != "HTTP/1.1" {
+		return errHead
 	}
-	fields := fieldFacts{}
-	for {
-		if line, rest, ok = cutLine(rest); !ok {
-			return headFacts{}, errHead
+	h.method, h.target = method, target
+	var err error
+	if h.fields, rest, err = readFields(rest, h.fields); err != nil {
+		return err
+	}
+	hosts := 0
+	for i := range h.fields {
+		if h.fields[i].kind == hostField {
+			hosts++
 		}
-		if len(line) == 0 {
-			break
-		}
-		name, value, ok := bytes.Cut(line, []byte(":"))
-		if !ok || !isToken(name) {
-			return headFacts{}, errHead
-		}
-		if err := fields.add(name, bytes.Trim(value, " \t")); err != nil {
-			return headFacts{}, err
+		if err := h.note(&h.fields[i]); err != nil {
+			return err
 		}
 	}
 	switch {
 	case len(rest) > 0,
-		fields.chunked && fields.hasLength,
-		fields.chunked && string(version) == "HTTP/1.0",
-		!fields.hasHost && string(version) == "HTTP/1.1":
-		return headFacts{}, errHead
+		h.chunked && h.length >= 0,
+		h.chunked && h.http10,
+		hosts > 1,
+		hosts == 0 && !h.http10:
+		return errHead
 	}
-	if authority, absolute := authorityOf(target); absolute && !bytes.EqualFold(authority, fields.host) {
-		return headFacts{}, errHead
-	}
-	return headFacts{length: fields.length, chunked: fields.chunked}, nil
-}
-
-type fieldFacts struct {
-	host                        []byte
-	length                      int64
-	hasHost, hasLength, chunked bool
-}
-
-// add takes one field. It refuses a second one of those that frame a message.
-func (f *fieldFacts) add(name, value []byte) error {
-	switch len(name) {
-	case len("Host"):
-		if bytes.EqualFold(name, []byte("Host")) {
-			if f.hasHost {
-				return errHead
-			}
-			f.hasHost, f.host = true, value
-		}
-	case len("Content-Length"):
-		if bytes.EqualFold(name, []byte("Content-Length")) {
-			n, err := strconv.ParseUint(string(value), 10, 63)
-			if f.hasLength || err != nil || value[0] == '+' {
-				return errHead
-			}
-			f.hasLength, f.length = true, int64(n)
-		}
-	case len("Transfer-Encoding"):
-		if bytes.EqualFold(name, []byte("Transfer-Encoding")) {
-			if f.chunked || !bytes.EqualFold(value, []byte("chunked")) {
-				return errHead
-			}
-			f.chunked = true
-		}
+	if authority, absolute := authorityOf(target); absolute && !bytes.EqualFold(authority, h.host) {
+		return errHead
 	}
 	return nil
+}
+
+// note takes one field. It refuses a second one of those that frame a message.
+func (h *head) note(f *field) error {
+	switch f.kind {
+	case hostField:
+		h.host = f.value
+	case lengthField:
+		n, err := strconv.ParseUint(string(f.value), 10, 63)
+		if h.length >= 0 || err != nil || f.value[0] == '+' {
+			return errHead
+		}
+		h.length = int64(n)
+	case encodingField:
+		if h.chunked || !bytes.EqualFold(f.value, []byte("chunked")) {
+			return errHead
+		}
+		h.chunked = true
+	case connectionField:
+		closes, names := connectionSays(f.value)
+		h.closes, h.names = h.closes || closes, h.names || names
+	case upgradeField:
+		h.upgrade = true
+	case expectField:
+		h.expect = true
+	case acceptField:
+		h.eventStream = h.eventStream || bytes.Contains(f.value, []byte("text/event-stream"))
+	case typeField:
+		h.grpc = h.grpc || bytes.HasPrefix(f.value, []byte("application/grpc"))
+	case idempotencyField:
+		h.idempotent = true
+	}
+	return nil
+}
+
+// value is that of the first field of a name in lower case, "" if there is none.
+func (h *head) value(name string) string {
+	for i := range h.fields {
+		if bytes.EqualFold(h.fields[i].name, []byte(name)) {
+			return string(h.fields[i].value)
+		}
+	}
+	return ""
+}
+
+// trailers are the names of those that the request announces and that may pass.
+func (h *head) trailers() (names string) {
+	for i := range h.fields {
+		if f := &h.fields[i]; f.kind == trailerField {
+			names += ", " + trailing(f.value)
+		}
+	}
+	return names
 }
 
 // cutLine takes a line that ends in CR LF and holds no other control byte than

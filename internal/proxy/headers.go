@@ -31,7 +31,7 @@ func strip(head http.Header) {
 // reserved says whether a header is ours to set, or nobody's. Case and the
 // difference between a hyphen and any other mark do not matter: CGI and WSGI
 // show an application X_Forwarded_For as X-Forwarded-For.
-func reserved(name string) bool {
+func reserved[T string | []byte](name T) bool {
 	var folded [longestIdentityName]byte
 	n := min(len(name), len(folded))
 	for i := range n {
@@ -68,21 +68,19 @@ func reserved(name string) bool {
 	return false
 }
 
-// vouch adds what is known of the caller. By is who we are, Hash the SHA-256 of
-// the caller's leaf; IDs hold no character that this format would have to quote.
+// vouch adds what is known of the caller.
 func vouch(head http.Header, caller kith.Caller, own spiffe.ID, remote string) {
-	hash := caller.Peer.Hash()
-	var b strings.Builder
-	b.Grow(160)
-	b.WriteString("By=")
-	b.WriteString(own.String())
-	b.WriteString(";Hash=")
-	b.WriteString(hex.EncodeToString(hash[:]))
-	b.WriteString(";URI=")
-	b.WriteString(caller.Peer.ID().String())
-	head.Set(xfcc, b.String())
+	head.Set(xfcc, vouchFor(caller.Peer, own))
 	head.Set("X-Forwarded-Proto", "https")
 	if remote != "" {
 		head.Set("X-Forwarded-For", remote)
 	}
+}
+
+// vouchFor is the value of X-Forwarded-Client-Cert. By is who we are, Hash the
+// SHA-256 of the caller's leaf; IDs hold no character that this format would have
+// to quote.
+func vouchFor(peer *kith.Peer, own spiffe.ID) string {
+	hash := peer.Hash()
+	return "By=" + own.String() + ";Hash=" + hex.EncodeToString(hash[:]) + ";URI=" + peer.ID().String()
 }

@@ -20,6 +20,8 @@ type inbound struct {
 	e        Exposure
 	listener net.Listener
 	app      *app
+	lane     *inLane
+	queue    *handover // to net/http
 }
 
 func newInbound(p *Proxy, e Exposure) (*inbound, error) {
@@ -34,7 +36,9 @@ func newInbound(p *Proxy, e Exposure) (*inbound, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &inbound{p: p, e: e, listener: l, app: newApp(p, e)}, nil
+	in := &inbound{p: p, e: e, listener: l, app: newApp(p, e), queue: newHandover(l.Addr())}
+	in.lane = &inLane{in: in, pool: newPool[struct{}](appIdle)}
+	return in, nil
 }
 
 // serve accepts until ctx ends and then drains; what is still under way when
@@ -42,10 +46,9 @@ func newInbound(p *Proxy, e Exposure) (*inbound, error) {
 // holds from the next connection.
 func (in *inbound) serve(ctx, work context.Context) error {
 	secure := in.p.cfg.Workload.Listener(in.listener, "h2", "http/1.1")
-	queue := &handover{addr: in.listener.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}
-	server := in.server(work)
+	server, lines := in.server(work), newLines(in.lane, in.p.meter, "inbound")
 	var running sync.WaitGroup
-	running.Go(func() { server.Serve(queue) }) //nolint:errcheck // it ends by Shutdown only
+	running.Go(func() { server.Serve(in.queue) }) //nolint:errcheck // it ends by Shutdown only
 
 	stop := context.AfterFunc(ctx, func() { secure.Close() })
 	defer stop()
@@ -60,8 +63,9 @@ func (in *inbound) serve(ctx, work context.Context) error {
 			running.Go(func() { in.serveTCP(work, conn.(*tls.Conn)) })
 			continue
 		}
-		queue.put(strictly(conn.(*tls.Conn)))
+		running.Go(func() { in.serveHTTP(work, lines, conn.(*tls.Conn)) })
 	}
+	running.Go(func() { lines.drain(work) })
 	cut := context.AfterFunc(work, func() { server.Close() })
 	defer cut()
 	err := server.Shutdown(work)
@@ -79,10 +83,25 @@ func (in *inbound) serve(ctx, work context.Context) error {
 func (in *inbound) server(work context.Context) *http.Server {
 	w := in.p.cfg.Workload
 	server := w.Server(w.Handler(in.app, in.e.Port))
-	server.Handler = in.p.meter.measure("inbound", server.Handler)
+	server.Handler = in.p.meter.tally("inbound").measure(server.Handler)
 	server.ConnState = watchState
 	server.BaseContext = func(net.Listener) context.Context { return work } // so that a cut reaches hijacked connections
 	return server
+}
+
+// serveHTTP serves a connection itself if it speaks HTTP/1.1, and gives one that
+// speaks HTTP/2 to net/http.
+func (in *inbound) serveHTTP(work context.Context, lines *lines, conn *tls.Conn) {
+	if conn.ConnectionState().NegotiatedProtocol == "h2" {
+		in.queue.put(conn)
+		return
+	}
+	facts, err := in.lane.facts(conn)
+	if err != nil {
+		conn.Close()
+		return
+	}
+	lines.serve(work, conn, facts)
 }
 
 // serveTCP decides once, connects to the application and copies; a change of
@@ -123,6 +142,10 @@ type handover struct {
 	conns chan net.Conn
 	once  sync.Once
 	done  chan struct{}
+}
+
+func newHandover(addr net.Addr) *handover {
+	return &handover{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
 func (h *handover) put(conn net.Conn) {

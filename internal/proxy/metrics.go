@@ -10,6 +10,16 @@ import (
 	"github.com/kith-id/kith"
 )
 
+// outcome is how a request ended, as metrics count it.
+type outcome int
+
+const (
+	asAllowed outcome = iota
+	asDenied
+	asMalformed
+	asError
+)
+
 // The outcomes are a closed set: no label comes from outside.
 const (
 	outcomeAllowed   = "allowed"
@@ -93,29 +103,40 @@ func (m *meter) enter(direction string) { m.live.WithLabelValues(direction).Inc(
 
 func (m *meter) leave(direction string) { m.live.WithLabelValues(direction).Dec() }
 
-// measure counts and times the requests of a handler.
-func (m *meter) measure(direction string, next http.Handler) http.Handler {
-	var outcomes [4]prometheus.Counter
-	for i, outcome := range statusOutcomes() {
-		outcomes[i] = m.requests.WithLabelValues(direction, "http", outcome)
-	}
-	live, seconds := m.live.WithLabelValues(direction), m.seconds.WithLabelValues(direction)
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		live.Inc()
-		watch := &statusWatch{ResponseWriter: rw}
-		defer func() {
-			live.Dec()
-			seconds.Observe(time.Since(start).Seconds())
-			outcomes[watch.outcome()].Inc()
-		}()
-		next.ServeHTTP(watch, r)
-	})
+// tally counts and times the requests of one direction.
+type tally struct {
+	outcomes [4]prometheus.Counter
+	live     prometheus.Gauge
+	seconds  prometheus.Observer
 }
 
-// statusOutcomes are the outcomes a status can mean, by the index outcome gives.
-func statusOutcomes() [4]string {
-	return [...]string{outcomeAllowed, outcomeDenied, outcomeMalformed, outcomeError}
+func (m *meter) tally(direction string) *tally {
+	t := &tally{live: m.live.WithLabelValues(direction), seconds: m.seconds.WithLabelValues(direction)}
+	for i, outcome := range [...]string{asAllowed: outcomeAllowed, asDenied: outcomeDenied, asMalformed: outcomeMalformed, asError: outcomeError} {
+		t.outcomes[i] = m.requests.WithLabelValues(direction, "http", outcome)
+	}
+	return t
+}
+
+func (t *tally) begin() time.Time {
+	t.live.Inc()
+	return time.Now()
+}
+
+func (t *tally) end(begun time.Time, with outcome) {
+	t.live.Dec()
+	t.seconds.Observe(time.Since(begun).Seconds())
+	t.outcomes[with].Inc()
+}
+
+// measure counts and times the requests of a handler.
+func (t *tally) measure(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		begun := t.begin()
+		watch := &statusWatch{ResponseWriter: rw}
+		defer func() { t.end(begun, watch.outcome()) }()
+		next.ServeHTTP(watch, r)
+	})
 }
 
 // statusWatch remembers the status of an answer.
@@ -136,15 +157,20 @@ func (s *statusWatch) WriteHeader(code int) {
 // Unwrap lets a ResponseController find the rest.
 func (s *statusWatch) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-func (s *statusWatch) outcome() int {
-	code := s.status.Load()
-	switch decided := s.Header().Get(kith.DecisionHeader) != ""; {
+func (s *statusWatch) outcome() outcome {
+	return statusOutcome(int(s.status.Load()), s.Header().Get(kith.DecisionHeader) != "")
+}
+
+// statusOutcome is what a status means; decided says that the answer is a
+// decision's and not the application's.
+func statusOutcome(code int, decided bool) outcome {
+	switch {
 	case decided && code == http.StatusBadRequest:
-		return 2
+		return asMalformed
 	case decided:
-		return 1
+		return asDenied
 	case code >= http.StatusInternalServerError:
-		return 3
+		return asError
 	}
-	return 0
+	return asAllowed
 }

@@ -10,12 +10,17 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kith-id/kith"
 )
 
-const maxLocalHeader = 256 << 10 // the local program is ours; its cookies may be long
+const (
+	maxLocalHeader = 256 << 10        // the local program is ours; its cookies may be long
+	maxLocal       = 8192             // connections of local programs at once
+	serviceIdle    = 90 * time.Second // how long a connection to a service is kept
+)
 
 // outbound is the local HTTP proxy that the proxy variables lead to. A bare name
 // is a service; everything else goes on the way it would have gone without us,
@@ -28,6 +33,8 @@ type outbound struct {
 	others   *httputil.ReverseProxy
 	plain    *http.Transport // to hosts that are no services
 	tunnels  group
+	lane     *outLane
+	queue    *handover // to net/http
 }
 
 func newOutbound(p *Proxy) (*outbound, error) {
@@ -35,7 +42,8 @@ func newOutbound(p *Proxy) (*outbound, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &outbound{p: p, listener: newGate(l, p.cfg.AllowUIDs, p.log), before: newBefore(p.cfg.Environ)}
+	o := &outbound{p: p, listener: newGate(l, p.cfg.AllowUIDs, p.log), before: newBefore(p.cfg.Environ), queue: newHandover(l.Addr())}
+	o.lane = &outLane{o: o, pool: newPool[kith.Endpoint](serviceIdle)}
 	o.plain = &http.Transport{
 		Proxy: o.before.proxyOf, DisableCompression: true,
 		MaxIdleConns: 256, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
@@ -51,6 +59,7 @@ func (o *outbound) forwarder(transport http.RoundTripper) *httputil.ReverseProxy
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 			pr.Out.Host = pr.In.Host
+			trail(pr)
 		},
 		Transport:     transport,
 		FlushInterval: flushAfter,
@@ -60,11 +69,14 @@ func (o *outbound) forwarder(transport http.RoundTripper) *httputil.ReverseProxy
 	}
 }
 
-func (o *outbound) closeIdle() { o.plain.CloseIdleConnections() }
+func (o *outbound) closeIdle() {
+	o.plain.CloseIdleConnections()
+	o.lane.pool.close()
+}
 
 func (o *outbound) serve(ctx, work context.Context) error {
 	server := &http.Server{
-		Handler:                      o.p.meter.measure("outbound", o),
+		Handler:                      o.p.meter.tally("outbound").measure(o),
 		ReadHeaderTimeout:            10 * time.Second,
 		IdleTimeout:                  5 * time.Minute,
 		MaxHeaderBytes:               maxLocalHeader,
@@ -72,19 +84,17 @@ func (o *outbound) serve(ctx, work context.Context) error {
 		BaseContext:                  func(net.Listener) context.Context { return work },
 		ErrorLog:                     slog.NewLogLogger(o.p.log.Handler(), slog.LevelDebug),
 	}
-	drained := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(drained)
-		server.Shutdown(work) //nolint:errcheck // Close below ends what is left
-		o.tunnels.wait(work)
-		server.Close()
-	})
-	err := server.Serve(o.listener)
-	if stop() {
-		return errors.Join(err, server.Close())
-	}
-	<-drained
-	return nil
+	lines := newLines(o.lane, o.p.meter, "outbound")
+	var running sync.WaitGroup
+	running.Go(func() { server.Serve(o.queue) }) //nolint:errcheck // it ends by Shutdown only
+	a := acceptor{l: o.listener, most: maxLocal, log: o.p.log, running: &running}
+	err := a.accept(ctx, func(conn net.Conn) { lines.serve(work, conn, &localFacts{}) })
+	running.Go(func() { lines.drain(work) })
+	server.Shutdown(work) //nolint:errcheck // Close below ends what is left
+	o.tunnels.wait(work)
+	err = errors.Join(err, server.Close())
+	running.Wait()
+	return err
 }
 
 // ServeHTTP takes one request of a local program.

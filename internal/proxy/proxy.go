@@ -275,6 +275,7 @@ func (p *Proxy) withdraw(atOnce bool) {
 func (p *Proxy) closeIdle() {
 	for _, in := range p.inbound {
 		in.app.closeIdle()
+		in.lane.pool.close()
 	}
 	if p.outbound != nil {
 		p.outbound.closeIdle()

@@ -29,6 +29,7 @@ type strictConn struct {
 	chunked  bool   // body is a chunk, and more come after it; guarded by mu
 	trailers int    // bytes of trailers so far; guarded by mu
 	scanned  int    // bytes of pending in which no end of head was found; guarded by mu
+	head     head   // the latest; guarded by mu
 	space    []byte // where heads are read into; owned by the reading goroutine
 }
 
@@ -47,13 +48,8 @@ const (
 )
 
 // strictly wraps a connection that did not agree on HTTP/2, whose frames
-// net/http checks by itself.
-func strictly(conn *tls.Conn) net.Conn {
-	if conn.ConnectionState().NegotiatedProtocol == "h2" {
-		return conn
-	}
-	return &strictConn{Conn: conn}
-}
+// net/http checks by itself, with what was read of it.
+func strictly(conn *tls.Conn, read []byte) net.Conn { return &strictConn{Conn: conn, pending: read} }
 
 // NetConn leads to the TLS connection, for who wants to know the peer.
 func (c *strictConn) NetConn() net.Conn { return c.Conn }
@@ -221,17 +217,16 @@ func (c *strictConn) headLocked() {
 	}
 	end += from + len(endOfHead[0])
 	c.scanned = 0
-	facts, err := readHead(c.pending[:end])
-	if err != nil {
+	if c.head.read(c.pending[:end]) != nil {
 		c.refuseLocked()
 		return
 	}
 	c.held = end
 	switch {
-	case facts.chunked:
+	case c.head.chunked:
 		c.phase, c.chunked = firstChunk, true
-	case facts.length > 0:
-		c.phase, c.body = inBody, facts.length
+	case c.head.length > 0:
+		c.phase, c.body = inBody, c.head.length
 	}
 }
 

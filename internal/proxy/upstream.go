@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -27,40 +28,10 @@ func newUpstream(p *Proxy, u Upstream) (*upstream, error) {
 }
 
 func (up *upstream) serve(ctx, work context.Context) error {
-	stop := context.AfterFunc(ctx, func() { up.listener.Close() })
-	defer stop()
 	var running sync.WaitGroup
 	defer running.Wait()
-	slots := make(chan struct{}, maxTunnels)
-	var gap time.Duration
-	for {
-		conn, err := up.listener.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil:
-			// As with no file descriptors left: wait, longer each time.
-			gap = min(max(2*gap, 5*time.Millisecond), time.Second)
-			up.p.log.Warn("accept", "upstream", up.u.Service, "error", err)
-			pause(ctx, gap)
-			continue
-		}
-		gap = 0
-		select {
-		case slots <- struct{}{}:
-			running.Go(func() {
-				defer func() { <-slots }()
-				up.relay(work, conn)
-			})
-		default:
-			abort(conn)
-		}
-	}
+	a := acceptor{l: up.listener, most: maxTunnels, log: up.p.log, running: &running}
+	return a.accept(ctx, func(conn net.Conn) { up.relay(work, conn) })
 }
 
 func (up *upstream) relay(work context.Context, conn net.Conn) {
@@ -77,6 +48,51 @@ func (up *upstream) relay(work context.Context, conn net.Conn) {
 	up.p.meter.enter("outbound")
 	defer up.p.meter.leave("outbound")
 	relay(work, up.p.meter.buffers, conn, back)
+}
+
+// acceptor takes the connections of a local listener.
+type acceptor struct {
+	l       net.Listener
+	most    int // at once
+	log     *slog.Logger
+	running *sync.WaitGroup // of those that are handled
+}
+
+// accept hands connections to handle, each in a goroutine, until ctx ends, which
+// closes the listener and is no error, or somebody else has closed it.
+func (a *acceptor) accept(ctx context.Context, handle func(net.Conn)) error {
+	stop := context.AfterFunc(ctx, func() { a.l.Close() })
+	defer stop()
+	slots := make(chan struct{}, a.most)
+	var gap time.Duration
+	for {
+		conn, err := a.l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			// As with no file descriptors left: wait, longer each time.
+			gap = min(max(2*gap, 5*time.Millisecond), time.Second)
+			a.log.Warn("accept", "address", a.l.Addr().String(), "error", err)
+			pause(ctx, gap)
+			continue
+		}
+		gap = 0
+		select {
+		case slots <- struct{}{}:
+			a.running.Go(func() {
+				defer func() { <-slots }()
+				handle(conn)
+			})
+		default:
+			abort(conn)
+		}
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) {
