@@ -35,6 +35,21 @@ func smuggling() []vector {
 	return all
 }
 
+// aside is each vector once more behind a lawful request that the proxy does not
+// serve in the usual way: it has two for HTTP/1.1, and both must hold.
+func aside(vectors []vector) []vector {
+	all := make([]vector, len(vectors))
+	for i, v := range vectors {
+		v.name, v.most = "aside: "+v.name, v.most+1
+		v.raw = "GET /ok/%N HTTP/1.1\r\nHost: orders\r\nConnection: X-Nothing\r\n\r\n" + v.raw
+		if v.ok >= 0 {
+			v.ok++
+		}
+		all[i] = v
+	}
+	return all
+}
+
 // refused are vectors of which nothing may arrive.
 func refused(family string, raws map[string]string) []vector {
 	var all []vector
