@@ -52,9 +52,6 @@ func Compile(set Set, service string) (*Table, error) {
 	if svc.Name != service {
 		return nil, fault.Invalidf("service %q is kept as %q", clip(svc.Name), clip(service))
 	}
-	if svc.Mode != Enforce {
-		return nil, fault.Invalidf("services.%s.mode: this version cannot do it", clip(service))
-	}
 	if set.TrustDomain.IsZero() {
 		return nil, fault.Invalidf("trust domain is empty")
 	}
@@ -76,7 +73,12 @@ func Compile(set Set, service string) (*Table, error) {
 		actions: make(map[string]*compiled),
 		classes: make(map[classKey]uint32),
 		excepts: make(map[string]uint32),
+		whens:   make(map[string]uint32),
 	}
+	if c.table.forwarder, err = c.except(svc.Forwarded.By); err != nil {
+		return nil, fault.Invalidf("services.%s.forwarded%w", clip(service), err)
+	}
+	c.table.hops = max(1, svc.Forwarded.Hops)
 	for i, name := range names {
 		r := set.Rules[name]
 		if err := c.rule(&r, uint32(i)); err != nil {
@@ -119,6 +121,7 @@ type compiler struct {
 	actions map[string]*compiled
 	classes map[classKey]uint32 // roots
 	excepts map[string]uint32
+	whens   map[string]uint32 // conditions, by text
 }
 
 // compiled is an action's text, parsed once.
@@ -135,15 +138,15 @@ type classKey struct {
 
 func (c *compiler) rule(r *Rule, number uint32) error {
 	t := c.table
-	denies := tierDeny
+	allows, denies := tierAllow, tierDeny
 	if r.Guardrail {
 		denies = tierGuardrail
 	}
+	if r.Mode == Shadow {
+		allows, denies, t.shadows = allows+shadowTiers, denies+shadowTiers, true
+	}
 	if wrong := r.shape(); wrong != nil {
 		return at(wrong[0].field, wrong[0].err)
-	}
-	if r.When != "" || r.Mode != Enforce || len(r.Boundary) > 0 {
-		return fault.Invalidf(": this version cannot enforce it")
 	}
 	except, err := c.except(r.Except)
 	if err != nil {
@@ -153,14 +156,44 @@ func (c *compiler) rule(r *Rule, number uint32) error {
 		t.excepts = append(t.excepts, make([]uint32, int(number)+1-len(t.excepts))...)
 		t.excepts[number] = except
 	}
-	if err := c.enter(r, number, ".allow", tierAllow, r.Allow); err != nil {
+	when, err := c.when(r.When)
+	if err != nil {
+		return at(".when", err)
+	}
+	if len(r.Boundary) > 0 {
+		return c.boundary(r, number, when)
+	}
+	if err := c.enter(r, number, when, ".allow", allows, r.Allow); err != nil {
 		return err
 	}
-	return c.enter(r, number, ".deny", denies, r.Deny)
+	return c.enter(r, number, when, ".deny", denies, r.Deny)
+}
+
+// when is the number of a condition, 0 for none. Rules that spell it the same
+// share it.
+func (c *compiler) when(text string) (uint32, error) {
+	if text == "" {
+		return 0, nil
+	}
+	if number, ok := c.whens[text]; ok {
+		return number, nil
+	}
+	condition, err := compileCondition(text)
+	if err != nil {
+		return 0, err
+	}
+	if len(c.table.conditions) == 0 {
+		c.table.conditions = append(c.table.conditions, nil)
+	}
+	number := uint32(len(c.table.conditions))
+	c.table.conditions = append(c.table.conditions, condition)
+	c.table.reads |= condition.reads
+	c.whens[text] = number
+	return number, nil
 }
 
 // enter puts one list of actions under each source of the rule.
-func (c *compiler) enter(r *Rule, number uint32, field string, at tier, list []string) error {
+func (c *compiler) enter(r *Rule, number, when uint32, field string, at tier, list []string) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -176,19 +209,35 @@ func (c *compiler) enter(r *Rule, number uint32, field string, at tier, list []s
 			}
 			continue
 		}
+		if err := c.supports(when, a.Action); err != nil {
+			return fault.Invalidf("%s: %w", index(field, i), err)
+		}
 		fitting++
+		if at == tierBoundary {
+			c.table.enter(c.table.boundaries[len(c.table.boundaries)-1].root, a, number, when)
+			continue
+		}
 		for j, from := range r.From {
 			root, err := c.class(at, from)
 			if err != nil {
 				return fault.Invalidf("%s: %w", index(".from", j), err)
 			}
-			c.table.enter(root, a, number)
+			c.table.enter(root, a, number, when)
 		}
 	}
 	if fitting == 0 {
 		return fault.Invalidf("%s: nothing in it can be enforced on %s, a %s service", field, c.svc.Name, c.svc.Protocol)
 	}
 	return nil
+}
+
+// supports refuses a condition that an enforcement point of connections knows
+// nothing about.
+func (c *compiler) supports(when uint32, a Action) error {
+	if when == 0 {
+		return nil
+	}
+	return c.table.conditions[when].fits(a)
 }
 
 // action parses and numbers an action's text once.
@@ -248,7 +297,7 @@ func (c *compiler) class(at tier, from string) (uint32, error) {
 	number := uint32(len(t.classes))
 	t.classes = append(t.classes, class{tier: at, root: root, from: from})
 	c.classes[key] = root
-	return root, c.resolve(from, binding{class: true, number: number, denies: at != tierAllow})
+	return root, c.resolve(from, binding{class: true, number: number, denies: !at.gives()})
 }
 
 // except is the number of an except list, 0 for the empty one.

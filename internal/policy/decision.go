@@ -166,9 +166,12 @@ type resolved struct {
 	table     *Table
 	id        spiffe.ID
 	anonymous bool
-	roots     []root   // where this peer's rules begin: guardrails, denies, allows
-	allows    int      // index of the first allow in roots
+	roots     []root   // where this peer's rules begin: guardrails, denies, allows, and those of shadow mode
+	denies    int      // index in roots of the first deny
+	allows    int      // of the first allow
+	shadows   int      // of the first in shadow mode
 	excepted  []uint64 // bitset of the except lists that name this peer
+	bounds    []bound  // by boundary: how it binds this peer
 }
 
 // ID is the peer's SPIFFE ID; zero for an anonymous peer.

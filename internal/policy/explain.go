@@ -8,12 +8,91 @@ const maxCompared = 1024
 // Explain is Decide, and on a denial that no rule made it also names the allow
 // rule that came closest. It is for reports: it costs microseconds and allocates.
 func (t *Table) Explain(p Peer, r Request) Decision {
-	d := t.Decide(p, r)
+	d, missed := t.decide(p, &r)
+	if t == nil || p.r == nil || !d.Denies() {
+		return d
+	}
+	who := t.current(p)
+	in := input{r: &r, peer: &Peer{who}, forwarder: t.forwarder, hops: t.hops}
 	switch d.Reason {
 	case NoRule, NoSource, UnknownTrustDomain:
-		d.Near = t.near(t.current(p), &r)
+		d.Near = t.near(who, &r)
+	case OutsideBoundary:
+		d.Near = t.nearBoundary(d.Rule, &in)
+	case CondFalse, TokenMissing, TokenInvalid:
+		d.Near = t.nearCondition(missed, &in)
+	case CondError:
+		if d.Rule != "" {
+			d.Near = t.nearUnsure(d.Rule, &in)
+			break
+		}
+		d.Near = t.nearCondition(missed, &in)
 	}
 	return d
+}
+
+// nearCondition says which clause kept an entry from matching, and what it read.
+func (t *Table) nearCondition(number uint32, in *input) NearMiss {
+	e := t.actions.entries[number]
+	want, got := t.conditions[e.when].failing(in)
+	return NearMiss{t.rules[e.rule], FieldWhen, want, got}
+}
+
+// nearUnsure says what of a deny's condition could not be evaluated.
+func (t *Table) nearUnsure(rule string, in *input) NearMiss {
+	for i := 1; i < len(t.actions.entries); i++ {
+		if e := &t.actions.entries[i]; e.when != 0 && t.rules[e.rule] == rule {
+			return t.nearCondition(uint32(i), in)
+		}
+	}
+	return NearMiss{}
+}
+
+// nearBoundary says what about a request is outside of a boundary.
+func (t *Table) nearBoundary(rule string, in *input) NearMiss {
+	for i, b := range t.boundaries {
+		if t.rules[b.rule] != rule {
+			continue
+		}
+		if in.peer.r.bounds[i] == boundOut {
+			return t.missedBy(in.peer.r, rule, t.classes[b.class].from)
+		}
+		return t.nearInside(b.root, in)
+	}
+	return NearMiss{}
+}
+
+// nearInside is for a peer that a boundary names: the method, the path, the port
+// or the condition is outside.
+func (t *Table) nearInside(node uint32, in *input) NearMiss {
+	if t.protocol == TCP {
+		for i := t.actions.nodes[node].first; i != 0; i = t.actions.entries[i].next {
+			if e := &t.actions.entries[i]; e.when != 0 && (e.mask == 0 || e.mask == uint32(in.r.Port)) {
+				return t.nearCondition(i, in)
+			}
+		}
+		e := t.actions.entries[t.actions.nodes[node].first]
+		return NearMiss{t.rules[e.rule], FieldPort, portText(e.mask), portText(uint32(in.r.Port))}
+	}
+	q := query{path: in.r.Path}
+	t.actions.aim(&q)
+	if q.mask = t.methodMask(in.r.Method); t.actions.walk(&q, node, 0) {
+		return t.nearCondition(q.found, in)
+	}
+	if q.mask = allMethods; t.actions.walk(&q, node, 0) {
+		e := t.actions.entries[q.found]
+		return NearMiss{t.rules[e.rule], FieldMethod, t.written(e).methodText(), in.r.Method}
+	}
+	var best reach
+	t.actions.reach(&q, node, 0, &best)
+	return t.missedPath(best.entry, in.r)
+}
+
+func portText(port uint32) string {
+	if port == 0 {
+		return "unknown"
+	}
+	return strconv.Itoa(int(port))
 }
 
 func (t *Table) near(p *resolved, r *Request) NearMiss {
@@ -28,13 +107,9 @@ func (t *Table) near(p *resolved, r *Request) NearMiss {
 }
 
 func (t *Table) nearConnection(p *resolved, r *Request) NearMiss {
-	if p.allows < len(p.roots) {
+	if p.allows < p.shadows {
 		e := t.actions.entries[t.actions.nodes[p.roots[p.allows].node].first]
-		got := "unknown"
-		if r.Port != 0 {
-			got = strconv.Itoa(int(r.Port))
-		}
-		return NearMiss{t.rules[e.rule], FieldPort, strconv.Itoa(int(e.mask)), got}
+		return NearMiss{t.rules[e.rule], FieldPort, portText(e.mask), portText(uint32(r.Port))}
 	}
 	best, from := uint32(0), ""
 	for c := range t.others(p) {
@@ -54,10 +129,10 @@ func (t *Table) nearConnection(p *resolved, r *Request) NearMiss {
 // nearRequest prefers, in this order: the wrong method on the right path; the
 // right path up to its last segment; what somebody else may do; any other path.
 func (t *Table) nearRequest(p *resolved, r *Request) NearMiss {
-	var q query
-	t.actions.aim(&q, r.Path)
+	q := query{path: r.Path}
+	t.actions.aim(&q)
 	var own reach
-	for _, root := range p.roots[p.allows:] {
+	for _, root := range p.roots[p.allows:p.shadows] {
 		q.mask = allMethods
 		if t.actions.walk(&q, root.node, 0) {
 			e := t.actions.entries[q.found]
@@ -104,7 +179,7 @@ func (t *Table) others(p *resolved) func(yield func(class) bool) {
 }
 
 func (p *resolved) in(c class) bool {
-	for _, r := range p.roots[p.allows:] {
+	for _, r := range p.roots[p.allows:p.shadows] {
 		if r.node == c.root {
 			return true
 		}
@@ -122,11 +197,15 @@ func (t *Table) missedFrom(p *resolved, entry uint32, from string) NearMiss {
 	if entry == 0 {
 		return NearMiss{}
 	}
+	return t.missedBy(p, t.rules[t.actions.entries[entry].rule], from)
+}
+
+func (t *Table) missedBy(p *resolved, rule, from string) NearMiss {
 	got := p.id.String()
 	if p.anonymous {
 		got = "anonymous"
 	}
-	return NearMiss{t.rules[t.actions.entries[entry].rule], FieldFrom, from, got}
+	return NearMiss{rule, FieldFrom, from, got}
 }
 
 // written is the action an entry was made from.

@@ -22,7 +22,7 @@ type Set struct {
 // sound but do not do what they seem to. A service that a rule still names cannot
 // be left out of the set.
 func (s Set) Validate() (warnings []string, err error) {
-	v := validation{set: s, names: slices.Sorted(maps.Keys(s.Services)), ids: map[string][]spiffe.ID{}, actions: map[string]Action{}, methods: map[string][]string{}}
+	v := validation{set: s, names: slices.Sorted(maps.Keys(s.Services)), ids: map[string][]spiffe.ID{}, actions: map[string]Action{}, conditions: map[string]*condition{}, methods: map[string][]string{}}
 	if s.TrustDomain.IsZero() {
 		v.faults.add("trust_domain", fault.Invalidf("empty"))
 		return nil, v.faults.err()
@@ -80,12 +80,13 @@ func (s Set) Slice(services ...string) Set {
 
 // validation is one run of Set.Validate.
 type validation struct {
-	set     Set
-	names   []string // of the services, sorted
-	ids     map[string][]spiffe.ID
-	actions map[string]Action   // parsed so far, by text
-	methods map[string][]string // by service: those beyond the standard ones that rules name
-	faults  faults
+	set        Set
+	names      []string // of the services, sorted
+	ids        map[string][]spiffe.ID
+	actions    map[string]Action     // parsed so far, by text
+	conditions map[string]*condition // compiled so far, by text
+	methods    map[string][]string   // by service: those beyond the standard ones that rules name
+	faults     faults
 }
 
 func (v *validation) rule(name string, r Rule) {
@@ -108,6 +109,10 @@ func (v *validation) rule(name string, r Rule) {
 	v.sources(at+".from", r.From)
 	v.sources(at+".except", r.Except)
 	targets := v.targets(at+".to", r)
+	when := v.condition(at+".when", r)
+	v.supports(at+".allow", r.Allow, when)
+	v.supports(at+".deny", r.Deny, when)
+	v.supports(at+".boundary", r.Boundary, when)
 	v.ruleActions(at+".allow", r, r.Allow, targets)
 	v.ruleActions(at+".deny", r, r.Deny, targets)
 	v.ruleActions(at+".boundary", r, r.Boundary, targets)
@@ -121,6 +126,38 @@ func (v *validation) sources(at string, list []string) {
 		}
 		if err != nil {
 			v.faults.add(index(at, i), err)
+		}
+	}
+}
+
+// condition is the rule's, compiled once per text; nil if it has none, or none
+// that is sound.
+func (v *validation) condition(at string, r Rule) *condition {
+	if r.When == "" {
+		return nil
+	}
+	if c, ok := v.conditions[r.When]; ok {
+		return c
+	}
+	c, err := compileCondition(r.When)
+	if err != nil {
+		v.faults.add(at, err)
+		return nil
+	}
+	v.conditions[r.When] = c
+	return c
+}
+
+// supports reports actions that cannot be enforced under a condition.
+func (v *validation) supports(at string, actions []string, when *condition) {
+	if when == nil {
+		return
+	}
+	for i, text := range actions {
+		if a, err := v.action(text); err == nil {
+			if err := when.fits(a); err != nil {
+				v.faults.add(index(at, i), err)
+			}
 		}
 	}
 }

@@ -25,16 +25,34 @@ type Table struct {
 	anonymous []binding
 	excepts   []uint32 // by rule, as far as there are any: its except list
 	lists     int      // except lists, numbered from 1
+	forwarder uint32   // the list of those whose X-Forwarded-For counts
+	hops      int
+
+	conditions []*condition // numbered from 1
+	reads      Reads        // by any of them
+	boundaries []boundary   // in the order of their rules
+	observed   bool         // only the platform's rules bind
+	shadows    bool         // some rule is in shadow mode
 }
 
-// tier orders what is looked at: the first tier with a match decides.
+// tier orders what is looked at: the first tier with a match decides. Rules in
+// shadow mode have tiers of their own, behind those that are enforced.
 type tier uint8
 
 const (
 	tierGuardrail tier = iota
 	tierDeny
 	tierAllow
+	tierShadowGuardrail
+	tierShadowDeny
+	tierShadowAllow
+	tierBoundary // enforced or not, as the boundary says
 )
+
+const shadowTiers = tierShadowGuardrail - tierGuardrail
+
+// gives is true where peers gain something by being in a class.
+func (t tier) gives() bool { return t == tierAllow || t == tierShadowAllow || t == tierBoundary }
 
 // class is the peers that one entry of from names, and where the rules of one
 // tier for them begin.
@@ -54,7 +72,7 @@ func newTable(set Set, svc Service, rules []string) *Table {
 	return &Table{
 		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: set.Revision, own: set.TrustDomain,
 		rules: rules, actions: newTrie(len(rules)), sources: newTrie(0),
-		domains: map[spiffe.TrustDomain]uint32{},
+		domains: map[spiffe.TrustDomain]uint32{}, observed: svc.Mode == Observe,
 	}
 }
 
@@ -70,11 +88,20 @@ func (t *Table) Paths() PathOptions { return t.paths }
 // Revision is the revision of the set the table was compiled from.
 func (t *Table) Revision() uint64 { return t.revision }
 
+// Reads is the facts that conditions of the table read: what else a request has
+// need not be gathered.
+func (t *Table) Reads() Reads {
+	if t == nil {
+		return 0
+	}
+	return t.reads
+}
+
 // enter puts an action of a rule below a class's root.
-func (t *Table) enter(root uint32, a *compiled, rule uint32) {
-	e := entry{mask: a.mask, rule: rule, text: a.text}
+func (t *Table) enter(root uint32, a *compiled, rule, when uint32) {
+	e := entry{mask: a.mask, rule: rule, text: a.text, when: when}
 	t.actions.insert(root, a.path, e, func(there entry) bool {
-		if t.exceptOf(there.rule) != 0 && t.exceptOf(there.rule) != t.exceptOf(rule) {
+		if t.exceptOf(there.rule) != 0 && t.exceptOf(there.rule) != t.exceptOf(rule) || there.when != 0 && there.when != when {
 			return false
 		}
 		if a.protocol == TCP {
@@ -117,10 +144,15 @@ func (t *Table) Peer(id spiffe.ID) Peer {
 	}
 	bindings := slices.Clone(t.everyone)
 	if root, ok := t.domains[id.TrustDomain()]; ok && id.Path() != "" {
-		q := query{mask: 1, collect: true}
-		t.sources.aim(&q, id.Path())
+		var room [32]uint32
+		q := query{path: id.Path(), mask: 1, collect: true, all: room[:]}
+		t.sources.aim(&q)
 		t.sources.walk(&q, root, 0)
-		for _, i := range q.all {
+		if n := q.gathered; n > len(room) {
+			q.all, q.gathered = make([]uint32, n), 0
+			t.sources.walk(&q, root, 0)
+		}
+		for _, i := range q.all[:q.gathered] {
 			e := t.sources.entries[i]
 			bindings = append(bindings, binding{class: e.text == 1, number: e.rule})
 		}
@@ -144,6 +176,10 @@ func (t *Table) resolve(p *resolved, bindings []binding) {
 	for _, b := range bindings {
 		if b.class {
 			c := t.classes[b.number]
+			if c.tier == tierBoundary {
+				p.enter(t, c.root)
+				continue
+			}
 			p.roots = append(p.roots, root{c.tier, c.root})
 			continue
 		}
@@ -159,13 +195,18 @@ func (t *Table) resolve(p *resolved, bindings []binding) {
 		return int(a.node) - int(b.node)
 	})
 	p.roots = slices.Compact(p.roots)
-	p.allows = len(p.roots)
+	p.denies, p.allows, p.shadows = p.first(tierDeny), p.first(tierAllow), p.first(tierShadowGuardrail)
+	p.release(t)
+}
+
+// first is the index of the first root of a tier, or of one behind it.
+func (p *resolved) first(at tier) int {
 	for i, r := range p.roots {
-		if r.tier == tierAllow {
-			p.allows = i
-			break
+		if r.tier >= at {
+			return i
 		}
 	}
+	return len(p.roots)
 }
 
 // current is p as this table knows it; a peer of another table is looked up again.
@@ -178,113 +219,4 @@ func (t *Table) current(p Peer) *resolved {
 	default:
 		return t.Peer(p.r.id).r
 	}
-}
-
-// Decide says whether the peer may do this, without allocating. A guardrail's
-// deny comes first, then any deny, then any allow; what nobody allows is denied.
-func (t *Table) Decide(p Peer, r Request) Decision {
-	switch {
-	case t == nil || t.protocol == 0:
-		return Decision{}
-	case p.r == nil:
-		return Decision{Revision: t.revision}
-	}
-	who := p.r
-	if who.table != t {
-		who = t.current(p)
-	}
-	var at tier
-	var by uint32
-	if t.protocol.carriesRequests() {
-		if r.Protocol.carriesRequests() && (r.Path == "" || r.Path[0] != '/') {
-			return t.Refuse(PathNotCanonical)
-		}
-		at, by = t.decideRequest(who, &r)
-	} else {
-		at, by = t.decideConnection(who, &r)
-	}
-	d := Decision{Revision: t.revision}
-	if by == 0 {
-		d.Reason = t.missing(who)
-		return d
-	}
-	d.Rule = t.rules[t.actions.entries[by].rule]
-	switch at {
-	case tierGuardrail:
-		d.Reason = GuardrailDeny
-	case tierDeny:
-		d.Reason = DenyRule
-	case tierAllow:
-		d.Effect, d.Reason = Allow, AllowRule
-	}
-	return d
-}
-
-// decideRequest is the entry that decides and its tier; no entry is 0.
-func (t *Table) decideRequest(p *resolved, r *Request) (tier, uint32) {
-	if !r.Protocol.carriesRequests() || r.Method == "" || len(p.roots) == 0 {
-		return 0, 0
-	}
-	var q query
-	q.mask, q.excepts, q.excepted = t.methodMask(r.Method), t.excepts, p.excepted
-	t.actions.aim(&q, r.Path)
-	for i := range p.roots {
-		if i == p.allows {
-			q.excepts = nil
-		}
-		if t.actions.walk(&q, p.roots[i].node, 0) {
-			return p.roots[i].tier, q.found
-		}
-	}
-	return 0, 0
-}
-
-// decideConnection is decideRequest for TCP, where an entry's mask is its port.
-func (t *Table) decideConnection(p *resolved, r *Request) (tier, uint32) {
-	if r.Protocol != TCP {
-		return 0, 0
-	}
-	q := query{excepts: t.excepts, excepted: p.excepted}
-	for _, root := range p.roots {
-		denies := root.tier != tierAllow
-		for i := t.actions.nodes[root.node].first; i != 0; i = t.actions.entries[i].next {
-			e := t.actions.entries[i]
-			fits := e.mask == 0 || e.mask == uint32(r.Port) || denies && r.Port == 0
-			if fits && !(denies && q.free(e.rule)) {
-				return root.tier, i
-			}
-		}
-	}
-	return 0, 0
-}
-
-// Refuse is a denial that no rule made, for a request that was never decided.
-func (t *Table) Refuse(reason Reason) Decision {
-	if t == nil {
-		return Decision{Reason: reason}
-	}
-	return Decision{Reason: reason, Revision: t.revision}
-}
-
-// missing is why the default deny stood.
-func (t *Table) missing(p *resolved) Reason {
-	switch {
-	case p.allows < len(p.roots):
-		return NoRule
-	case !p.anonymous && p.id.TrustDomain() != t.own:
-		return UnknownTrustDomain
-	default:
-		return NoSource
-	}
-}
-
-// methodMask is the bit of the method, that of all others if no rule names it.
-func (t *Table) methodMask(m string) uint32 {
-	if bit, ok := methodBit(m); ok {
-		return bit
-	}
-	if i := slices.Index(t.methods, m); i >= 0 {
-		return 1 << (knownMethods + i)
-	}
-	return otherMethods
 }

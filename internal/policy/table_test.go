@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -171,6 +172,42 @@ func TestDecidingAllocatesNothing(t *testing.T) {
 	}
 }
 
+// A denial costs no more than an allow, and neither do conditions in the shapes
+// that most have.
+func TestConditionsAndDenialsAllocateNothing(t *testing.T) {
+	services := shop()
+	services[0].Mode, services[0].Forwarded = Observe, Forwarded{By: []string{"web"}}
+	table := mustCompile(t, newSet(t, services,
+		Rule{Name: "a", From: []string{"web"}, To: "orders", Allow: []string{"GET /{**}"}, When: `request.headers["x-env"] == "prod" && request.query["page"] == "2" && "write" in jwt.scope && request.host == "shop.example"`},
+		Rule{Name: "b", From: []string{"any"}, To: "orders", Deny: []string{"* /secret"}, When: `request.source_ip.within(["10.0.0.0/8", "fd00::/8"]) || request.time.getHours() > 18 || peer.path[0] == "m" || request.sni == "y"`},
+		Rule{Name: "c", From: []string{"any"}, To: "any", Boundary: []string{"GET,PUT /{**}", "tcp"}},
+		Rule{Name: "d", From: []string{"any"}, To: "orders", Deny: []string{"* /later"}, Mode: Shadow},
+	), "orders")
+	peer := table.Peer(mustID(t, web))
+	headers, token := http.Header{"X-Env": {"prod"}, "X-Forwarded-For": {"192.0.2.1"}}, Token(fixed{"scope": "read write"})
+	for path, want := range map[string]Reason{"/": AllowRule, "/later": AllowRule, "/secret": AllowRule, "/put": NoRule, "/post": OutsideBoundary} {
+		method := map[string]string{"/put": "PUT", "/post": "POST"}[path]
+		if method == "" {
+			method = "GET"
+		}
+		decide := func() Decision {
+			f := Facts{Time: noon(), SNI: "x", Query: "a=b&page=2", Headers: headers, Token: token}
+			return table.Decide(peer, Request{Protocol: HTTP, Method: method, Path: path, Host: "shop.example:443", Facts: &f})
+		}
+		if d := decide(); d.Reason != want {
+			t.Errorf("%s: got %+v, want %s", path, d, want)
+		}
+		if n := testing.AllocsPerRun(100, func() { decide() }); n != 0 {
+			t.Errorf("%s: %v allocations", path, n)
+		}
+	}
+}
+
+// fixed is a valid token.
+type fixed map[string]any
+
+func (f fixed) Claims() (map[string]any, TokenState) { return f, TokenValid }
+
 func TestManyMethodsExceptListsAndTiers(t *testing.T) {
 	set := newSet(t, []Service{{Name: "orders", Identities: []string{"/n/orders"}, Protocol: HTTP}})
 	letters := "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -272,9 +309,9 @@ func FuzzCompileDecide(f *testing.F) {
 			set.Rules[name] = rule
 		}
 		r := Request{Protocol: protocol, Method: method, Path: normal, Port: port}
-		effect, reason, _ := reference(set, "orders", peer, r)
-		if got := table.Explain(who, r); got.Effect != effect || got.Reason != reason {
-			t.Fatalf("%q asks %+v of %+v: got %+v, want %s %s", peer, r, set.Rules, got, effect, reason)
+		want := reference(set, "orders", peer, r)
+		if got := table.Explain(who, r); !want.agrees(got) {
+			t.Fatalf("%q asks %+v of %+v: got %+v, want %+v", peer, r, set.Rules, got, want)
 		}
 	})
 }

@@ -35,6 +35,7 @@ type entry struct {
 	mask uint32 // methods; of TCP actions the port, 0 for any
 	rule uint32
 	text uint32 // number of the action's text
+	when uint32 // number of its condition, 0 for none
 	next uint32
 }
 
@@ -144,13 +145,23 @@ type query struct {
 	excepted []uint64            // the except lists that name this peer
 	collect  bool                // gather all entries, not only the first
 	found    uint32
-	all      []uint32
+	all      []uint32 // what is gathered, as far as there is room: growing it here would put each query on the heap
+	gathered int
+
+	conditions []*condition // nil where they do not count
+	in         input
+	denies     bool   // what is unknown meets a deny, and no allow
+	weighs     bool   // allows that their condition keeps from allowing are noted
+	unsure     bool   // found is a deny whose condition could not be evaluated
+	missed     uint32 // the allow that came closest but for its condition
+	why        Reason // that it did not allow
 }
 
-// aim points q at path, which is normal. Where no template has a literal, as in
-// the place of an ID, it is enough to know whether the segment is empty.
-func (t *trie) aim(q *query, path string) {
-	q.path = path
+// aim cuts q.path, which is normal, into segments. Where no template has a
+// literal, as in the place of an ID, it is enough to know whether the segment is
+// empty.
+func (t *trie) aim(q *query) {
+	path := q.path
 	start, n := 1, 0
 	for ; n < t.depth && start <= len(path); n++ {
 		if t.literals>>n&1 == 0 {
@@ -246,13 +257,45 @@ func (q *query) visit(t *trie, i uint32) bool {
 		if e.mask&q.mask == 0 || len(q.excepts) != 0 && q.free(e.rule) {
 			continue
 		}
+		if e.when != 0 && q.conditions != nil && !q.meets(e, i) {
+			continue
+		}
 		if !q.collect {
 			q.found = i
 			return true
 		}
-		q.all = append(q.all, i)
+		if q.gathered < len(q.all) {
+			q.all[q.gathered] = i
+		}
+		q.gathered++
 	}
 	return false
+}
+
+// meets evaluates the condition of an entry that matches otherwise.
+func (q *query) meets(e *entry, i uint32) bool {
+	c := q.conditions[e.when]
+	o := c.eval(&q.in)
+	q.unsure = o == unknown
+	switch {
+	case o == holds:
+		return true
+	case q.denies:
+		return o == unknown
+	}
+	if q.weighs {
+		if why := c.missed(o, &q.in); q.missed == 0 || why.closer(q.why) {
+			q.missed, q.why = i, why
+		}
+	}
+	return false
+}
+
+// closer orders the reasons why conditions on allows did not hold: what can be
+// mended by sending a token first.
+func (r Reason) closer(than Reason) bool {
+	rank := [...]int{TokenInvalid: 4, TokenMissing: 3, CondError: 2, CondFalse: 1}
+	return rank[r] > rank[than]
 }
 
 // free is true if the peer is excepted from the rule.

@@ -1,0 +1,243 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// op is one step of a clause in one of the shapes that most conditions have. They
+// are values, not closures, and read by one function: so a decision keeps its
+// request on the stack and costs tens of nanoseconds.
+type op struct {
+	kind        opKind
+	compare     comparison
+	ref         fact
+	left, right int // and, or; not has left only
+	text        string
+	texts       []string
+	number      int64
+	numbers     []int64
+	nets        []netip.Prefix
+	moment      time.Time
+	clock       clock
+	zone        time.Duration // east of UTC
+	always      bool
+}
+
+type opKind uint8
+
+const (
+	opAlways   opKind = iota + 1
+	opAnd             // left, right
+	opOr              // left, right
+	opNot             // left
+	opEquals          // text
+	opOneOf           // texts
+	opPrefix          // text
+	opSuffix          // text
+	opContains        // text
+	opHas             // a list has text
+	opNumber          // compare number
+	opNumberOf        // numbers
+	opFlag            // a flag is true
+	opPresent         // ref can be read
+	opWithin          // an address is in one of nets
+	opMoment          // compare moment
+	opClock           // compare number with a part of the time
+	opClockOf         // that part is one of numbers
+	opSegment         // entry number of a list is one of texts
+)
+
+type comparison uint8
+
+const (
+	equal comparison = iota
+	notEqual
+	less
+	lessOrEqual
+	greater
+	greaterOrEqual
+)
+
+// admits says whether c holds of a pair whose order is sign, as of cmp.Compare.
+func (c comparison) admits(sign int) bool {
+	switch c {
+	case equal:
+		return sign == 0
+	case notEqual:
+		return sign != 0
+	case less:
+		return sign < 0
+	case lessOrEqual:
+		return sign <= 0
+	case greater:
+		return sign > 0
+	default:
+		return sign >= 0
+	}
+}
+
+// clock is a part of a time, numbered as CEL does.
+type clock uint8
+
+const (
+	clockYear clock = iota + 1
+	clockMonth
+	clockDayOfYear
+	clockDayOfMonth
+	clockDate
+	clockDayOfWeek
+	clockHours
+	clockMinutes
+	clockSeconds
+)
+
+func (c clock) of(t time.Time) int64 {
+	switch c {
+	case clockYear:
+		return int64(t.Year())
+	case clockMonth:
+		return int64(t.Month()) - 1
+	case clockDayOfYear:
+		return int64(t.YearDay()) - 1
+	case clockDayOfMonth:
+		return int64(t.Day()) - 1
+	case clockDate:
+		return int64(t.Day())
+	case clockDayOfWeek:
+		return int64(t.Weekday())
+	case clockHours:
+		return int64(t.Hour())
+	case clockMinutes:
+		return int64(t.Minute())
+	default:
+		return int64(t.Second())
+	}
+}
+
+func answer(yes, known bool) outcome {
+	switch {
+	case !known:
+		return unknown
+	case yes:
+		return holds
+	default:
+		return fails
+	}
+}
+
+// evalOp is the outcome of the step at i.
+func (c *clause) evalOp(i int, in *input) outcome {
+	o := &c.ops[i]
+	switch o.kind {
+	case opAnd, opOr:
+		decisive := fails
+		if o.kind == opOr {
+			decisive = holds
+		}
+		left := c.evalOp(o.left, in)
+		if left == decisive {
+			return left
+		}
+		right := c.evalOp(o.right, in)
+		if right == decisive || left == holds || left == fails {
+			return right
+		}
+		return left
+	case opNot:
+		switch c.evalOp(o.left, in) {
+		case holds:
+			return fails
+		case fails:
+			return holds
+		default:
+			return unknown
+		}
+	case opAlways:
+		return answer(o.always, true)
+	case opPresent:
+		return answer(in.present(&o.ref))
+	}
+	return o.leaf(in)
+}
+
+// leaf is the outcome of a step that compares one value.
+func (o *op) leaf(in *input) outcome {
+	switch o.ref.kind {
+	case kindText:
+		text, known := in.text(&o.ref)
+		return answer(known && o.matches(text), known)
+	case kindNumber:
+		n, known := in.number(&o.ref)
+		return answer(o.counts(n), known)
+	case kindFlag:
+		return answer(in.flag(&o.ref))
+	case kindAddress:
+		address, known := in.address()
+		return answer(slices.ContainsFunc(o.nets, func(n netip.Prefix) bool { return n.Contains(address) }), known)
+	case kindMoment:
+		now, known := in.moment()
+		if o.kind == opMoment {
+			return answer(o.compare.admits(now.Compare(o.moment)), known)
+		}
+		return answer(o.counts(o.clock.of(now.Add(o.zone))), known)
+	case kindList:
+		return o.lists(in)
+	default:
+		return unknown
+	}
+}
+
+func (o *op) matches(text string) bool {
+	switch o.kind {
+	case opEquals:
+		return (text == o.text) == (o.compare == equal)
+	case opOneOf:
+		return slices.Contains(o.texts, text)
+	case opPrefix:
+		return strings.HasPrefix(text, o.text)
+	case opSuffix:
+		return strings.HasSuffix(text, o.text)
+	case opContains:
+		return strings.Contains(text, o.text)
+	default:
+		return false
+	}
+}
+
+func (o *op) counts(n int64) bool {
+	if o.kind == opNumberOf || o.kind == opClockOf {
+		return slices.Contains(o.numbers, n)
+	}
+	switch {
+	case n < o.number:
+		return o.compare.admits(-1)
+	case n > o.number:
+		return o.compare.admits(1)
+	default:
+		return o.compare.admits(0)
+	}
+}
+
+// lists answers about a list: whether it has a text, or what its entry at a
+// number is. There is no entry beyond its end.
+func (o *op) lists(in *input) outcome {
+	if o.kind == opHas {
+		found := false
+		known := in.list(&o.ref, func(s string) bool {
+			found = s == o.text
+			return found
+		})
+		return answer(found, known)
+	}
+	at, there, same := int64(0), false, false
+	known := in.list(&o.ref, func(s string) bool {
+		there = at == o.number
+		same = slices.Contains(o.texts, s)
+		at++
+		return there
+	})
+	return answer(same == (o.compare == equal), known && there)
+}

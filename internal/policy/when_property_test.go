@@ -1,0 +1,129 @@
+package policy
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// genClause is a condition in one of the shapes that need no interpreter.
+func genClause(depth int) *rapid.Generator[string] {
+	return rapid.Custom(func(t *rapid.T) string {
+		if depth > 0 {
+			switch rapid.IntRange(0, 5).Draw(t, "join") {
+			case 0:
+				return "(" + genClause(depth-1).Draw(t, "l") + " && " + genClause(depth-1).Draw(t, "r") + ")"
+			case 1:
+				return "(" + genClause(depth-1).Draw(t, "l") + " || " + genClause(depth-1).Draw(t, "r") + ")"
+			case 2:
+				return "!(" + genClause(depth-1).Draw(t, "n") + ")"
+			}
+		}
+		text := rapid.SampledFrom([]string{
+			`request.method`, `request.path`, `request.host`, `request.sni`, `request.headers["x-env"]`, `request.query["q"]`,
+			`peer.id`, `peer.trust_domain`, `peer.path[1]`, `jwt.sub`, `jwt.text("realm", "name")`,
+		})
+		literal := rapid.SampledFrom([]string{`"GET"`, `"a"`, `""`, `"shop"`, `"/a"`, `"acme.example"`, `"a b"`})
+		number := rapid.SampledFrom([]string{`request.port`, `jwt.number("level")`, `request.time.getHours()`, `request.time.getDayOfWeek("-05:00")`, `request.time.getDate()`})
+		compare := rapid.SampledFrom([]string{"==", "!=", "<", "<=", ">", ">="})
+		value := rapid.SampledFrom([]string{"0", "1", "2", "12", "8080"})
+		list := rapid.SampledFrom([]string{`peer.path`, `jwt.aud`, `jwt.scope`, `jwt.list("realm", "roles")`})
+		switch rapid.IntRange(0, 10).Draw(t, "shape") {
+		case 0:
+			return text.Draw(t, "text") + rapid.SampledFrom([]string{" == ", " != "}).Draw(t, "equality") + literal.Draw(t, "literal")
+		case 1:
+			return text.Draw(t, "text") + " in [" + literal.Draw(t, "a") + ", " + literal.Draw(t, "b") + "]"
+		case 2:
+			return strings.ReplaceAll(text.Draw(t, "text"), `peer.path[1]`, `request.path`) + rapid.SampledFrom([]string{".startsWith(", ".endsWith(", ".contains("}).Draw(t, "part") + literal.Draw(t, "literal") + ")"
+		case 3:
+			return number.Draw(t, "number") + " " + compare.Draw(t, "compare") + " " + value.Draw(t, "value")
+		case 4:
+			return number.Draw(t, "number") + " in [" + value.Draw(t, "v") + ", " + value.Draw(t, "w") + "]"
+		case 5:
+			return literal.Draw(t, "literal") + " in " + list.Draw(t, "list")
+		case 6:
+			return "request.source_ip.within(" + rapid.SampledFrom([]string{`"10.0.0.0/8"`, `["10.1.0.0/16", "fd00::/8"]`, `"203.0.113.9"`}).Draw(t, "nets") + ")"
+		case 7:
+			return "request.time " + compare.Draw(t, "compare") + ` timestamp("2026-03-02T12:30:00Z")`
+		case 8:
+			return rapid.SampledFrom([]string{`jwt.email_verified`, `jwt.flag("on") == false`, `jwt.flag("on") != true`, "true", "false"}).Draw(t, "flag")
+		case 9:
+			return "present(" + rapid.SampledFrom([]string{`request.headers["x-env"]`, `request.query["q"]`, `jwt.sub`, `jwt.number("level")`, `request.sni`, `peer.id`, `request.source_ip`, `jwt.list("realm", "roles")`}).Draw(t, "fact") + ")"
+		default:
+			return rapid.SampledFrom([]string{`"x-env" in request.headers`, `"q" in request.query`, `8080 > request.port`}).Draw(t, "in")
+		}
+	})
+}
+
+func genFacts() *rapid.Generator[*Facts] {
+	return rapid.Custom(func(t *rapid.T) *Facts {
+		if rapid.IntRange(0, 9).Draw(t, "none") == 0 {
+			return nil
+		}
+		f := &Facts{
+			SNI:   rapid.SampledFrom([]string{"", "a", "GET"}).Draw(t, "sni"),
+			Query: rapid.SampledFrom([]string{"", "q=a", "q=a&q=a", "q=a%20b", "x=1", "%71=a", "q=%zz", "q", "q=a;x"}).Draw(t, "query"),
+			Headers: rapid.SampledFrom([]Headers{
+				nil, http.Header{}, http.Header{"X-Env": {"a"}}, http.Header{"X-Env": {"a", "b"}}, http.Header{"X-Env": {""}}, http.Header{"X-Forwarded-For": {"203.0.113.9"}},
+			}).Draw(t, "headers"),
+			Token: rapid.SampledFrom([]Token{
+				nil,
+				claims{},
+				claims{state: TokenRefused, json: `{"sub": "a"}`},
+				claims{TokenValid, `{"sub": "a", "aud": "a", "level": 12, "on": true, "scope": "a GET"}`},
+				claims{TokenValid, `{"sub": 1, "aud": ["a", "shop"], "level": 1.5, "on": "true", "realm": {"name": "shop", "roles": ["GET"]}, "email_verified": false}`},
+				claims{TokenValid, `{"aud": ["a", 7], "level": 2, "realm": ["x"]}`},
+			}).Draw(t, "token"),
+		}
+		if rapid.Bool().Draw(t, "timed") {
+			f.Time = noon().Add(time.Duration(rapid.IntRange(-2, 2).Draw(t, "hours")) * 7 * time.Hour)
+		}
+		if rapid.Bool().Draw(t, "sourced") {
+			f.Source = netip.MustParseAddr(rapid.SampledFrom([]string{"10.1.2.3", "::ffff:10.1.2.3", "fd00::1", "203.0.113.9"}).Draw(t, "source"))
+		}
+		return f
+	})
+}
+
+// A condition comes to the same whether it is read as ops or by CEL's interpreter.
+func TestOpsAndInterpreterAgree(t *testing.T) {
+	checks(t)
+	d, err := standardDialect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		text := genClause(3).Draw(rt, "condition")
+		c, err := d.compile(text)
+		if err != nil {
+			rt.Fatalf("%s: %v", text, err)
+		}
+		for _, part := range c.clauses {
+			if len(part.ops) == 0 {
+				rt.Fatalf("%s: clause %s needs an interpreter", text, part.text)
+			}
+		}
+		program, err := d.program(text)
+		if err != nil {
+			rt.Fatalf("%s: %v", text, err)
+		}
+		for range 20 {
+			r := Request{
+				Protocol: HTTP, Method: rapid.SampledFrom([]string{"GET", "a"}).Draw(rt, "method"), Path: rapid.SampledFrom([]string{"/a", "/a b"}).Draw(rt, "path"),
+				Host: rapid.SampledFrom([]string{"", "a", "GET:80", "[::1]:80", "a:b:c", "SHOP."}).Draw(rt, "host"), Port: rapid.SampledFrom([]uint16{0, 1, 8080}).Draw(rt, "port"),
+				Facts: genFacts().Draw(rt, "facts"),
+			}
+			in := inputOf(&r, rapid.SampledFrom([]string{"", "/eks/shop/web", "spiffe://other.example/a"}).Draw(rt, "peer"))
+			if rapid.Bool().Draw(rt, "forwarded") {
+				in.forwarder, in.peer.r.excepted = 1, []uint64{2}
+			}
+			if ops, interpreted := c.eval(in), evalProgram(program, in); ops != interpreted {
+				rt.Fatalf("%s of %+v %+v: ops say %d, the interpreter %d", text, r, r.Facts, ops, interpreted)
+			}
+		}
+	})
+}
