@@ -117,6 +117,9 @@ func (a *app) printChange(f *changeFlags, r *pb.ChangeResult) error {
 
 // effective is the line that says where a change is in force.
 func effective(r *pb.ChangeResult) string {
+	if r.GetAffected() == 0 {
+		return fmt.Sprintf("recorded as revision %d; no node has to enforce it yet, and none will serve without it", r.GetRevision())
+	}
 	noun := "nodes"
 	if r.GetAffected() == 1 {
 		noun = "node"

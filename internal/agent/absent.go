@@ -68,6 +68,7 @@ func (a *Agent) restorePoints() error {
 	for _, p := range file.Points {
 		if process := (attest.Process{PID: p.PID, Started: p.Started}); p.Count > 0 && a.runs(process) {
 			a.points.expect(process, p.Count)
+			a.interest.everything(true) // what it answers for may have changed since this was written
 		}
 	}
 	return nil
@@ -97,6 +98,7 @@ func (a *Agent) lookForAbsent(ctx context.Context) error {
 			return nil
 		}
 	}
+	a.interest.everything(false)
 	return nil
 }
 

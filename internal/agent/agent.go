@@ -52,6 +52,7 @@ type Agent struct {
 	identities *workload.Identities
 	tokens     *workload.Tokens
 	outbox     outbox
+	interest   interest
 	contact    contact
 	remembered atomic.Pointer[[]*pb.LocalEndpoint] // of before the start, for a while
 	frozen     atomic.Pointer[[]*pb.LocalEndpoint] // of before the stop, for the cache
@@ -75,7 +76,8 @@ func New(cfg Config) (*Agent, error) {
 	a.contact.now = cfg.Now
 	a.keep.init()
 	a.outbox.init()
-	a.points = &points{identify: a.identitiesOf, acked: a.outbox.ack, limit: swapLimit, all: make(map[*point]struct{})}
+	a.interest.changed = a.outbox.poke
+	a.points = &points{identify: a.identitiesOf, acked: a.outbox.ack, interest: &a.interest, limit: swapLimit, all: make(map[*point]struct{})}
 	a.asking = &asking{a: a, all: make(map[attest.Process]*asker)}
 	a.questions = extauthz.NewService(a.asking, a.cfg.Now, a.cfg.Log)
 	a.identities = workload.NewIdentities(workload.Config{

@@ -130,7 +130,15 @@ func (s *asking) attach(ctx context.Context, w *asker, caller attest.Peer) error
 		As: as, Stale: a.stale, Now: a.cfg.Now,
 		Report: func(d *pb.Decision) { a.report(p, []*pb.Decision{d}) },
 	})
-	s.rule(w, p)
+	for !s.rule(w, p) {
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			a.points.detach(p)
+			release(hold)
+			return fault.Hint(fault.Deniedf("the server has not said yet that this node is up to date on what process %d answers for", hold.PID), "kith status")
+		}
+	}
 	a.cfg.Log.Info("asking enforcement point attached", "pid", hold.PID, "uid", hold.UID, "as", as, "services", p.services)
 	// It lives until the sweep or the end of the agent, not until its first question.
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -151,8 +159,9 @@ func (s *asking) attach(ctx context.Context, w *asker, caller attest.Peer) error
 	return nil
 }
 
-// rule puts what the point is to have in force, and acks it.
-func (s *asking) rule(w *asker, p *point) {
+// rule puts what the point is to have in force, and acks it; it reports whether
+// there was something.
+func (s *asking) rule(w *asker, p *point) (ruled bool) {
 	none := func() *pb.DirectoryView { return nil }
 	for out := s.a.points.outgoing(p, none); out != nil; out = s.a.points.outgoing(p, none) {
 		ack := w.point.Rule(out.GetSlice())
@@ -160,7 +169,9 @@ func (s *asking) rule(w *asker, p *point) {
 			s.a.cfg.Log.Error("policy not enforceable", "pid", p.peer.PID, "revision", ack.GetRevision(), "error", ack.GetError())
 		}
 		s.a.points.ack(p, ack)
+		ruled = true
 	}
+	return ruled
 }
 
 // run forgets processes that are gone or have been silent, until ctx ends.

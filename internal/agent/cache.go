@@ -42,6 +42,7 @@ type stateCache struct {
 	State     []byte   `json:"state"`     // kith.v1.State
 	Directory []byte   `json:"directory"` // kith.v1.DirectoryView
 	Endpoints [][]byte `json:"endpoints"` // kith.v1.LocalEndpoint
+	Interest  []string `json:"interest"`  // services that the state was up to date on
 }
 
 // svidCache is svids.cache.
@@ -93,11 +94,12 @@ func (a *Agent) cacheFailed(err error) {
 }
 
 func (a *Agent) saveState() error {
+	interest := a.interest.saved() // before the world: what was covered then is now
 	w := a.world.Load()
 	if w == nil {
 		return nil
 	}
-	file := stateCache{Form: cacheForm}
+	file := stateCache{Form: cacheForm, Interest: interest}
 	var err error
 	if file.State, err = proto.Marshal(w.state()); err != nil {
 		return err
@@ -188,6 +190,7 @@ func (a *Agent) restoreState() error {
 		before = append(before, e)
 	}
 	a.world.Store(w)
+	a.interest.restore(file.Interest)
 	a.catalog.apply(&pb.Directory{Entries: directory.GetEntries()})
 	a.remembered.Store(&before)
 	return nil

@@ -21,15 +21,18 @@ func TestRestartWhileTheServerIsAwayServesFromCache(t *testing.T) {
 	s.directory = &pb.Directory{Version: 1, Entries: []*pb.DirectoryEntry{{Service: "orders", Protocol: "http"}}}
 	n := newNode(t, s)
 	n.start()
+	hosted := n.attach(&pb.Open{As: "orders", Serves: true})
+	hosted.slice()
+	hosted.close()
 	n.people.be(200, 2000)
 	_, first, err := n.svids()
 	if err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "caches", func() bool {
-		state, _ := os.Stat(n.agent.files.state())
+		state, _ := os.ReadFile(n.agent.files.state())
 		svids, _ := os.Stat(n.agent.files.svids())
-		return state != nil && svids != nil
+		return strings.Contains(string(state), `"interest":["orders"]`) && svids != nil
 	})
 	if err := n.stop(); err != nil {
 		t.Fatal(err)

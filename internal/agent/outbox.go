@@ -66,8 +66,11 @@ func (o *outbox) answer(a *pb.SyncRequest) {
 	o.poke()
 }
 
-// next is what to send now, acks first; nil for nothing.
-func (o *outbox) next(endpoints func() []*pb.LocalEndpoint) *pb.SyncRequest {
+// next is what to send now, interest and acks first; nil for nothing.
+func (o *outbox) next(i *interest, endpoints func() []*pb.LocalEndpoint) *pb.SyncRequest {
+	if wanted := i.next(); wanted != nil {
+		return &pb.SyncRequest{Message: &pb.SyncRequest_Interest{Interest: wanted}}
+	}
 	o.mu.Lock()
 	ack, look := o.ackOf, o.endpoints
 	var answer *pb.SyncRequest
@@ -87,7 +90,7 @@ func (o *outbox) next(endpoints func() []*pb.LocalEndpoint) *pb.SyncRequest {
 	case look:
 		full := &pb.Endpoints{Endpoints: endpoints()} // without mu: it takes the points' lock
 		if !o.announce(full) {
-			return o.next(endpoints)
+			return o.next(i, endpoints)
 		}
 		return &pb.SyncRequest{Message: &pb.SyncRequest_Endpoints{Endpoints: full}}
 	case answer != nil:

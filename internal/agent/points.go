@@ -24,6 +24,7 @@ const swapLimit = 8 * time.Second
 type points struct {
 	identify func(*world, attest.Peer, registry.Attributes) []spiffe.ID
 	acked    func(revision uint64, faults []string) // called with mu held; must not block
+	interest *interest
 	limit    time.Duration
 
 	mu       sync.Mutex
@@ -105,6 +106,7 @@ func (s *points) place(w *world, p *point, slicesOf map[string]*pb.Slice) bool {
 	var names []string
 	if p.open.GetServes() {
 		names = p.services
+		s.interest.want(names)
 	}
 	key := strings.Join(names, "\x00")
 	shared, ok := slicesOf[key]
@@ -253,7 +255,7 @@ func (s *points) detach(p *point) {
 func (s *points) outgoing(p *point, directory func() *pb.DirectoryView) *pb.EnforceResponse {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p.unsent {
+	if p.unsent && (!p.open.GetServes() || s.interest.covers(p.services)) {
 		p.sent, p.unsent = p.wanted, false
 		out := &pb.Slice{
 			Revision: p.wanted, Schema: p.slice.Schema, TrustDomain: p.slice.TrustDomain, Ids: p.slice.Ids,
@@ -278,6 +280,30 @@ func (s *points) direct() {
 			p.poke()
 		}
 	}
+}
+
+// covered is told when the server has confirmed an interest.
+func (s *points) covered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range s.all {
+		if p.unsent {
+			p.poke()
+		}
+	}
+}
+
+// services is those that attached points answer for.
+func (s *points) services() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for p := range s.all {
+		if p.open.GetServes() {
+			out = append(out, p.services...)
+		}
+	}
+	return out
 }
 
 // count is how many points are attached.

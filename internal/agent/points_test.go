@@ -83,11 +83,12 @@ func newHarness(t *testing.T) *harness {
 	h := &harness{w: w}
 	h.points = &points{
 		all: make(map[*point]struct{}), limit: time.Hour,
-		identify: identifyByName,
+		identify: identifyByName, interest: &interest{changed: func() {}},
 		acked: func(r uint64, faults []string) {
 			h.acks = append(h.acks, &pb.Ack{Revision: r, Errors: faults})
 		},
 	}
+	h.interest.restore([]string{"orders", "web"})
 	h.push(w)
 	return h
 }

@@ -50,6 +50,8 @@ type testServer struct {
 	endpoints []*pb.LocalEndpoint
 	hellos    []*pb.SyncHello
 	answers   []*pb.WhyAnswer
+	interests []*pb.Interest
+	silent    bool // confirms no interest
 	directory *pb.Directory
 	streams   map[chan *pb.SyncResponse]struct{}
 	jwtKey    *ecdsa.PrivateKey // signs JWT-SVIDs as jwtKid
@@ -293,10 +295,11 @@ func (s *testServer) Sync(stream grpc.BidiStreamingServer[pb.SyncRequest, pb.Syn
 		out <- &pb.SyncResponse{Message: &pb.SyncResponse_State{State: state}}
 	}
 	out <- &pb.SyncResponse{Message: &pb.SyncResponse_Directory{Directory: s.directory}}
+	out <- current(first.GetHello().GetInterest())
 	s.streams[out] = struct{}{}
 	s.mu.Unlock()
 	defer s.locked(func() { delete(s.streams, out) })
-	go s.hear(stream)
+	go s.hear(stream, out)
 	for {
 		select {
 		case m := <-out:
@@ -312,7 +315,11 @@ func (s *testServer) Sync(stream grpc.BidiStreamingServer[pb.SyncRequest, pb.Syn
 	}
 }
 
-func (s *testServer) hear(stream grpc.BidiStreamingServer[pb.SyncRequest, pb.SyncResponse]) {
+func current(in *pb.Interest) *pb.SyncResponse {
+	return &pb.SyncResponse{Message: &pb.SyncResponse_Current{Current: &pb.Current{Interest: in.GetNumber()}}}
+}
+
+func (s *testServer) hear(stream grpc.BidiStreamingServer[pb.SyncRequest, pb.SyncResponse], out chan<- *pb.SyncResponse) {
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -324,6 +331,11 @@ func (s *testServer) hear(stream grpc.BidiStreamingServer[pb.SyncRequest, pb.Syn
 				s.acks = append(s.acks, m.Ack)
 			case *pb.SyncRequest_Endpoints:
 				s.endpoints = m.Endpoints.GetEndpoints()
+			case *pb.SyncRequest_Interest:
+				s.interests = append(s.interests, m.Interest)
+				if !s.silent {
+					out <- current(m.Interest)
+				}
 			case *pb.SyncRequest_Why:
 				s.answers = append(s.answers, m.Why)
 			}

@@ -101,7 +101,7 @@ func (a *Agent) sync(ctx context.Context) error {
 	if err != nil {
 		return a.up.explain(err, a.cfg.Now())
 	}
-	hello := &pb.SyncHello{Version: a.cfg.Version}
+	hello := &pb.SyncHello{Version: a.cfg.Version, Interest: a.interest.hello()}
 	if w := a.world.Load(); w != nil {
 		hello.Revision, hello.Epoch = w.revision, w.epoch
 	}
@@ -167,6 +167,11 @@ func (a *Agent) receive(stream syncStream) error {
 			a.catalog.apply(m.Directory)
 			a.points.direct()
 			a.keep.stateChanged()
+		case *pb.SyncResponse_Current:
+			if a.interest.confirm(m.Current.GetInterest()) {
+				a.points.covered()
+				a.keep.stateChanged()
+			}
 		case *pb.SyncResponse_Why:
 			answer := &pb.WhyAnswer{Query: m.Why.GetQuery(), Decisions: a.decisions.answer(m.Why)}
 			a.outbox.answer(&pb.SyncRequest{Message: &pb.SyncRequest_Why{Why: answer}})
@@ -237,7 +242,7 @@ func (a *Agent) send(ctx context.Context, stream syncStream) error {
 	seen := time.NewTicker(seenEvery)
 	defer seen.Stop()
 	for {
-		for message := a.outbox.next(a.localEndpoints); message != nil; message = a.outbox.next(a.localEndpoints) {
+		for message := a.outbox.next(&a.interest, a.localEndpoints); message != nil; message = a.outbox.next(&a.interest, a.localEndpoints) {
 			if err := stream.Send(message); err != nil {
 				return nil // receive knows why
 			}
@@ -248,6 +253,7 @@ func (a *Agent) send(ctx context.Context, stream syncStream) error {
 		case <-a.outbox.wake:
 		case <-seen.C:
 			a.reportSeen(stream)
+			a.pruneInterest()
 		}
 	}
 }
@@ -263,6 +269,14 @@ func (a *Agent) reportSeen(stream syncStream) {
 		last.Identities[id.String()] = now
 	}
 	_ = stream.Send(&pb.SyncRequest{Message: &pb.SyncRequest_LastSeen{LastSeen: last}}) // receive knows why
+}
+
+// pruneInterest ends the interest in services that no point here answers for and
+// of which no process here could have an SVID without the server.
+func (a *Agent) pruneInterest() {
+	if w := a.world.Load(); w != nil {
+		a.interest.keep(append(a.points.services(), w.servicesOf(a.identities.Held())...))
+	}
 }
 
 // localEndpoints is what the server is to know of this node: the endpoints of

@@ -377,6 +377,7 @@ type SyncRequest struct {
 	//	*SyncRequest_Why
 	//	*SyncRequest_LastSeen
 	//	*SyncRequest_Flows
+	//	*SyncRequest_Interest
 	Message       isSyncRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -473,6 +474,15 @@ func (x *SyncRequest) GetFlows() *FlowAnswer {
 	return nil
 }
 
+func (x *SyncRequest) GetInterest() *Interest {
+	if x != nil {
+		if x, ok := x.Message.(*SyncRequest_Interest); ok {
+			return x.Interest
+		}
+	}
+	return nil
+}
+
 type isSyncRequest_Message interface {
 	isSyncRequest_Message()
 }
@@ -501,6 +511,10 @@ type SyncRequest_Flows struct {
 	Flows *FlowAnswer `protobuf:"bytes,6,opt,name=flows,proto3,oneof"`
 }
 
+type SyncRequest_Interest struct {
+	Interest *Interest `protobuf:"bytes,7,opt,name=interest,proto3,oneof"`
+}
+
 func (*SyncRequest_Hello) isSyncRequest_Message() {}
 
 func (*SyncRequest_Ack) isSyncRequest_Message() {}
@@ -513,11 +527,14 @@ func (*SyncRequest_LastSeen) isSyncRequest_Message() {}
 
 func (*SyncRequest_Flows) isSyncRequest_Message() {}
 
+func (*SyncRequest_Interest) isSyncRequest_Message() {}
+
 type SyncHello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // what the agent holds; 0 for nothing
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`       // store epoch of that revision
 	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Interest      *Interest              `protobuf:"bytes,4,opt,name=interest,proto3" json:"interest,omitempty"` // absent: in everything
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -573,6 +590,76 @@ func (x *SyncHello) GetVersion() string {
 	return ""
 }
 
+func (x *SyncHello) GetInterest() *Interest {
+	if x != nil {
+		return x.Interest
+	}
+	return nil
+}
+
+// Interest is in which services' rules the agent must have at once: those that
+// its enforcement points answer for. Changes of other rules may reach it later,
+// and nobody waits for it to have them. The newest replaces the former.
+type Interest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // of this interest, returned in Current
+	Services      []string               `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
+	Everything    bool                   `protobuf:"varint,3,opt,name=everything,proto3" json:"everything,omitempty"` // whatever services says
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interest) Reset() {
+	*x = Interest{}
+	mi := &file_kith_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interest) ProtoMessage() {}
+
+func (x *Interest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interest.ProtoReflect.Descriptor instead.
+func (*Interest) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Interest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Interest) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *Interest) GetEverything() bool {
+	if x != nil {
+		return x.Everything
+	}
+	return false
+}
+
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -583,7 +670,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_kith_v1_node_proto_msgTypes[7]
+	mi := &file_kith_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +682,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[7]
+	mi := &file_kith_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +695,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Ack) GetRevision() uint64 {
@@ -634,7 +721,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_kith_v1_node_proto_msgTypes[8]
+	mi := &file_kith_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +733,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[8]
+	mi := &file_kith_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +746,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Endpoints) GetEndpoints() []*LocalEndpoint {
@@ -680,7 +767,7 @@ type LocalEndpoint struct {
 
 func (x *LocalEndpoint) Reset() {
 	*x = LocalEndpoint{}
-	mi := &file_kith_v1_node_proto_msgTypes[9]
+	mi := &file_kith_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +779,7 @@ func (x *LocalEndpoint) String() string {
 func (*LocalEndpoint) ProtoMessage() {}
 
 func (x *LocalEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[9]
+	mi := &file_kith_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +792,7 @@ func (x *LocalEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalEndpoint.ProtoReflect.Descriptor instead.
 func (*LocalEndpoint) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LocalEndpoint) GetService() string {
@@ -738,7 +825,7 @@ type LastSeen struct {
 
 func (x *LastSeen) Reset() {
 	*x = LastSeen{}
-	mi := &file_kith_v1_node_proto_msgTypes[10]
+	mi := &file_kith_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +837,7 @@ func (x *LastSeen) String() string {
 func (*LastSeen) ProtoMessage() {}
 
 func (x *LastSeen) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[10]
+	mi := &file_kith_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +850,7 @@ func (x *LastSeen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LastSeen.ProtoReflect.Descriptor instead.
 func (*LastSeen) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LastSeen) GetIdentities() map[string]int64 {
@@ -782,6 +869,7 @@ type SyncResponse struct {
 	//	*SyncResponse_Directory
 	//	*SyncResponse_Why
 	//	*SyncResponse_Flows
+	//	*SyncResponse_Current
 	Message       isSyncResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -789,7 +877,7 @@ type SyncResponse struct {
 
 func (x *SyncResponse) Reset() {
 	*x = SyncResponse{}
-	mi := &file_kith_v1_node_proto_msgTypes[11]
+	mi := &file_kith_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +889,7 @@ func (x *SyncResponse) String() string {
 func (*SyncResponse) ProtoMessage() {}
 
 func (x *SyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[11]
+	mi := &file_kith_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +902,7 @@ func (x *SyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncResponse.ProtoReflect.Descriptor instead.
 func (*SyncResponse) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SyncResponse) GetMessage() isSyncResponse_Message {
@@ -869,6 +957,15 @@ func (x *SyncResponse) GetFlows() *FlowQuery {
 	return nil
 }
 
+func (x *SyncResponse) GetCurrent() *Current {
+	if x != nil {
+		if x, ok := x.Message.(*SyncResponse_Current); ok {
+			return x.Current
+		}
+	}
+	return nil
+}
+
 type isSyncResponse_Message interface {
 	isSyncResponse_Message()
 }
@@ -893,6 +990,10 @@ type SyncResponse_Flows struct {
 	Flows *FlowQuery `protobuf:"bytes,5,opt,name=flows,proto3,oneof"`
 }
 
+type SyncResponse_Current struct {
+	Current *Current `protobuf:"bytes,6,opt,name=current,proto3,oneof"`
+}
+
 func (*SyncResponse_State) isSyncResponse_Message() {}
 
 func (*SyncResponse_Delta) isSyncResponse_Message() {}
@@ -902,6 +1003,54 @@ func (*SyncResponse_Directory) isSyncResponse_Message() {}
 func (*SyncResponse_Why) isSyncResponse_Message() {}
 
 func (*SyncResponse_Flows) isSyncResponse_Message() {}
+
+func (*SyncResponse_Current) isSyncResponse_Message() {}
+
+// Current says that what was sent before is all there is, and that changes which
+// concern the services of an interest are sent at once from here on.
+type Current struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interest      uint64                 `protobuf:"varint,1,opt,name=interest,proto3" json:"interest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Current) Reset() {
+	*x = Current{}
+	mi := &file_kith_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Current) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Current) ProtoMessage() {}
+
+func (x *Current) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Current.ProtoReflect.Descriptor instead.
+func (*Current) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Current) GetInterest() uint64 {
+	if x != nil {
+		return x.Interest
+	}
+	return 0
+}
 
 // State is everything an agent holds, at one revision.
 type State struct {
@@ -922,7 +1071,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_kith_v1_node_proto_msgTypes[12]
+	mi := &file_kith_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1083,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[12]
+	mi := &file_kith_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1096,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *State) GetRevision() uint64 {
@@ -1030,7 +1179,7 @@ type EncodedDelta struct {
 
 func (x *EncodedDelta) Reset() {
 	*x = EncodedDelta{}
-	mi := &file_kith_v1_node_proto_msgTypes[13]
+	mi := &file_kith_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1191,7 @@ func (x *EncodedDelta) String() string {
 func (*EncodedDelta) ProtoMessage() {}
 
 func (x *EncodedDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[13]
+	mi := &file_kith_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1204,7 @@ func (x *EncodedDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncodedDelta.ProtoReflect.Descriptor instead.
 func (*EncodedDelta) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EncodedDelta) GetDelta() []byte {
@@ -1078,7 +1227,7 @@ type Delta struct {
 
 func (x *Delta) Reset() {
 	*x = Delta{}
-	mi := &file_kith_v1_node_proto_msgTypes[14]
+	mi := &file_kith_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1239,7 @@ func (x *Delta) String() string {
 func (*Delta) ProtoMessage() {}
 
 func (x *Delta) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[14]
+	mi := &file_kith_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1252,7 @@ func (x *Delta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delta.ProtoReflect.Descriptor instead.
 func (*Delta) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Delta) GetRevision() uint64 {
@@ -1146,7 +1295,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_kith_v1_node_proto_msgTypes[15]
+	mi := &file_kith_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1307,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[15]
+	mi := &file_kith_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1320,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Directory) GetVersion() uint64 {
@@ -1208,7 +1357,7 @@ type WhyQuery struct {
 
 func (x *WhyQuery) Reset() {
 	*x = WhyQuery{}
-	mi := &file_kith_v1_node_proto_msgTypes[16]
+	mi := &file_kith_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1369,7 @@ func (x *WhyQuery) String() string {
 func (*WhyQuery) ProtoMessage() {}
 
 func (x *WhyQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[16]
+	mi := &file_kith_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1382,7 @@ func (x *WhyQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyQuery.ProtoReflect.Descriptor instead.
 func (*WhyQuery) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WhyQuery) GetQuery() uint64 {
@@ -1281,7 +1430,7 @@ type WhyAnswer struct {
 
 func (x *WhyAnswer) Reset() {
 	*x = WhyAnswer{}
-	mi := &file_kith_v1_node_proto_msgTypes[17]
+	mi := &file_kith_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1442,7 @@ func (x *WhyAnswer) String() string {
 func (*WhyAnswer) ProtoMessage() {}
 
 func (x *WhyAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[17]
+	mi := &file_kith_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1455,7 @@ func (x *WhyAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyAnswer.ProtoReflect.Descriptor instead.
 func (*WhyAnswer) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WhyAnswer) GetQuery() uint64 {
@@ -1332,7 +1481,7 @@ type SignWorkloadsRequest struct {
 
 func (x *SignWorkloadsRequest) Reset() {
 	*x = SignWorkloadsRequest{}
-	mi := &file_kith_v1_node_proto_msgTypes[18]
+	mi := &file_kith_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1493,7 @@ func (x *SignWorkloadsRequest) String() string {
 func (*SignWorkloadsRequest) ProtoMessage() {}
 
 func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[18]
+	mi := &file_kith_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1506,7 @@ func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsRequest.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsRequest) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SignWorkloadsRequest) GetCsrs() []*WorkloadCSR {
@@ -1379,7 +1528,7 @@ type WorkloadCSR struct {
 
 func (x *WorkloadCSR) Reset() {
 	*x = WorkloadCSR{}
-	mi := &file_kith_v1_node_proto_msgTypes[19]
+	mi := &file_kith_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1540,7 @@ func (x *WorkloadCSR) String() string {
 func (*WorkloadCSR) ProtoMessage() {}
 
 func (x *WorkloadCSR) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[19]
+	mi := &file_kith_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1553,7 @@ func (x *WorkloadCSR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadCSR.ProtoReflect.Descriptor instead.
 func (*WorkloadCSR) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WorkloadCSR) GetRule() string {
@@ -1444,7 +1593,7 @@ type SignWorkloadsResponse struct {
 
 func (x *SignWorkloadsResponse) Reset() {
 	*x = SignWorkloadsResponse{}
-	mi := &file_kith_v1_node_proto_msgTypes[20]
+	mi := &file_kith_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1605,7 @@ func (x *SignWorkloadsResponse) String() string {
 func (*SignWorkloadsResponse) ProtoMessage() {}
 
 func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[20]
+	mi := &file_kith_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1618,7 @@ func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsResponse.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsResponse) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SignWorkloadsResponse) GetResults() []*SignedWorkload {
@@ -1490,7 +1639,7 @@ type SignedWorkload struct {
 
 func (x *SignedWorkload) Reset() {
 	*x = SignedWorkload{}
-	mi := &file_kith_v1_node_proto_msgTypes[21]
+	mi := &file_kith_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1651,7 @@ func (x *SignedWorkload) String() string {
 func (*SignedWorkload) ProtoMessage() {}
 
 func (x *SignedWorkload) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[21]
+	mi := &file_kith_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1664,7 @@ func (x *SignedWorkload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedWorkload.ProtoReflect.Descriptor instead.
 func (*SignedWorkload) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SignedWorkload) GetChain() [][]byte {
@@ -1548,7 +1697,7 @@ type SignJWTRequest struct {
 
 func (x *SignJWTRequest) Reset() {
 	*x = SignJWTRequest{}
-	mi := &file_kith_v1_node_proto_msgTypes[22]
+	mi := &file_kith_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1709,7 @@ func (x *SignJWTRequest) String() string {
 func (*SignJWTRequest) ProtoMessage() {}
 
 func (x *SignJWTRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[22]
+	mi := &file_kith_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1722,7 @@ func (x *SignJWTRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignJWTRequest.ProtoReflect.Descriptor instead.
 func (*SignJWTRequest) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SignJWTRequest) GetRequests() []*JWTRequest {
@@ -1596,7 +1745,7 @@ type JWTRequest struct {
 
 func (x *JWTRequest) Reset() {
 	*x = JWTRequest{}
-	mi := &file_kith_v1_node_proto_msgTypes[23]
+	mi := &file_kith_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1757,7 @@ func (x *JWTRequest) String() string {
 func (*JWTRequest) ProtoMessage() {}
 
 func (x *JWTRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[23]
+	mi := &file_kith_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1770,7 @@ func (x *JWTRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTRequest.ProtoReflect.Descriptor instead.
 func (*JWTRequest) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *JWTRequest) GetRule() string {
@@ -1661,7 +1810,7 @@ type SignJWTResponse struct {
 
 func (x *SignJWTResponse) Reset() {
 	*x = SignJWTResponse{}
-	mi := &file_kith_v1_node_proto_msgTypes[24]
+	mi := &file_kith_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1822,7 @@ func (x *SignJWTResponse) String() string {
 func (*SignJWTResponse) ProtoMessage() {}
 
 func (x *SignJWTResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[24]
+	mi := &file_kith_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1835,7 @@ func (x *SignJWTResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignJWTResponse.ProtoReflect.Descriptor instead.
 func (*SignJWTResponse) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SignJWTResponse) GetResults() []*SignedJWT {
@@ -1707,7 +1856,7 @@ type SignedJWT struct {
 
 func (x *SignedJWT) Reset() {
 	*x = SignedJWT{}
-	mi := &file_kith_v1_node_proto_msgTypes[25]
+	mi := &file_kith_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1868,7 @@ func (x *SignedJWT) String() string {
 func (*SignedJWT) ProtoMessage() {}
 
 func (x *SignedJWT) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_node_proto_msgTypes[25]
+	mi := &file_kith_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1881,7 @@ func (x *SignedJWT) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedJWT.ProtoReflect.Descriptor instead.
 func (*SignedJWT) Descriptor() ([]byte, []int) {
-	return file_kith_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SignedJWT) GetToken() string {
@@ -1780,19 +1929,27 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"\x05chain\x18\x04 \x03(\fR\x05chain\x12'\n" +
 	"\x06bundle\x18\x05 \x01(\v2\x0f.kith.v1.BundleR\x06bundle\"$\n" +
 	"\x10RenewNodeRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"\xa1\x02\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\"\xd2\x02\n" +
 	"\vSyncRequest\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.kith.v1.SyncHelloH\x00R\x05hello\x12 \n" +
 	"\x03ack\x18\x02 \x01(\v2\f.kith.v1.AckH\x00R\x03ack\x122\n" +
 	"\tendpoints\x18\x03 \x01(\v2\x12.kith.v1.EndpointsH\x00R\tendpoints\x12&\n" +
 	"\x03why\x18\x04 \x01(\v2\x12.kith.v1.WhyAnswerH\x00R\x03why\x120\n" +
 	"\tlast_seen\x18\x05 \x01(\v2\x11.kith.v1.LastSeenH\x00R\blastSeen\x12+\n" +
-	"\x05flows\x18\x06 \x01(\v2\x13.kith.v1.FlowAnswerH\x00R\x05flowsB\t\n" +
-	"\amessage\"W\n" +
+	"\x05flows\x18\x06 \x01(\v2\x13.kith.v1.FlowAnswerH\x00R\x05flows\x12/\n" +
+	"\binterest\x18\a \x01(\v2\x11.kith.v1.InterestH\x00R\binterestB\t\n" +
+	"\amessage\"\x86\x01\n" +
 	"\tSyncHello\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\tR\aversion\"9\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12-\n" +
+	"\binterest\x18\x04 \x01(\v2\x11.kith.v1.InterestR\binterest\"^\n" +
+	"\bInterest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x1a\n" +
+	"\bservices\x18\x02 \x03(\tR\bservices\x12\x1e\n" +
+	"\n" +
+	"everything\x18\x03 \x01(\bR\n" +
+	"everything\"9\n" +
 	"\x03Ack\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06errors\x18\x02 \x03(\tR\x06errors\"A\n" +
@@ -1808,14 +1965,17 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"identities\x1a=\n" +
 	"\x0fIdentitiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xf7\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xa5\x02\n" +
 	"\fSyncResponse\x12&\n" +
 	"\x05state\x18\x01 \x01(\v2\x0e.kith.v1.StateH\x00R\x05state\x12-\n" +
 	"\x05delta\x18\x02 \x01(\v2\x15.kith.v1.EncodedDeltaH\x00R\x05delta\x122\n" +
 	"\tdirectory\x18\x03 \x01(\v2\x12.kith.v1.DirectoryH\x00R\tdirectory\x12%\n" +
 	"\x03why\x18\x04 \x01(\v2\x11.kith.v1.WhyQueryH\x00R\x03why\x12*\n" +
-	"\x05flows\x18\x05 \x01(\v2\x12.kith.v1.FlowQueryH\x00R\x05flowsB\t\n" +
-	"\amessage\"\xa2\x03\n" +
+	"\x05flows\x18\x05 \x01(\v2\x12.kith.v1.FlowQueryH\x00R\x05flows\x12,\n" +
+	"\acurrent\x18\x06 \x01(\v2\x10.kith.v1.CurrentH\x00R\acurrentB\t\n" +
+	"\amessage\"%\n" +
+	"\aCurrent\x12\x1a\n" +
+	"\binterest\x18\x01 \x01(\x04R\binterest\"\xa2\x03\n" +
 	"\x05State\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
@@ -1911,7 +2071,7 @@ func file_kith_v1_node_proto_rawDescGZIP() []byte {
 	return file_kith_v1_node_proto_rawDescData
 }
 
-var file_kith_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_kith_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_kith_v1_node_proto_goTypes = []any{
 	(*AttestRequest)(nil),         // 0: kith.v1.AttestRequest
 	(*Hello)(nil),                 // 1: kith.v1.Hello
@@ -1920,83 +2080,88 @@ var file_kith_v1_node_proto_goTypes = []any{
 	(*RenewNodeRequest)(nil),      // 4: kith.v1.RenewNodeRequest
 	(*SyncRequest)(nil),           // 5: kith.v1.SyncRequest
 	(*SyncHello)(nil),             // 6: kith.v1.SyncHello
-	(*Ack)(nil),                   // 7: kith.v1.Ack
-	(*Endpoints)(nil),             // 8: kith.v1.Endpoints
-	(*LocalEndpoint)(nil),         // 9: kith.v1.LocalEndpoint
-	(*LastSeen)(nil),              // 10: kith.v1.LastSeen
-	(*SyncResponse)(nil),          // 11: kith.v1.SyncResponse
-	(*State)(nil),                 // 12: kith.v1.State
-	(*EncodedDelta)(nil),          // 13: kith.v1.EncodedDelta
-	(*Delta)(nil),                 // 14: kith.v1.Delta
-	(*Directory)(nil),             // 15: kith.v1.Directory
-	(*WhyQuery)(nil),              // 16: kith.v1.WhyQuery
-	(*WhyAnswer)(nil),             // 17: kith.v1.WhyAnswer
-	(*SignWorkloadsRequest)(nil),  // 18: kith.v1.SignWorkloadsRequest
-	(*WorkloadCSR)(nil),           // 19: kith.v1.WorkloadCSR
-	(*SignWorkloadsResponse)(nil), // 20: kith.v1.SignWorkloadsResponse
-	(*SignedWorkload)(nil),        // 21: kith.v1.SignedWorkload
-	(*SignJWTRequest)(nil),        // 22: kith.v1.SignJWTRequest
-	(*JWTRequest)(nil),            // 23: kith.v1.JWTRequest
-	(*SignJWTResponse)(nil),       // 24: kith.v1.SignJWTResponse
-	(*SignedJWT)(nil),             // 25: kith.v1.SignedJWT
-	nil,                           // 26: kith.v1.LastSeen.IdentitiesEntry
-	nil,                           // 27: kith.v1.State.NodeAttributesEntry
-	nil,                           // 28: kith.v1.WorkloadCSR.AttributesEntry
-	nil,                           // 29: kith.v1.JWTRequest.AttributesEntry
-	(*Bundle)(nil),                // 30: kith.v1.Bundle
-	(*FlowAnswer)(nil),            // 31: kith.v1.FlowAnswer
-	(*FlowQuery)(nil),             // 32: kith.v1.FlowQuery
-	(*Object)(nil),                // 33: kith.v1.Object
-	(*Key)(nil),                   // 34: kith.v1.Key
-	(*DirectoryEntry)(nil),        // 35: kith.v1.DirectoryEntry
-	(*Decision)(nil),              // 36: kith.v1.Decision
+	(*Interest)(nil),              // 7: kith.v1.Interest
+	(*Ack)(nil),                   // 8: kith.v1.Ack
+	(*Endpoints)(nil),             // 9: kith.v1.Endpoints
+	(*LocalEndpoint)(nil),         // 10: kith.v1.LocalEndpoint
+	(*LastSeen)(nil),              // 11: kith.v1.LastSeen
+	(*SyncResponse)(nil),          // 12: kith.v1.SyncResponse
+	(*Current)(nil),               // 13: kith.v1.Current
+	(*State)(nil),                 // 14: kith.v1.State
+	(*EncodedDelta)(nil),          // 15: kith.v1.EncodedDelta
+	(*Delta)(nil),                 // 16: kith.v1.Delta
+	(*Directory)(nil),             // 17: kith.v1.Directory
+	(*WhyQuery)(nil),              // 18: kith.v1.WhyQuery
+	(*WhyAnswer)(nil),             // 19: kith.v1.WhyAnswer
+	(*SignWorkloadsRequest)(nil),  // 20: kith.v1.SignWorkloadsRequest
+	(*WorkloadCSR)(nil),           // 21: kith.v1.WorkloadCSR
+	(*SignWorkloadsResponse)(nil), // 22: kith.v1.SignWorkloadsResponse
+	(*SignedWorkload)(nil),        // 23: kith.v1.SignedWorkload
+	(*SignJWTRequest)(nil),        // 24: kith.v1.SignJWTRequest
+	(*JWTRequest)(nil),            // 25: kith.v1.JWTRequest
+	(*SignJWTResponse)(nil),       // 26: kith.v1.SignJWTResponse
+	(*SignedJWT)(nil),             // 27: kith.v1.SignedJWT
+	nil,                           // 28: kith.v1.LastSeen.IdentitiesEntry
+	nil,                           // 29: kith.v1.State.NodeAttributesEntry
+	nil,                           // 30: kith.v1.WorkloadCSR.AttributesEntry
+	nil,                           // 31: kith.v1.JWTRequest.AttributesEntry
+	(*Bundle)(nil),                // 32: kith.v1.Bundle
+	(*FlowAnswer)(nil),            // 33: kith.v1.FlowAnswer
+	(*FlowQuery)(nil),             // 34: kith.v1.FlowQuery
+	(*Object)(nil),                // 35: kith.v1.Object
+	(*Key)(nil),                   // 36: kith.v1.Key
+	(*DirectoryEntry)(nil),        // 37: kith.v1.DirectoryEntry
+	(*Decision)(nil),              // 38: kith.v1.Decision
 }
 var file_kith_v1_node_proto_depIdxs = []int32{
 	1,  // 0: kith.v1.AttestRequest.hello:type_name -> kith.v1.Hello
 	3,  // 1: kith.v1.AttestResponse.admitted:type_name -> kith.v1.Admitted
-	30, // 2: kith.v1.Admitted.bundle:type_name -> kith.v1.Bundle
+	32, // 2: kith.v1.Admitted.bundle:type_name -> kith.v1.Bundle
 	6,  // 3: kith.v1.SyncRequest.hello:type_name -> kith.v1.SyncHello
-	7,  // 4: kith.v1.SyncRequest.ack:type_name -> kith.v1.Ack
-	8,  // 5: kith.v1.SyncRequest.endpoints:type_name -> kith.v1.Endpoints
-	17, // 6: kith.v1.SyncRequest.why:type_name -> kith.v1.WhyAnswer
-	10, // 7: kith.v1.SyncRequest.last_seen:type_name -> kith.v1.LastSeen
-	31, // 8: kith.v1.SyncRequest.flows:type_name -> kith.v1.FlowAnswer
-	9,  // 9: kith.v1.Endpoints.endpoints:type_name -> kith.v1.LocalEndpoint
-	26, // 10: kith.v1.LastSeen.identities:type_name -> kith.v1.LastSeen.IdentitiesEntry
-	12, // 11: kith.v1.SyncResponse.state:type_name -> kith.v1.State
-	13, // 12: kith.v1.SyncResponse.delta:type_name -> kith.v1.EncodedDelta
-	15, // 13: kith.v1.SyncResponse.directory:type_name -> kith.v1.Directory
-	16, // 14: kith.v1.SyncResponse.why:type_name -> kith.v1.WhyQuery
-	32, // 15: kith.v1.SyncResponse.flows:type_name -> kith.v1.FlowQuery
-	27, // 16: kith.v1.State.node_attributes:type_name -> kith.v1.State.NodeAttributesEntry
-	33, // 17: kith.v1.State.objects:type_name -> kith.v1.Object
-	30, // 18: kith.v1.State.bundles:type_name -> kith.v1.Bundle
-	33, // 19: kith.v1.Delta.put:type_name -> kith.v1.Object
-	34, // 20: kith.v1.Delta.delete:type_name -> kith.v1.Key
-	30, // 21: kith.v1.Delta.bundles:type_name -> kith.v1.Bundle
-	35, // 22: kith.v1.Directory.entries:type_name -> kith.v1.DirectoryEntry
-	36, // 23: kith.v1.WhyAnswer.decisions:type_name -> kith.v1.Decision
-	19, // 24: kith.v1.SignWorkloadsRequest.csrs:type_name -> kith.v1.WorkloadCSR
-	28, // 25: kith.v1.WorkloadCSR.attributes:type_name -> kith.v1.WorkloadCSR.AttributesEntry
-	21, // 26: kith.v1.SignWorkloadsResponse.results:type_name -> kith.v1.SignedWorkload
-	23, // 27: kith.v1.SignJWTRequest.requests:type_name -> kith.v1.JWTRequest
-	29, // 28: kith.v1.JWTRequest.attributes:type_name -> kith.v1.JWTRequest.AttributesEntry
-	25, // 29: kith.v1.SignJWTResponse.results:type_name -> kith.v1.SignedJWT
-	0,  // 30: kith.v1.Admission.Attest:input_type -> kith.v1.AttestRequest
-	5,  // 31: kith.v1.Node.Sync:input_type -> kith.v1.SyncRequest
-	18, // 32: kith.v1.Node.SignWorkloads:input_type -> kith.v1.SignWorkloadsRequest
-	4,  // 33: kith.v1.Node.RenewNode:input_type -> kith.v1.RenewNodeRequest
-	22, // 34: kith.v1.Node.SignJWT:input_type -> kith.v1.SignJWTRequest
-	2,  // 35: kith.v1.Admission.Attest:output_type -> kith.v1.AttestResponse
-	11, // 36: kith.v1.Node.Sync:output_type -> kith.v1.SyncResponse
-	20, // 37: kith.v1.Node.SignWorkloads:output_type -> kith.v1.SignWorkloadsResponse
-	3,  // 38: kith.v1.Node.RenewNode:output_type -> kith.v1.Admitted
-	24, // 39: kith.v1.Node.SignJWT:output_type -> kith.v1.SignJWTResponse
-	35, // [35:40] is the sub-list for method output_type
-	30, // [30:35] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	8,  // 4: kith.v1.SyncRequest.ack:type_name -> kith.v1.Ack
+	9,  // 5: kith.v1.SyncRequest.endpoints:type_name -> kith.v1.Endpoints
+	19, // 6: kith.v1.SyncRequest.why:type_name -> kith.v1.WhyAnswer
+	11, // 7: kith.v1.SyncRequest.last_seen:type_name -> kith.v1.LastSeen
+	33, // 8: kith.v1.SyncRequest.flows:type_name -> kith.v1.FlowAnswer
+	7,  // 9: kith.v1.SyncRequest.interest:type_name -> kith.v1.Interest
+	7,  // 10: kith.v1.SyncHello.interest:type_name -> kith.v1.Interest
+	10, // 11: kith.v1.Endpoints.endpoints:type_name -> kith.v1.LocalEndpoint
+	28, // 12: kith.v1.LastSeen.identities:type_name -> kith.v1.LastSeen.IdentitiesEntry
+	14, // 13: kith.v1.SyncResponse.state:type_name -> kith.v1.State
+	15, // 14: kith.v1.SyncResponse.delta:type_name -> kith.v1.EncodedDelta
+	17, // 15: kith.v1.SyncResponse.directory:type_name -> kith.v1.Directory
+	18, // 16: kith.v1.SyncResponse.why:type_name -> kith.v1.WhyQuery
+	34, // 17: kith.v1.SyncResponse.flows:type_name -> kith.v1.FlowQuery
+	13, // 18: kith.v1.SyncResponse.current:type_name -> kith.v1.Current
+	29, // 19: kith.v1.State.node_attributes:type_name -> kith.v1.State.NodeAttributesEntry
+	35, // 20: kith.v1.State.objects:type_name -> kith.v1.Object
+	32, // 21: kith.v1.State.bundles:type_name -> kith.v1.Bundle
+	35, // 22: kith.v1.Delta.put:type_name -> kith.v1.Object
+	36, // 23: kith.v1.Delta.delete:type_name -> kith.v1.Key
+	32, // 24: kith.v1.Delta.bundles:type_name -> kith.v1.Bundle
+	37, // 25: kith.v1.Directory.entries:type_name -> kith.v1.DirectoryEntry
+	38, // 26: kith.v1.WhyAnswer.decisions:type_name -> kith.v1.Decision
+	21, // 27: kith.v1.SignWorkloadsRequest.csrs:type_name -> kith.v1.WorkloadCSR
+	30, // 28: kith.v1.WorkloadCSR.attributes:type_name -> kith.v1.WorkloadCSR.AttributesEntry
+	23, // 29: kith.v1.SignWorkloadsResponse.results:type_name -> kith.v1.SignedWorkload
+	25, // 30: kith.v1.SignJWTRequest.requests:type_name -> kith.v1.JWTRequest
+	31, // 31: kith.v1.JWTRequest.attributes:type_name -> kith.v1.JWTRequest.AttributesEntry
+	27, // 32: kith.v1.SignJWTResponse.results:type_name -> kith.v1.SignedJWT
+	0,  // 33: kith.v1.Admission.Attest:input_type -> kith.v1.AttestRequest
+	5,  // 34: kith.v1.Node.Sync:input_type -> kith.v1.SyncRequest
+	20, // 35: kith.v1.Node.SignWorkloads:input_type -> kith.v1.SignWorkloadsRequest
+	4,  // 36: kith.v1.Node.RenewNode:input_type -> kith.v1.RenewNodeRequest
+	24, // 37: kith.v1.Node.SignJWT:input_type -> kith.v1.SignJWTRequest
+	2,  // 38: kith.v1.Admission.Attest:output_type -> kith.v1.AttestResponse
+	12, // 39: kith.v1.Node.Sync:output_type -> kith.v1.SyncResponse
+	22, // 40: kith.v1.Node.SignWorkloads:output_type -> kith.v1.SignWorkloadsResponse
+	3,  // 41: kith.v1.Node.RenewNode:output_type -> kith.v1.Admitted
+	26, // 42: kith.v1.Node.SignJWT:output_type -> kith.v1.SignJWTResponse
+	38, // [38:43] is the sub-list for method output_type
+	33, // [33:38] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_node_proto_init() }
@@ -2021,13 +2186,15 @@ func file_kith_v1_node_proto_init() {
 		(*SyncRequest_Why)(nil),
 		(*SyncRequest_LastSeen)(nil),
 		(*SyncRequest_Flows)(nil),
+		(*SyncRequest_Interest)(nil),
 	}
-	file_kith_v1_node_proto_msgTypes[11].OneofWrappers = []any{
+	file_kith_v1_node_proto_msgTypes[12].OneofWrappers = []any{
 		(*SyncResponse_State)(nil),
 		(*SyncResponse_Delta)(nil),
 		(*SyncResponse_Directory)(nil),
 		(*SyncResponse_Why)(nil),
 		(*SyncResponse_Flows)(nil),
+		(*SyncResponse_Current)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2035,7 +2202,7 @@ func file_kith_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_node_proto_rawDesc), len(file_kith_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -45,6 +45,8 @@ type agent struct {
 	states    int // whole states received
 	deltas    int
 	directory []*pb.Directory
+	interest  *pb.Interest
+	current   uint64 // the last interest that was confirmed
 	held      bool   // acks nothing while set
 	ackError  string // sent with each ack
 	decisions []*pb.Decision
@@ -210,7 +212,7 @@ func (a *agent) connect() {
 		return stream.Send(req)
 	}
 	a.mu.Lock()
-	hello := &pb.SyncHello{Revision: a.revision, Epoch: a.epoch, Version: "test"}
+	hello := &pb.SyncHello{Revision: a.revision, Epoch: a.epoch, Version: "test", Interest: a.interest}
 	a.send, a.cancel, a.done = send, cancel, make(chan struct{})
 	a.live, a.ended = true, nil
 	done := a.done
@@ -267,6 +269,10 @@ func (a *agent) take1(in *pb.SyncResponse) {
 	case *pb.SyncResponse_Directory:
 		a.mu.Lock()
 		a.directory = append(a.directory, m.Directory)
+		a.mu.Unlock()
+	case *pb.SyncResponse_Current:
+		a.mu.Lock()
+		a.current = m.Current.GetInterest()
 		a.mu.Unlock()
 	case *pb.SyncResponse_Why:
 		a.mu.Lock()

@@ -52,8 +52,8 @@ type effect struct {
 	last            time.Time // of the last ack; zero without any
 }
 
-// await blocks until every live node has acked the revision, or the limit or
-// ctx ends. named is called once with who is late after nameAfter.
+// await blocks until every live node that the revision concerns has acked it, or
+// the limit or ctx ends. named is called once with who is late after nameAfter.
 func (h *hub) await(ctx context.Context, revision uint64, limit time.Duration, named func([]string)) effect {
 	w := h.expect(revision)
 	defer h.forget(w)
@@ -86,7 +86,11 @@ func (h *hub) expect(revision uint64) *wait {
 	defer h.mu.Unlock()
 	now := h.now()
 	w := &wait{revision: revision, pending: make(map[string]struct{}), done: make(chan struct{})}
+	scope := h.scopeAt(revision)
 	for name, l := range h.links {
+		if !l.wants.meets(scope) {
+			continue
+		}
 		w.affected++
 		if l.acked < revision {
 			w.pending[name] = struct{}{}
@@ -97,9 +101,12 @@ func (h *hub) expect(revision uint64) *wait {
 			w.faults = append(w.faults, name+": "+f)
 		}
 	}
-	for name, at := range h.lost {
-		if now.Sub(at) >= liveGrace {
+	for name, was := range h.lost {
+		if now.Sub(was.at) >= liveGrace {
 			delete(h.lost, name)
+			continue
+		}
+		if !was.wants.meets(scope) {
 			continue
 		}
 		w.affected++
@@ -119,7 +126,7 @@ func (h *hub) giveUpLost(w *wait) {
 		if _, here := h.links[name]; here {
 			continue
 		}
-		if at, ok := h.lost[name]; ok && h.now().Sub(at) < liveGrace {
+		if was, ok := h.lost[name]; ok && h.now().Sub(was.at) < liveGrace {
 			continue
 		}
 		delete(w.pending, name)

@@ -31,7 +31,10 @@ func otherKey(name string) error {
 
 // Sync serves one agent's stream: this goroutine sends, another receives.
 func (s *Server) Sync(ctx context.Context, node api.Caller, hello *pb.SyncHello, link api.Link) error {
-	l := s.hub.join(node.Name, node.Remote, hello, link)
+	l, err := s.hub.join(node.Name, node.Remote, hello, link)
+	if err != nil {
+		return err
+	}
 	defer s.hub.leave(l)
 	// The node may have been banned between the check of the call and join.
 	if err := s.Member(node.Name, node.Key); err != nil {
@@ -92,6 +95,10 @@ func (s *Server) receive(l *link, from api.Link) error {
 				continue // what a replaced stream says counts no more
 			}
 			if err := s.directory.report(l.node, m.Endpoints.GetEndpoints()); err != nil {
+				return err
+			}
+		case *pb.SyncRequest_Interest:
+			if err := s.hub.interest(l, m.Interest); err != nil {
 				return err
 			}
 		case *pb.SyncRequest_Why:

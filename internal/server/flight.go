@@ -1,5 +1,7 @@
 package server
 
+import "time"
+
 // directBytes is how much may be on its way to an agent when a change is written
 // to its stream by whoever publishes it: half of what gRPC takes before it makes
 // a sender wait, so that a slow agent never holds up the others.
@@ -24,24 +26,47 @@ func (f *flight) landed() { f.until = 0 }
 
 func (f *flight) room(size int) bool { return f.until+f.after+size <= directBytes }
 
-// claim reserves a stream for the newest delta, when that is all it lacks and
-// nobody writes to it: this saves waking a goroutine for each agent. The caller
-// holds hub.mu and, if it was told true, the sending lock from now on.
-func (h *hub) claim(l *link, size int) bool {
-	if l.cut != nil || l.fresh || l.sent+1 != h.snap.revision || l.dirSent != h.dirRev || len(l.outbox) > 0 ||
-		!l.flight.room(size) || !l.sending.TryLock() {
-		return false
-	}
-	l.sent = h.snap.revision
-	l.flight.change(size)
-	return true
+// claim is a stream that is reserved for whoever publishes a change, and what is
+// to be written to it. Its sending lock is held until it has been sent.
+type claim struct {
+	to     *link
+	deltas []message
 }
 
-// finish gives a claimed stream back.
-func (h *hub) finish(l *link, err error) {
-	l.sending.Unlock()
-	if err != nil {
-		h.end(l, err)
-		return
+// claim reserves a stream if deltas are all it lacks and nobody writes to it:
+// this saves waking a goroutine for each agent. hub.mu is held.
+func (h *hub) claim(l *link) (claim, bool) {
+	deltas, ok := h.since(l.sent)
+	if !ok || l.cut != nil || l.fresh || l.dirSent != h.dirRev || len(l.outbox) > 0 || l.confirm != 0 {
+		return claim{}, false
 	}
+	size := 0
+	for _, m := range deltas {
+		size += m.frame.Len()
+	}
+	if !l.flight.room(size) || !l.sending.TryLock() {
+		return claim{}, false
+	}
+	l.flight.change(size)
+	l.caughtUp(h.snap.revision)
+	return claim{l, deltas}, true
+}
+
+// send writes what was claimed and gives the stream back.
+func (c claim) send(h *hub) {
+	var err error
+	for _, m := range c.deltas {
+		if err = c.to.to.SendFrame(m.frame); err != nil {
+			break
+		}
+	}
+	c.to.sending.Unlock()
+	if err != nil {
+		h.end(c.to, err)
+	}
+}
+
+// caughtUp notes that the stream is handed everything up to a revision.
+func (l *link) caughtUp(revision uint64) {
+	l.sent, l.fresh, l.rush, l.behind = revision, false, false, time.Time{}
 }

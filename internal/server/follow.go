@@ -123,7 +123,7 @@ func (s *Server) adopt(next *snapshot, c change) error {
 // readers first, then the streams, then those who wait for the revision.
 func (s *Server) install(next *snapshot, delta *api.Frame, c change) {
 	before := s.current.Swap(next)
-	s.hub.publish(next, delta)
+	s.hub.publish(next, delta, scopeOf(before, next, c))
 	for _, name := range c.nodes {
 		err := next.member(name)
 		if old, known := before.members[name]; err == nil && known && old.node.KeyHash != next.members[name].node.KeyHash {

@@ -27,13 +27,14 @@ type hub struct {
 	now func() time.Time
 
 	mu       sync.Mutex
-	links    map[string]*link     // by node; guarded by mu, as is all below
-	lost     map[string]time.Time // when the stream of a node ended, for liveGrace
-	snap     *snapshot            // the newest published
-	ring     []message            // deltas, gapless, the last one leads to snap.revision
-	dir      *api.Frame           // the newest directory, shared by all streams
-	dirRev   uint64               // moves with dir
+	links    map[string]*link // by node; guarded by mu, as is all below
+	lost     map[string]lost  // nodes whose stream has ended, for liveGrace
+	snap     *snapshot        // the newest published
+	ring     []message        // deltas, gapless, the last one leads to snap.revision
+	dir      *api.Frame       // the newest directory, shared by all streams
+	dirRev   uint64           // moves with dir
 	stopped  bool
+	ticking  bool               // catchUp will come
 	waits    map[*wait]struct{} // changes that wait for acks
 	answers  map[uint64]*gather // queries that wait for answers
 	queries  uint64             // the last query's number
@@ -42,8 +43,14 @@ type hub struct {
 
 // message is a delta as it is sent to everybody.
 type message struct {
-	revision uint64
-	frame    *api.Frame
+	scope names // services whose enforcement points it concerns
+	frame *api.Frame
+}
+
+// lost is a node whose stream has ended.
+type lost struct {
+	at    time.Time
+	wants names
 }
 
 // link is the stream of one agent.
@@ -61,7 +68,13 @@ type link struct {
 	fresh    bool   // has nothing that a delta could build on
 	sent     uint64 // the last revision handed to the stream
 	acked    uint64
-	faults   []string // of the last ack
+	faults   []string  // of the last ack
+	wants    names     // services whose changes it must have at once
+	confirm  uint64    // number of the interest that it is to be told of; 0: none
+	due      uint64    // the last revision that concerns it
+	rush     bool      // is to be sent all it lacks, due or not
+	behind   time.Time // since when it lacks something that is not due
+	patience time.Duration
 	dirSent  uint64
 	outbox   []*api.Frame // queries, few and small
 	flight   flight
@@ -74,7 +87,7 @@ func newHub(now func() time.Time, first *snapshot, onChange func(string)) *hub {
 	return &hub{
 		now:      now,
 		links:    make(map[string]*link),
-		lost:     make(map[string]time.Time),
+		lost:     make(map[string]lost),
 		snap:     first,
 		waits:    make(map[*wait]struct{}),
 		answers:  make(map[uint64]*gather),
@@ -83,12 +96,18 @@ func newHub(now func() time.Time, first *snapshot, onChange func(string)) *hub {
 }
 
 // join adds the stream of a node; an older one of the same node is cut.
-func (h *hub) join(node, remote string, hello *pb.SyncHello, to api.Link) *link {
+func (h *hub) join(node, remote string, hello *pb.SyncHello, to api.Link) (*link, error) {
+	wants, err := readInterest(hello.GetInterest())
+	if err != nil {
+		return nil, err
+	}
 	l := &link{
 		node: node, remote: remote, to: to, version: hello.GetVersion(), since: h.now(),
 		wake: make(chan struct{}, 1), sent: hello.GetRevision(), lastSeen: h.now(),
+		wants: wants, confirm: hello.GetInterest().GetNumber(), rush: true, patience: patience(),
 	}
 	h.mu.Lock()
+	l.due = h.snap.revision
 	// A revision from another epoch, or from our future, is of another history.
 	l.fresh = hello.GetRevision() == 0 || hello.GetEpoch() != h.snap.epoch || hello.GetRevision() > h.snap.revision
 	if old := h.links[node]; old != nil {
@@ -102,7 +121,7 @@ func (h *hub) join(node, remote string, hello *pb.SyncHello, to api.Link) *link 
 	delete(h.lost, node)
 	h.mu.Unlock()
 	h.onChange(node)
-	return l
+	return l, nil
 }
 
 // leave removes the stream, unless another has taken its place.
@@ -112,7 +131,7 @@ func (h *hub) leave(l *link) {
 	if mine {
 		delete(h.links, l.node)
 		if l.cut == nil || l.lost {
-			h.lost[l.node] = h.now()
+			h.lost[l.node] = lost{h.now(), l.wants}
 		}
 		h.dropAnswers(l.node)
 	}
@@ -158,44 +177,50 @@ func (h *hub) stop() {
 
 func stopped() error { return api.Away{Err: errors.New("the server is stopping")} }
 
-// publish makes snap the newest. delta leads there from the one before; nil
-// says that nothing does, and everybody gets everything.
-func (h *hub) publish(snap *snapshot, delta *api.Frame) {
-	for _, l := range h.offer(snap, delta) {
-		h.finish(l, l.to.SendFrame(delta))
+// publish makes snap the newest. delta leads there from the one before, and
+// concerns the enforcement points of the services in scope; nil says that nothing
+// leads there, and everybody gets everything.
+func (h *hub) publish(snap *snapshot, delta *api.Frame, scope names) {
+	for _, c := range h.offer(snap, delta, scope) {
+		c.send(h)
 	}
 }
 
-// offer wakes the streams that have something to send now, and returns those
-// that the caller is to send the delta on: of them it holds the sending lock.
-func (h *hub) offer(snap *snapshot, delta *api.Frame) []*link {
+// offer wakes the streams that have something to send now, except those that it
+// returns: the caller is to write to them.
+func (h *hub) offer(snap *snapshot, delta *api.Frame, scope names) []claim {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	moved := snap.revision != h.snap.revision || snap.epoch != h.snap.epoch
 	h.snap = snap
 	switch {
 	case delta != nil:
-		h.ring = append(h.ring, message{snap.revision, delta})
+		h.ring = append(h.ring, message{scope, delta})
 		if len(h.ring) > 2*ringSize {
 			h.ring = append([]message(nil), h.ring[len(h.ring)-ringSize:]...)
 		}
 	case moved:
 		h.ring = nil
 		for _, l := range h.links {
-			l.fresh = true
+			l.fresh, l.due = true, snap.revision
+			l.poke()
 		}
+		return nil
 	default:
 		return nil
 	}
-	ready := make([]*link, 0, len(h.links))
+	var claims []claim
 	for _, l := range h.links {
-		if delta != nil && h.claim(l, delta.Len()) {
-			ready = append(ready, l)
+		if !h.concern(l, scope) {
+			continue
+		}
+		if c, ok := h.claim(l); ok {
+			claims = append(claims, c)
 		} else {
 			l.poke()
 		}
 	}
-	return ready
+	return claims
 }
 
 // direct makes dir the newest directory.
@@ -218,19 +243,27 @@ func (h *hub) next(l *link) (full *snapshot, out []*api.Frame, err error) {
 	if l.cut != nil {
 		return nil, nil, l.cut
 	}
-	if l.fresh || l.sent != h.snap.revision {
-		deltas, ok := h.since(l.sent)
-		if l.fresh || !ok {
-			full = h.snap
-			l.flight.change(unknownSize)
-		}
+	deltas, ok := h.since(l.sent)
+	switch {
+	case l.fresh, !ok:
+		full = h.snap
+		l.flight.change(unknownSize)
+		l.caughtUp(h.snap.revision)
+	case l.rush, l.due > l.sent:
 		for _, m := range deltas {
-			if full == nil {
-				out = append(out, m.frame)
-				l.flight.change(m.frame.Len())
-			}
+			out = append(out, m.frame)
+			l.flight.change(m.frame.Len())
 		}
-		l.fresh, l.sent = false, h.snap.revision
+		l.caughtUp(h.snap.revision)
+	}
+	if l.confirm != 0 {
+		frame, err := current(l.confirm)
+		if err != nil {
+			return nil, nil, err
+		}
+		out = append(out, frame)
+		l.flight.other(frame.Len())
+		l.confirm = 0
 	}
 	if h.dir != nil && l.dirSent != h.dirRev {
 		out = append(out, h.dir)
@@ -299,7 +332,7 @@ func (h *hub) state(node string) (linkState, bool) {
 	if l == nil {
 		return linkState{}, false
 	}
-	return linkState{revision: l.acked, version: l.version, remote: l.remote, lastSeen: l.lastSeen}, true
+	return linkState{revision: h.holds(l), version: l.version, remote: l.remote, lastSeen: l.lastSeen}, true
 }
 
 // connected is how many nodes have a stream.

@@ -200,12 +200,19 @@ func (m *Identities) Count() (active int, first time.Time) {
 
 // Active is the IDs in use now.
 func (m *Identities) Active() []spiffe.ID {
+	return m.ids(func(e *entry) bool { return len(e.leases) > 0 })
+}
+
+// Held is the IDs that there is an SVID of, in use or not.
+func (m *Identities) Held() []spiffe.ID { return m.ids(func(*entry) bool { return true }) }
+
+func (m *Identities) ids(of func(*entry) bool) []spiffe.ID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	seen := make(map[spiffe.ID]bool, len(m.entries))
 	var ids []spiffe.ID
 	for _, e := range m.entries {
-		if len(e.leases) > 0 && e.issued != nil && !seen[e.id] {
+		if e.issued != nil && of(e) && !seen[e.id] {
 			seen[e.id] = true
 			ids = append(ids, e.id)
 		}
