@@ -79,12 +79,16 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 	}
 	s.charts = []chart{{title: "Change of a rule until enforced everywhere, 1 000 agents", unit: "ms", log: true, groups: []group{
 		{heading: "p50", goal: 20, bars: []bar{
-			{"kith, 10 nodes concerned", quantile(some.took, 0.5), true}, {"kith, all nodes concerned", quantile(all.took, 0.5), true},
-			{"SPIRE, new root (anchor)", 2700, false}, {"SPIRE, new identity (anchor)", 4000, false},
+			{"kith, 10 nodes concerned", quantile(some.took, 0.5), true},
+			{"kith, all nodes concerned", quantile(all.took, 0.5), true},
+			{"SPIRE, new root (anchor)", 2700, false},
+			{"SPIRE, new identity (anchor)", 4000, false},
 		}},
 		{heading: "p99 (SPIRE: max)", goal: 100, bars: []bar{
-			{"kith, 10 nodes concerned", quantile(some.took, 0.99), true}, {"kith, all nodes concerned", quantile(all.took, 0.99), true},
-			{"SPIRE, new root (anchor)", 3900, false}, {"SPIRE, new identity (anchor)", 8700, false},
+			{"kith, 10 nodes concerned", quantile(some.took, 0.99), true},
+			{"kith, all nodes concerned", quantile(all.took, 0.99), true},
+			{"SPIRE, new root (anchor)", 3900, false},
+			{"SPIRE, new identity (anchor)", 8700, false},
 		}},
 	}}}
 	return s, nil
