@@ -94,15 +94,27 @@ func (t *UserToken) Check(check UserTokenCheck) error {
 	if err := t.verify(check.Keys); err != nil {
 		return fmt.Errorf("token of %s: %w", clip(t.Issuer), err)
 	}
-	switch now := check.Now; {
-	case !now.Before(t.Expiry.Add(JWTLeeway)):
-		return fmt.Errorf("token of %s: ended at %s", clip(t.Issuer), t.Expiry.Format(time.RFC3339))
-	case t.notBefore.After(now.Add(JWTLeeway)):
-		return fmt.Errorf("token of %s: does not begin before %s", clip(t.Issuer), t.notBefore.Format(time.RFC3339))
-	case t.issuedAt.After(now.Add(JWTLeeway)):
-		return fmt.Errorf("token of %s: was issued at %s, which is to come", clip(t.Issuer), t.issuedAt.Format(time.RFC3339))
-	case !slices.ContainsFunc(t.Audience, func(name string) bool { return slices.Contains(check.Audiences, name) }):
+	if err := t.timely(check.Now); err != nil {
+		return fmt.Errorf("token of %s: %w", clip(t.Issuer), err)
+	}
+	if !slices.ContainsFunc(t.Audience, func(name string) bool { return slices.Contains(check.Audiences, name) }) {
 		return fmt.Errorf("token of %s: is for %q, not for %q", clip(t.Issuer), clip(t.Audience[0]), clip(check.Audiences[0]))
+	}
+	return nil
+}
+
+// GoodAt says whether the times of a token that was checked still hold.
+func (t *UserToken) GoodAt(now time.Time) bool { return t.timely(now) == nil }
+
+// timely checks the three times against the clock. RFC 7519 4.1.
+func (t *UserToken) timely(now time.Time) error {
+	switch {
+	case !now.Before(t.Expiry.Add(JWTLeeway)):
+		return fmt.Errorf("ended at %s", t.Expiry.Format(time.RFC3339))
+	case t.notBefore.After(now.Add(JWTLeeway)):
+		return fmt.Errorf("does not begin before %s", t.notBefore.Format(time.RFC3339))
+	case t.issuedAt.After(now.Add(JWTLeeway)):
+		return fmt.Errorf("was issued at %s, which is to come", t.issuedAt.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -137,9 +149,6 @@ func (t *UserToken) Claims() map[string]any {
 	_ = decoder.Decode(&claims) // read once already, by ParseUserToken
 	return claims
 }
-
-// Until is when [UserToken.Check] stops accepting the token.
-func (t *UserToken) Until() time.Time { return t.Expiry.Add(JWTLeeway) }
 
 // String says whose token it is, and never the token.
 func (t *UserToken) String() string { return "token of " + clip(t.Issuer) }

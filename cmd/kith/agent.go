@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"os/signal"
@@ -64,6 +65,9 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 		}
 		cfg.KEK = kek
 	}
+	if err := keySources(&cfg, file.Agent.UserTokens); err != nil {
+		return cfg, err
+	}
 	if file.Agent.Pin == "" {
 		return cfg, nil
 	}
@@ -73,6 +77,30 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	}
 	cfg.Pin = pin
 	return cfg, nil
+}
+
+// keySources is where an agent may go for the keys of providers.
+func keySources(cfg *agent.Config, from config.UserTokens) error {
+	for _, text := range from.Allow {
+		network, err := config.ParseNetwork(text)
+		if err != nil {
+			return fault.Invalidf("agent.user_tokens.allow: %w", err)
+		}
+		cfg.KeyNetworks = append(cfg.KeyNetworks, network)
+	}
+	cfg.KeyHosts = from.Hosts
+	if from.CAFile == "" {
+		return nil
+	}
+	text, err := os.ReadFile(from.CAFile)
+	if err != nil {
+		return fmt.Errorf("agent.user_tokens.ca_file: %w", err)
+	}
+	cfg.KeyRoots = x509.NewCertPool()
+	if !cfg.KeyRoots.AppendCertsFromPEM(text) {
+		return fault.Invalidf("agent.user_tokens.ca_file: %s holds no certificate in PEM", from.CAFile)
+	}
+	return nil
 }
 
 // serveAgent is kith agent.

@@ -133,6 +133,7 @@ func (a *app) devAgent(ctx context.Context, s *server.Server, dir string, log *s
 	cfg, err := withToken(withPlatform(agent.Config{
 		StateDir: agentDir(dir), Socket: a.paths.AgentSocket, AuthzSocket: authzSocket(a.paths.AgentSocket), Server: line.server, Pin: line.pin,
 		Version: obs.BuildVersion().Version, Now: a.now, Log: log,
+		KeyHosts: []string{"localhost", "127.0.0.1", "::1"}, // a provider to try it with
 		Declare: func(ctx context.Context, name string) error {
 			_, err := s.Apply(ctx, api.Actor{Name: by, Role: registry.RoleAdmin}, &pb.ApplyRequest{Declare: []string{name}, Owner: ownerCLI})
 			return err

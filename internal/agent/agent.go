@@ -15,6 +15,7 @@ import (
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/extauthz"
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/jwks"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/workload"
 	"github.com/kith-id/kith/spiffe"
@@ -51,6 +52,7 @@ type Agent struct {
 	flows      flowTable
 	identities *workload.Identities
 	tokens     *workload.Tokens
+	keys       *jwks.Keeper // of providers of user tokens
 	outbox     outbox
 	interest   interest
 	contact    contact
@@ -77,7 +79,13 @@ func New(cfg Config) (*Agent, error) {
 	a.keep.init()
 	a.outbox.init()
 	a.interest.changed = a.outbox.poke
-	a.points = &points{identify: a.identitiesOf, acked: a.outbox.ack, interest: &a.interest, limit: swapLimit, all: make(map[*point]struct{})}
+	a.keys = jwks.New(jwks.Config{
+		Allow: cfg.KeyNetworks, Hosts: cfg.KeyHosts, Roots: cfg.KeyRoots, Changed: a.keysChanged, Now: cfg.Now, Log: cfg.Log,
+	})
+	a.points = &points{
+		identify: a.identitiesOf, acked: a.outbox.ack, needed: a.needKeys, interest: &a.interest,
+		limit: swapLimit, all: make(map[*point]struct{}),
+	}
 	a.asking = &asking{a: a, all: make(map[attest.Process]*asker)}
 	a.questions = extauthz.NewService(a.asking, a.cfg.Now, a.cfg.Log)
 	a.identities = workload.NewIdentities(workload.Config{
@@ -210,6 +218,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.follow(ctx) })
 	group.Go(func() error { return a.identities.Run(ctx) })
 	group.Go(func() error { return a.tokens.Run(ctx) })
+	group.Go(func() error { return a.keys.Run(ctx) })
 	group.Go(func() error { return a.asking.run(ctx) })
 	group.Go(func() error { return a.forgetRemembered(ctx) })
 	group.Go(func() error { return a.lookForAbsent(ctx) })

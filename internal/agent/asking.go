@@ -129,6 +129,9 @@ func (s *asking) attach(ctx context.Context, w *asker, caller attest.Peer) error
 	w.point = extauthz.NewPoint(extauthz.PointConfig{
 		As: as, Stale: a.stale, Now: a.cfg.Now,
 		Report: func(d *pb.Decision) { a.report(p, []*pb.Decision{d}) },
+		Missing: func(provider, keyID string) {
+			a.missingKey(p, &pb.MissingKey{Provider: provider, KeyId: keyID})
+		},
 	})
 	for !s.rule(w, p) {
 		select {
@@ -164,6 +167,10 @@ func (s *asking) attach(ctx context.Context, w *asker, caller attest.Peer) error
 func (s *asking) rule(w *asker, p *point) (ruled bool) {
 	none := func() *pb.DirectoryView { return nil }
 	for out := s.a.points.outgoing(p, none); out != nil; out = s.a.points.outgoing(p, none) {
+		if keys := out.GetKeys(); keys != nil {
+			w.point.Learn(keys)
+			continue
+		}
 		ack := w.point.Rule(out.GetSlice())
 		if ack.GetError() != "" {
 			s.a.cfg.Log.Error("policy not enforceable", "pid", p.peer.PID, "revision", ack.GetRevision(), "error", ack.GetError())

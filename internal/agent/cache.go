@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kith-id/kith/internal/jwks"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/workload"
 )
@@ -43,6 +44,8 @@ type stateCache struct {
 	Directory []byte   `json:"directory"` // kith.v1.DirectoryView
 	Endpoints [][]byte `json:"endpoints"` // kith.v1.LocalEndpoint
 	Interest  []string `json:"interest"`  // services that the state was up to date on
+
+	ProviderKeys []jwks.Saved `json:"provider_keys,omitempty"`
 }
 
 // svidCache is svids.cache.
@@ -99,7 +102,7 @@ func (a *Agent) saveState() error {
 	if w == nil {
 		return nil
 	}
-	file := stateCache{Form: cacheForm, Interest: interest}
+	file := stateCache{Form: cacheForm, Interest: interest, ProviderKeys: a.keys.Saved()}
 	var err error
 	if file.State, err = proto.Marshal(w.state()); err != nil {
 		return err
@@ -191,6 +194,7 @@ func (a *Agent) restoreState() error {
 	}
 	a.world.Store(w)
 	a.interest.restore(file.Interest)
+	a.keys.Restore(file.ProviderKeys)
 	a.catalog.apply(&pb.Directory{Entries: directory.GetEntries()})
 	a.remembered.Store(&before)
 	return nil

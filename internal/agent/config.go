@@ -7,8 +7,10 @@ package agent
 import (
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -56,6 +58,13 @@ type Config struct {
 
 	// Declare makes the server know a service name; set in kith dev only.
 	Declare func(ctx context.Context, name string) error
+
+	// KeyNetworks and KeyHosts may be asked for the keys of providers besides
+	// public addresses; KeyHosts over plain HTTP too. KeyRoots verify providers;
+	// nil are this host's.
+	KeyNetworks []netip.Prefix
+	KeyHosts    []string
+	KeyRoots    *x509.CertPool
 
 	// Streams is how many streams one user may hold open; 0 is 512.
 	Streams int

@@ -236,6 +236,8 @@ func (a *Agent) hear(p *point, m *pb.EnforceRequest) error {
 		}
 		a.outbox.endpointsChanged()
 		a.keep.stateChanged()
+	case *pb.EnforceRequest_MissingKey:
+		a.missingKey(p, m.MissingKey)
 	case *pb.EnforceRequest_Report:
 		a.report(p, m.Report.GetDecisions())
 	case *pb.EnforceRequest_Flows:

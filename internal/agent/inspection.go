@@ -97,7 +97,7 @@ func (a *Agent) status() *pb.AgentStatus {
 		Version: a.cfg.Version, TrustDomain: at.domain().String(), Node: at.node, Class: at.class,
 		Server: at.server, Connected: connected, ClockSkewNano: int64(skew), LastError: failure,
 		Workloads: uint32(active), EnforcementPoints: uint32(a.points.count()),
-		OutageBudgetSeconds: int64(a.outageBudget().Seconds()),
+		OutageBudgetSeconds: int64(a.outageBudget().Seconds()), Providers: a.providerStatus(),
 	}
 	if at.admitted() {
 		out.NodeSvidExpiresUnix = at.svid.Expiry().Unix()

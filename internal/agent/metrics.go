@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -47,7 +48,7 @@ func (m *metrics) register(a *Agent, r prometheus.Registerer) error {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	all := append(m.workload.Collectors(), m.revision, m.skew, m.decisions,
+	all := append(slices.Concat(m.workload.Collectors(), a.keys.Collectors()), m.revision, m.skew, m.decisions,
 		gauge("kith_agent_connected", "1 while the sync stream to the server is up.", func() float64 {
 			if connected, _, _, _ := a.contact.get(); connected {
 				return 1

@@ -25,11 +25,13 @@ type points struct {
 	identify func(*world, attest.Peer, registry.Attributes) []spiffe.ID
 	acked    func(revision uint64, faults []string) // called with mu held; must not block
 	interest *interest
+	needed   func([]*pb.Provider) // whose keys the points need; as acked
 	limit    time.Duration
 
 	mu       sync.Mutex
 	all      map[*point]struct{} // guarded by mu, as is all below and in each point
 	pending  []change            // by revision
+	keys     map[string][]byte   // by provider; replaced, not changed
 	revision uint64              // newest pushed
 	faults   []string            // of the world at that revision
 	absent   map[attest.Process]absence
@@ -62,6 +64,7 @@ type point struct {
 	fault    string
 	catalog  bool // the directory is to be sent
 	register *pb.Register
+	told     map[string][]byte // keys that were handed to the stream, by provider
 }
 
 func (p *point) name() string {
@@ -95,6 +98,7 @@ func (s *points) attach(current func() *world, peer attest.Peer, attrs registry.
 	p.first = p.wanted
 	p.returned = open.GetServes() && s.back(peer.Process())
 	s.all[p] = struct{}{}
+	s.need()
 	p.poke()
 	return p
 }
@@ -118,7 +122,7 @@ func (s *points) place(w *world, p *point, slicesOf map[string]*pb.Slice) bool {
 	}
 	own := &pb.Slice{
 		Schema: shared.Schema, TrustDomain: shared.TrustDomain, Services: shared.Services, Rules: shared.Rules,
-		Named: shared.Named, Node: shared.Node, Dev: shared.Dev,
+		Named: shared.Named, Node: shared.Node, Dev: shared.Dev, Providers: shared.Providers,
 	}
 	for _, id := range p.ids {
 		own.Ids = append(own.Ids, id.String())
@@ -152,10 +156,15 @@ func (s *points) refresh(current func() *world) {
 
 func (s *points) spread(w *world) {
 	shared := make(map[string]*pb.Slice)
+	changed := false
 	for p := range s.all {
 		if s.place(w, p, shared) {
+			changed = true
 			p.poke()
 		}
+	}
+	if changed {
+		s.need()
 	}
 }
 
@@ -248,6 +257,7 @@ func (s *points) detach(p *point) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.all, p)
+	s.need()
 	s.flush()
 }
 
@@ -260,8 +270,12 @@ func (s *points) outgoing(p *point, directory func() *pb.DirectoryView) *pb.Enfo
 		out := &pb.Slice{
 			Revision: p.wanted, Schema: p.slice.Schema, TrustDomain: p.slice.TrustDomain, Ids: p.slice.Ids,
 			Services: p.slice.Services, Rules: p.slice.Rules, Named: p.slice.Named, Node: p.slice.Node, Dev: p.slice.Dev,
+			Providers: p.slice.Providers,
 		}
 		return &pb.EnforceResponse{Message: &pb.EnforceResponse_Slice{Slice: out}}
+	}
+	if keys := s.untold(p); keys != nil {
+		return &pb.EnforceResponse{Message: &pb.EnforceResponse_Keys{Keys: keys}}
 	}
 	if p.catalog {
 		p.catalog = false

@@ -84,6 +84,7 @@ func newHarness(t *testing.T) *harness {
 	h.points = &points{
 		all: make(map[*point]struct{}), limit: time.Hour,
 		identify: identifyByName, interest: &interest{changed: func() {}},
+		needed: func([]*pb.Provider) {},
 		acked: func(r uint64, faults []string) {
 			h.acks = append(h.acks, &pb.Ack{Revision: r, Errors: faults})
 		},

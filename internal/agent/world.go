@@ -13,6 +13,7 @@ import (
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/internal/usertoken"
 	"github.com/kith-id/kith/internal/workload"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -31,12 +32,13 @@ type world struct {
 	jwks    []*pb.Bundle // the bundles as they came
 
 	policy     policy.Set
+	providers  map[string]usertoken.Provider
 	byID       map[spiffe.ID][]string // services by identity, sorted
 	unread     map[objectKey]error    // services and rules that this version cannot read
 	identities *registry.Identities
 	measured   map[string]bool // costly attributes that some rule names
 	idFault    error           // why the identity rules of now are not in force
-	rulesOnly  bool            // differs from the former in policy rules alone
+	rulesOnly  bool            // differs from the former in policy rules and providers alone
 }
 
 type objectKey struct {
@@ -50,6 +52,8 @@ func keyOf(o *pb.Object) objectKey {
 		return objectKey{registry.KindNode, k.NodeRule.GetName()}
 	case *pb.Object_IdentityRule:
 		return objectKey{registry.KindIdentity, k.IdentityRule.GetName()}
+	case *pb.Object_Provider:
+		return objectKey{registry.KindProvider, k.Provider.GetName()}
 	case *pb.Object_Service:
 		return objectKey{registry.KindService, k.Service.GetName()}
 	case *pb.Object_Rule:
@@ -81,6 +85,7 @@ func newWorld(in *pb.State) (*world, error) {
 		TrustDomain: td, Revision: w.revision,
 		Services: make(map[string]policy.Service), Rules: make(map[string]policy.Rule),
 	}
+	w.providers = make(map[string]usertoken.Provider)
 	w.unread = make(map[objectKey]error)
 	for k := range w.objects {
 		w.readPolicy(k)
@@ -97,7 +102,7 @@ func (w *world) apply(d *pb.Delta) (*world, error) {
 	}
 	next := *w
 	next.revision = d.GetRevision()
-	next.objects, next.unread = maps.Clone(w.objects), maps.Clone(w.unread)
+	next.objects, next.unread, next.providers = maps.Clone(w.objects), maps.Clone(w.unread), maps.Clone(w.providers)
 	next.policy = policy.Set{
 		TrustDomain: w.domain, Revision: next.revision,
 		Services: maps.Clone(w.policy.Services), Rules: maps.Clone(w.policy.Rules),
@@ -127,6 +132,7 @@ func (w *world) apply(d *pb.Delta) (*world, error) {
 		next.readIdentities(w)
 	}
 	delete(touched, registry.KindRule)
+	delete(touched, registry.KindProvider)
 	next.rulesOnly = len(touched) == 0 && len(d.GetBundles()) == 0
 	return &next, nil
 }
@@ -151,7 +157,7 @@ func (w *world) readBundles(in []*pb.Bundle) error {
 	return nil
 }
 
-// readPolicy brings a service or rule up to date with its object. What this
+// readPolicy brings a service, rule or provider up to date with its object. What this
 // version cannot read goes to every enforcement point as it is: they refuse it
 // and fail closed.
 func (w *world) readPolicy(k objectKey) {
@@ -175,6 +181,14 @@ func (w *world) readPolicy(k objectKey) {
 			var r policy.Rule
 			if r, err = policy.RuleFromPB(o.GetRule()); err == nil {
 				w.policy.Rules[k.name] = r
+			}
+		}
+	case registry.KindProvider:
+		delete(w.providers, k.name)
+		if there {
+			var p usertoken.Provider
+			if p, err = usertoken.FromPB(o.GetProvider()); err == nil {
+				w.providers[k.name] = p
 			}
 		}
 	}
@@ -308,6 +322,24 @@ func (w *world) slice(names []string) *pb.Slice {
 			out.Rules = append(out.Rules, r)
 		} else if s := o.GetService(); s != nil {
 			out.Named[s.GetName()] = s
+		} else if p := o.GetProvider(); p != nil {
+			out.Providers = append(out.Providers, p)
+		}
+	}
+	out.Providers = append(out.Providers, w.providersOf(names, out.Rules)...)
+	return out
+}
+
+// providersOf are the providers of the named services, if some rule to them reads
+// tokens: where none does nobody needs to fetch keys.
+func (w *world) providersOf(names []string, rules []*pb.Rule) []*pb.Provider {
+	if !slices.ContainsFunc(rules, func(r *pb.Rule) bool { return strings.Contains(r.GetWhen(), "jwt") }) {
+		return nil
+	}
+	var out []*pb.Provider
+	for _, name := range slices.Sorted(maps.Keys(w.providers)) {
+		if p := w.providers[name]; slices.ContainsFunc(names, p.For) {
+			out = append(out, p.PB())
 		}
 	}
 	return out

@@ -82,6 +82,22 @@ type Agent struct {
 	// its workloads, mode 0400, made when it is missing. Keep it outside the state
 	// directory, or it guards nothing. Empty: files of mode 0600, not sealed.
 	KEKFile string `yaml:"kek_file"`
+	// UserTokens says where the keys of providers (kith ids providers) may be
+	// fetched. Public https addresses always may.
+	UserTokens UserTokens `yaml:"user_tokens"`
+}
+
+// UserTokens bounds where the agent goes for keys of providers.
+type UserTokens struct {
+	// Allow lists networks (10.1.0.0/16) and addresses that may be asked although
+	// they are private, of this host or link-local.
+	Allow []string `yaml:"allow"`
+	// Hosts lists host or host:port that may be asked wherever they are, and over
+	// plain HTTP: whoever is between can then say who your users are.
+	Hosts []string `yaml:"hosts"`
+	// CAFile holds the certificates, in PEM, that providers are verified by. Empty:
+	// those this host trusts for the web.
+	CAFile string `yaml:"ca_file"`
 }
 
 // Survive holds the budgets that lifetimes are derived from.

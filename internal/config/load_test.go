@@ -120,7 +120,7 @@ func TestLoadBounds(t *testing.T) {
 	if _, err := config.Load(filepath.Join(dir, "none")); !fault.Is(err, fault.NotFound) {
 		t.Errorf("Load of no file: %v, want not_found", err)
 	}
-	if f, err := config.LoadOptional(filepath.Join(dir, "none")); err != nil || f != config.Default() {
+	if f, err := config.LoadOptional(filepath.Join(dir, "none")); err != nil || !cmp.Equal(f, config.Default()) {
 		t.Errorf("LoadOptional of no file = %v, %v", f, err)
 	}
 	big := filepath.Join(dir, "big")

@@ -67,3 +67,19 @@ func TestKeysOfAProviderFromAFile(t *testing.T) {
 		t.Errorf("where no files are read: %v", err)
 	}
 }
+
+func TestWhereKeysMayBeFetched(t *testing.T) {
+	good := "agent:\n  user_tokens: {allow: [10.1.0.0/16, 127.0.0.1, \"fd00::/8\"], hosts: [login.internal, \"login.internal:8080\"], ca_file: /etc/kith/login.pem}\n"
+	f, err := config.Parse("k", []byte(good))
+	if err != nil || len(f.Agent.UserTokens.Allow) != 3 || len(f.Agent.UserTokens.Hosts) != 2 {
+		t.Errorf("%+v, %v", f.Agent.UserTokens, err)
+	}
+	for text, why := range map[string]string{
+		"allow: [login.internal]": "agent.user_tokens.allow[0]", "allow: [10.1.2.3/16]": "neither an address nor a network", "hosts: [\"https://login\"]": "agent.user_tokens.hosts[0]",
+		"hosts: [\"login:0\"]": "agent.user_tokens.hosts[0]", "hosts: [\"\"]": "agent.user_tokens.hosts[0]",
+	} {
+		if _, err := config.Parse("k", []byte("agent:\n  user_tokens: {"+text+"}\n")); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v, want %q", text, err, why)
+		}
+	}
+}

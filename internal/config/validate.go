@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -44,6 +45,17 @@ func (f File) Validate() error {
 	v.optional("agent.advertise", f.Agent.Advertise, checkHost)
 	v.optional("agent.metrics", f.Agent.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("agent.socket", f.Agent.Socket, CheckSocketPath)
+	for i, s := range f.Agent.UserTokens.Allow {
+		_, err := ParseNetwork(s)
+		v.check(fmt.Sprintf("agent.user_tokens.allow[%d]", i), err)
+	}
+	for i, s := range f.Agent.UserTokens.Hosts {
+		err := checkHost(s)
+		if s == "" || strings.Contains(s, ":") {
+			err = checkAddress(s, true)
+		}
+		v.check(fmt.Sprintf("agent.user_tokens.hosts[%d]", i), err)
+	}
 	if d := time.Duration(f.Survive.ControlPlaneOutage); d < minOutage || d > maxOutage {
 		v.addf("survive.control_plane_outage", "%v is outside %v to %v", f.Survive.ControlPlaneOutage, Duration(minOutage), Duration(maxOutage))
 	}
@@ -71,6 +83,18 @@ func (v *validation) optional(path, value string, check func(string) error) {
 }
 
 func (v *validation) err() error { return fault.Wrap(fault.Invalid, errors.Join(v.faults...)) }
+
+// ParseNetwork reads a network, 10.1.0.0/16, or one address.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	if at, err := netip.ParseAddr(s); err == nil && at.Zone() == "" {
+		return netip.PrefixFrom(at.Unmap(), at.Unmap().BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(s)
+	if err != nil || network.Masked() != network {
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network as in 10.1.0.0/16", s)
+	}
+	return network, nil
+}
 
 // checkAddress reads host:port; the host may be empty only for a listener.
 func checkAddress(s string, needHost bool) error {

@@ -2,12 +2,14 @@ package extauthz
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"strings"
 	"sync"
 	"unicode/utf8"
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/usertoken"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -26,6 +28,8 @@ type Question struct {
 	// because From is zero: that must be said.
 	From      spiffe.ID
 	Anonymous bool
+	// Leaf is the hash of the peer's leaf certificate, nil if it is not known.
+	Leaf *[sha256.Size]byte
 	// Target is the request target as the proxy will forward it, query and all.
 	Target string
 	// Request is all else; its Path is taken from Target.
@@ -73,14 +77,14 @@ func (p *Point) Decide(q Question) Answer {
 	case q.Anonymous:
 		peer = table.Anonymous()
 	}
-	if answer.Decision = p.judge(table, peer, &q); answer.Denies() && answer.Reason == policy.NoPolicy {
+	if answer.Decision = p.judge(ruling, table, peer, &q); answer.Denies() && answer.Reason == policy.NoPolicy {
 		answer.Reason = policy.NoSource // a peer that is nobody
 	}
 	p.record(&answer, &q, table, peer)
 	return answer
 }
 
-func (p *Point) judge(table *policy.Table, peer policy.Peer, q *Question) policy.Decision {
+func (p *Point) judge(ruling *ruling, table *policy.Table, peer policy.Peer, q *Question) policy.Decision {
 	if q.Request.Protocol != policy.TCP {
 		path, query, _ := strings.Cut(q.Target, "?")
 		normal, err := policy.NormalizePath(path, table.Paths())
@@ -88,8 +92,12 @@ func (p *Point) judge(table *policy.Table, peer policy.Peer, q *Question) policy
 		if err != nil || normal != path {
 			return table.Refuse(policy.PathNotCanonical)
 		}
-		if q.Request.Facts != nil {
-			q.Request.Facts.Query = query
+		if facts := q.Request.Facts; facts != nil {
+			facts.Query = query
+			facts.Token = &userToken{
+				p: p, checker: ruling.tokens[table.Service()], leaf: q.Leaf, now: p.cfg.Now(),
+				carrier: usertoken.Carrier{Headers: facts.Headers, Query: query},
+			}
 		}
 	}
 	return table.Decide(peer, q.Request)

@@ -15,16 +15,18 @@ import (
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/usertoken"
 	"github.com/kith-id/kith/spiffe"
 )
 
 // Point is one enforcement point that asks: a process that holds the identity of
 // the services it forwards to. Until Rule was called it denies everything. Its
-// methods are safe for concurrent use; Rule has one caller at a time.
+// methods are safe for concurrent use; Rule and Learn have one caller at a time.
 type Point struct {
 	cfg    PointConfig
 	ruling atomic.Pointer[ruling]
 	sample sample
+	keys   map[string]*spiffe.JWKSet // of providers; owned by who calls Rule and Learn
 }
 
 // PointConfig is what a Point needs.
@@ -34,9 +36,11 @@ type PointConfig struct {
 	// Stale says that the policy is older than an identity may be: nothing is
 	// allowed by it any more.
 	Stale func() bool
-	// Report keeps a decision. It must not block for long.
-	Report func(*pb.Decision)
-	Now    func() time.Time
+	// Report keeps a decision, and Missing hears that a user token names a key that
+	// its provider's set lacks. They must not block for long.
+	Report  func(*pb.Decision)
+	Missing func(provider, keyID string)
+	Now     func() time.Time
 }
 
 // ruling is the policy in force: immutable, swapped as a whole.
@@ -45,6 +49,9 @@ type ruling struct {
 	own      spiffe.TrustDomain
 	tables   map[string]*policy.Table // by service that the process may answer for
 	wrong    error                    // why there are none
+
+	providers []usertoken.Provider
+	tokens    map[string]*usertoken.Checker // by service
 }
 
 // NewPoint makes a point that denies everything until it has a slice.
@@ -58,6 +65,9 @@ func NewPoint(cfg PointConfig) *Point {
 // leaves a ruling that denies everything.
 func (p *Point) Rule(slice *pb.Slice) *pb.PolicyAck {
 	next, err := compile(slice)
+	if err == nil {
+		err = next.check(p.keys)
+	}
 	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
 	if err != nil {
 		ack.Error = clip(err.Error(), maxText)
@@ -73,6 +83,13 @@ func compile(slice *pb.Slice) (*ruling, error) {
 		return nil, err
 	}
 	next := &ruling{revision: slice.GetRevision(), own: set.TrustDomain, tables: make(map[string]*policy.Table)}
+	for _, m := range slice.GetProviders() {
+		provider, err := usertoken.FromPB(m)
+		if err != nil {
+			return nil, err
+		}
+		next.providers = append(next.providers, provider)
+	}
 	for _, service := range slice.GetServices() {
 		name := service.GetName()
 		if next.tables[name], err = policy.Compile(set, name); err != nil {
@@ -80,6 +97,36 @@ func compile(slice *pb.Slice) (*ruling, error) {
 		}
 	}
 	return next, nil
+}
+
+// check makes what checks user tokens by these keys.
+func (r *ruling) check(keys map[string]*spiffe.JWKSet) error {
+	r.tokens = make(map[string]*usertoken.Checker, len(r.tables))
+	for name := range r.tables {
+		set, err := usertoken.Compile(r.providers, name)
+		if err != nil {
+			return fmt.Errorf("providers of %s: %w", name, err)
+		}
+		r.tokens[name] = usertoken.NewChecker(set, keys)
+	}
+	return nil
+}
+
+// Learn puts the keys of a provider in force.
+func (p *Point) Learn(m *pb.ProviderKeys) {
+	keys := maps.Clone(p.keys)
+	if keys == nil {
+		keys = make(map[string]*spiffe.JWKSet)
+	}
+	delete(keys, m.GetProvider())
+	if set, err := spiffe.ParseJWKSet(m.GetJwks()); err == nil {
+		keys[m.GetProvider()] = set
+	}
+	p.keys = keys
+	next := *p.ruling.Load()
+	if next.check(keys) == nil { // it was checked once, by Rule
+		p.ruling.Store(&next)
+	}
 }
 
 // table is the policy of the service that is asked about. An identity that

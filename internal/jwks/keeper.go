@@ -59,7 +59,7 @@ type Keeper struct {
 	mu      sync.Mutex
 	wanted  map[string]usertoken.Provider // guarded by mu; those with a URL
 	workers map[string]*worker            // guarded by mu
-	saved   map[string]Saved              // guarded by mu; what Restore brought and nobody has asked for yet
+	saved   map[string]Saved              // guarded by mu; of providers that are not needed now
 	wake    chan struct{}                 // capacity 1: wanted has changed
 }
 
@@ -185,13 +185,19 @@ func (k *Keeper) Status() []Status {
 
 // Saved is what is held, for Restore in another life.
 func (k *Keeper) Saved() []Saved {
+	now := k.cfg.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	all := maps.Clone(k.saved)
+	for name, w := range k.workers {
+		if s, ok := w.save(); ok {
+			all[name] = s
+		}
+	}
 	var out []Saved
-	for _, name := range slices.Sorted(maps.Keys(k.workers)) {
-		w := k.workers[name]
-		if h := w.held.Load(); h != nil {
-			out = append(out, Saved{Provider: name, URL: w.url, Keys: h.text, Fetched: h.fetched})
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if now.Before(all[name].Fetched.Add(k.times.hold)) {
+			out = append(out, all[name])
 		}
 	}
 	return out
@@ -231,8 +237,12 @@ func (k *Keeper) reconcile(ctx context.Context, wanted map[string]usertoken.Prov
 	for name, w := range k.workers {
 		if p, still := wanted[name]; !still || p.URL != w.url {
 			ended = append(ended, w)
-			if ctx.Err() == nil {
-				delete(k.workers, name)
+			if ctx.Err() != nil {
+				continue
+			}
+			delete(k.workers, name)
+			if s, ok := w.save(); ok && !still && len(k.saved) < usertoken.MaxProviders {
+				k.saved[name] = s // its workload may be back in a moment
 			}
 		}
 	}

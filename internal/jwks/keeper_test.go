@@ -292,6 +292,14 @@ func TestKeysOutliveTheAgent(t *testing.T) {
 	eventually(t, "the keys", func() bool { return k.has("k1") })
 	saved := k.Saved()
 	p.answer(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusServiceUnavailable) })
+	// Nor does a pause in which no workload needs them cost anything.
+	k.Need(nil)
+	eventually(t, "nothing is needed", func() bool { return len(k.Keys()) == 0 })
+	if got := k.Saved(); len(got) != 1 || got[0].Provider != "login" {
+		t.Errorf("saved in the pause: %v", got)
+	}
+	k.Need([]usertoken.Provider{p.provider()})
+	eventually(t, "the keys of before the pause", func() bool { return k.has("k1") })
 	life := func(change func(*usertoken.Provider), age time.Duration) *Keeper {
 		next, c := keep(t, p, func(k *Keeper) { k.Restore(saved) })
 		c.move(age)

@@ -42,6 +42,15 @@ func (w *worker) stop() {
 	<-w.done
 }
 
+// save is what is held.
+func (w *worker) save() (s Saved, ok bool) {
+	h := w.held.Load()
+	if h == nil {
+		return Saved{}, false
+	}
+	return Saved{Provider: w.name, URL: w.url, Keys: h.text, Fetched: h.fetched}, true
+}
+
 // restore takes keys of another life; it reports whether they count.
 func (w *worker) restore(s Saved) bool {
 	set, err := spiffe.ParseJWKSet(s.Keys)
@@ -91,7 +100,7 @@ func (w *worker) run(ctx context.Context) {
 				} else {
 					gap = min(2*gap, t.rarely)
 				}
-				next = w.k.cfg.Now().Add(gap)
+				next = now.Add(gap)
 			}
 		}
 		timer.Stop()

@@ -32,6 +32,7 @@ type EnforceRequest struct {
 	//	*EnforceRequest_Register
 	//	*EnforceRequest_Report
 	//	*EnforceRequest_Flows
+	//	*EnforceRequest_MissingKey
 	Message       isEnforceRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -119,6 +120,15 @@ func (x *EnforceRequest) GetFlows() *FlowReport {
 	return nil
 }
 
+func (x *EnforceRequest) GetMissingKey() *MissingKey {
+	if x != nil {
+		if x, ok := x.Message.(*EnforceRequest_MissingKey); ok {
+			return x.MissingKey
+		}
+	}
+	return nil
+}
+
 type isEnforceRequest_Message interface {
 	isEnforceRequest_Message()
 }
@@ -143,6 +153,10 @@ type EnforceRequest_Flows struct {
 	Flows *FlowReport `protobuf:"bytes,5,opt,name=flows,proto3,oneof"`
 }
 
+type EnforceRequest_MissingKey struct {
+	MissingKey *MissingKey `protobuf:"bytes,6,opt,name=missing_key,json=missingKey,proto3,oneof"`
+}
+
 func (*EnforceRequest_Open) isEnforceRequest_Message() {}
 
 func (*EnforceRequest_Ack) isEnforceRequest_Message() {}
@@ -152,6 +166,8 @@ func (*EnforceRequest_Register) isEnforceRequest_Message() {}
 func (*EnforceRequest_Report) isEnforceRequest_Message() {}
 
 func (*EnforceRequest_Flows) isEnforceRequest_Message() {}
+
+func (*EnforceRequest_MissingKey) isEnforceRequest_Message() {}
 
 type Open struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -378,12 +394,66 @@ func (x *Report) GetDecisions() []*Decision {
 	return nil
 }
 
+// MissingKey says that a user token names a key that its provider's set lacks.
+type MissingKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Provider      string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	KeyId         string                 `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissingKey) Reset() {
+	*x = MissingKey{}
+	mi := &file_kith_v1_enforcement_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingKey) ProtoMessage() {}
+
+func (x *MissingKey) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_enforcement_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingKey.ProtoReflect.Descriptor instead.
+func (*MissingKey) Descriptor() ([]byte, []int) {
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MissingKey) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *MissingKey) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
 type EnforceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
 	//
 	//	*EnforceResponse_Slice
 	//	*EnforceResponse_Directory
+	//	*EnforceResponse_Keys
 	Message       isEnforceResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -391,7 +461,7 @@ type EnforceResponse struct {
 
 func (x *EnforceResponse) Reset() {
 	*x = EnforceResponse{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[5]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -403,7 +473,7 @@ func (x *EnforceResponse) String() string {
 func (*EnforceResponse) ProtoMessage() {}
 
 func (x *EnforceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[5]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -416,7 +486,7 @@ func (x *EnforceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnforceResponse.ProtoReflect.Descriptor instead.
 func (*EnforceResponse) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{5}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EnforceResponse) GetMessage() isEnforceResponse_Message {
@@ -444,6 +514,15 @@ func (x *EnforceResponse) GetDirectory() *DirectoryView {
 	return nil
 }
 
+func (x *EnforceResponse) GetKeys() *ProviderKeys {
+	if x != nil {
+		if x, ok := x.Message.(*EnforceResponse_Keys); ok {
+			return x.Keys
+		}
+	}
+	return nil
+}
+
 type isEnforceResponse_Message interface {
 	isEnforceResponse_Message()
 }
@@ -456,9 +535,69 @@ type EnforceResponse_Directory struct {
 	Directory *DirectoryView `protobuf:"bytes,2,opt,name=directory,proto3,oneof"`
 }
 
+type EnforceResponse_Keys struct {
+	Keys *ProviderKeys `protobuf:"bytes,3,opt,name=keys,proto3,oneof"`
+}
+
 func (*EnforceResponse_Slice) isEnforceResponse_Message() {}
 
 func (*EnforceResponse_Directory) isEnforceResponse_Message() {}
+
+func (*EnforceResponse_Keys) isEnforceResponse_Message() {}
+
+// ProviderKeys are the keys of one provider of the slice that the agent has
+// fetched. They replace those sent before.
+type ProviderKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Provider      string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Jwks          []byte                 `protobuf:"bytes,2,opt,name=jwks,proto3" json:"jwks,omitempty"` // empty: none that count
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderKeys) Reset() {
+	*x = ProviderKeys{}
+	mi := &file_kith_v1_enforcement_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderKeys) ProtoMessage() {}
+
+func (x *ProviderKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_enforcement_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderKeys.ProtoReflect.Descriptor instead.
+func (*ProviderKeys) Descriptor() ([]byte, []int) {
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ProviderKeys) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *ProviderKeys) GetJwks() []byte {
+	if x != nil {
+		return x.Jwks
+	}
+	return nil
+}
 
 // Slice is the policy of the services the caller may answer for.
 type Slice struct {
@@ -472,13 +611,14 @@ type Slice struct {
 	Named         map[string]*Service    `protobuf:"bytes,7,rep,name=named,proto3" json:"named,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // services the rules name
 	Node          string                 `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"`
 	Dev           bool                   `protobuf:"varint,9,opt,name=dev,proto3" json:"dev,omitempty"`
+	Providers     []*Provider            `protobuf:"bytes,10,rep,name=providers,proto3" json:"providers,omitempty"` // of user tokens; only where a rule reads them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Slice) Reset() {
 	*x = Slice{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[6]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +630,7 @@ func (x *Slice) String() string {
 func (*Slice) ProtoMessage() {}
 
 func (x *Slice) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[6]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +643,7 @@ func (x *Slice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slice.ProtoReflect.Descriptor instead.
 func (*Slice) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{6}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Slice) GetRevision() uint64 {
@@ -569,6 +709,13 @@ func (x *Slice) GetDev() bool {
 	return false
 }
 
+func (x *Slice) GetProviders() []*Provider {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
 type DirectoryView struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       []*DirectoryEntry      `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // full state
@@ -578,7 +725,7 @@ type DirectoryView struct {
 
 func (x *DirectoryView) Reset() {
 	*x = DirectoryView{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[7]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +737,7 @@ func (x *DirectoryView) String() string {
 func (*DirectoryView) ProtoMessage() {}
 
 func (x *DirectoryView) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[7]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +750,7 @@ func (x *DirectoryView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryView.ProtoReflect.Descriptor instead.
 func (*DirectoryView) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{7}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DirectoryView) GetEntries() []*DirectoryEntry {
@@ -623,7 +770,7 @@ type ExplainIdentityRequest struct {
 
 func (x *ExplainIdentityRequest) Reset() {
 	*x = ExplainIdentityRequest{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[8]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +782,7 @@ func (x *ExplainIdentityRequest) String() string {
 func (*ExplainIdentityRequest) ProtoMessage() {}
 
 func (x *ExplainIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[8]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +795,7 @@ func (x *ExplainIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainIdentityRequest.ProtoReflect.Descriptor instead.
 func (*ExplainIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{8}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExplainIdentityRequest) GetPid() int32 {
@@ -676,7 +823,7 @@ type ExplainIdentityResponse struct {
 
 func (x *ExplainIdentityResponse) Reset() {
 	*x = ExplainIdentityResponse{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[9]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +835,7 @@ func (x *ExplainIdentityResponse) String() string {
 func (*ExplainIdentityResponse) ProtoMessage() {}
 
 func (x *ExplainIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[9]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +848,7 @@ func (x *ExplainIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainIdentityResponse.ProtoReflect.Descriptor instead.
 func (*ExplainIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExplainIdentityResponse) GetAttributes() map[string]string {
@@ -737,7 +884,7 @@ type RuleOutcome struct {
 
 func (x *RuleOutcome) Reset() {
 	*x = RuleOutcome{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[10]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +896,7 @@ func (x *RuleOutcome) String() string {
 func (*RuleOutcome) ProtoMessage() {}
 
 func (x *RuleOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[10]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +909,7 @@ func (x *RuleOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOutcome.ProtoReflect.Descriptor instead.
 func (*RuleOutcome) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RuleOutcome) GetRule() string {
@@ -801,7 +948,7 @@ type AgentStatusRequest struct {
 
 func (x *AgentStatusRequest) Reset() {
 	*x = AgentStatusRequest{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[11]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +960,7 @@ func (x *AgentStatusRequest) String() string {
 func (*AgentStatusRequest) ProtoMessage() {}
 
 func (x *AgentStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[11]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +973,7 @@ func (x *AgentStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatusRequest.ProtoReflect.Descriptor instead.
 func (*AgentStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{11}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{13}
 }
 
 type AgentStatus struct {
@@ -846,13 +993,14 @@ type AgentStatus struct {
 	LastError           string                 `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	OutageBudgetSeconds int64                  `protobuf:"varint,14,opt,name=outage_budget_seconds,json=outageBudgetSeconds,proto3" json:"outage_budget_seconds,omitempty"` // until the first SVID ends without the server
 	Dev                 bool                   `protobuf:"varint,15,opt,name=dev,proto3" json:"dev,omitempty"`
+	Providers           []*ProviderStatus      `protobuf:"bytes,16,rep,name=providers,proto3" json:"providers,omitempty"` // whose keys are fetched here
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1012,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1025,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{12}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AgentStatus) GetVersion() string {
@@ -985,17 +1133,103 @@ func (x *AgentStatus) GetDev() bool {
 	return false
 }
 
+func (x *AgentStatus) GetProviders() []*ProviderStatus {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
+// ProviderStatus is how the fetching of a provider's keys goes.
+type ProviderStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Keys          uint32                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`                                  // that count now
+	FetchedUnix   int64                  `protobuf:"varint,3,opt,name=fetched_unix,json=fetchedUnix,proto3" json:"fetched_unix,omitempty"` // 0: never
+	Error         string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`                                 // of the last fetch
+	Hint          string                 `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderStatus) Reset() {
+	*x = ProviderStatus{}
+	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderStatus) ProtoMessage() {}
+
+func (x *ProviderStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderStatus.ProtoReflect.Descriptor instead.
+func (*ProviderStatus) Descriptor() ([]byte, []int) {
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ProviderStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProviderStatus) GetKeys() uint32 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *ProviderStatus) GetFetchedUnix() int64 {
+	if x != nil {
+		return x.FetchedUnix
+	}
+	return 0
+}
+
+func (x *ProviderStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ProviderStatus) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
 var File_kith_v1_enforcement_proto protoreflect.FileDescriptor
 
 const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\n" +
-	"\x19kith/v1/enforcement.proto\x12\akith.v1\x1a\x12kith/v1/flow.proto\x1a\x14kith/v1/object.proto\"\xf1\x01\n" +
+	"\x19kith/v1/enforcement.proto\x12\akith.v1\x1a\x12kith/v1/flow.proto\x1a\x14kith/v1/object.proto\"\xa9\x02\n" +
 	"\x0eEnforceRequest\x12#\n" +
 	"\x04open\x18\x01 \x01(\v2\r.kith.v1.OpenH\x00R\x04open\x12&\n" +
 	"\x03ack\x18\x02 \x01(\v2\x12.kith.v1.PolicyAckH\x00R\x03ack\x12/\n" +
 	"\bregister\x18\x03 \x01(\v2\x11.kith.v1.RegisterH\x00R\bregister\x12)\n" +
 	"\x06report\x18\x04 \x01(\v2\x0f.kith.v1.ReportH\x00R\x06report\x12+\n" +
-	"\x05flows\x18\x05 \x01(\v2\x13.kith.v1.FlowReportH\x00R\x05flowsB\t\n" +
+	"\x05flows\x18\x05 \x01(\v2\x13.kith.v1.FlowReportH\x00R\x05flows\x126\n" +
+	"\vmissing_key\x18\x06 \x01(\v2\x13.kith.v1.MissingKeyH\x00R\n" +
+	"missingKeyB\t\n" +
 	"\amessage\"v\n" +
 	"\x04Open\x12\x0e\n" +
 	"\x02as\x18\x01 \x01(\tR\x02as\x12\x16\n" +
@@ -1010,11 +1244,19 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\"9\n" +
 	"\x06Report\x12/\n" +
-	"\tdecisions\x18\x01 \x03(\v2\x11.kith.v1.DecisionR\tdecisions\"|\n" +
+	"\tdecisions\x18\x01 \x03(\v2\x11.kith.v1.DecisionR\tdecisions\"?\n" +
+	"\n" +
+	"MissingKey\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\"\xa9\x01\n" +
 	"\x0fEnforceResponse\x12&\n" +
 	"\x05slice\x18\x01 \x01(\v2\x0e.kith.v1.SliceH\x00R\x05slice\x126\n" +
-	"\tdirectory\x18\x02 \x01(\v2\x16.kith.v1.DirectoryViewH\x00R\tdirectoryB\t\n" +
-	"\amessage\"\xe6\x02\n" +
+	"\tdirectory\x18\x02 \x01(\v2\x16.kith.v1.DirectoryViewH\x00R\tdirectory\x12+\n" +
+	"\x04keys\x18\x03 \x01(\v2\x15.kith.v1.ProviderKeysH\x00R\x04keysB\t\n" +
+	"\amessage\">\n" +
+	"\fProviderKeys\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x12\n" +
+	"\x04jwks\x18\x02 \x01(\fR\x04jwks\"\x97\x03\n" +
 	"\x05Slice\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06schema\x18\x02 \x01(\rR\x06schema\x12!\n" +
@@ -1024,7 +1266,9 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\x05rules\x18\x06 \x03(\v2\r.kith.v1.RuleR\x05rules\x12/\n" +
 	"\x05named\x18\a \x03(\v2\x19.kith.v1.Slice.NamedEntryR\x05named\x12\x12\n" +
 	"\x04node\x18\b \x01(\tR\x04node\x12\x10\n" +
-	"\x03dev\x18\t \x01(\bR\x03dev\x1aJ\n" +
+	"\x03dev\x18\t \x01(\bR\x03dev\x12/\n" +
+	"\tproviders\x18\n" +
+	" \x03(\v2\x11.kith.v1.ProviderR\tproviders\x1aJ\n" +
 	"\n" +
 	"NamedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12&\n" +
@@ -1053,7 +1297,7 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1b\n" +
 	"\tspiffe_id\x18\x04 \x01(\tR\bspiffeId\"\x14\n" +
-	"\x12AgentStatusRequest\"\x81\x04\n" +
+	"\x12AgentStatusRequest\"\xb8\x04\n" +
 	"\vAgentStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x12\n" +
@@ -1071,7 +1315,14 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\r \x01(\tR\tlastError\x122\n" +
 	"\x15outage_budget_seconds\x18\x0e \x01(\x03R\x13outageBudgetSeconds\x12\x10\n" +
-	"\x03dev\x18\x0f \x01(\bR\x03dev2O\n" +
+	"\x03dev\x18\x0f \x01(\bR\x03dev\x125\n" +
+	"\tproviders\x18\x10 \x03(\v2\x17.kith.v1.ProviderStatusR\tproviders\"\x85\x01\n" +
+	"\x0eProviderStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\rR\x04keys\x12!\n" +
+	"\ffetched_unix\x18\x03 \x01(\x03R\vfetchedUnix\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x12\n" +
+	"\x04hint\x18\x05 \x01(\tR\x04hint2O\n" +
 	"\vEnforcement\x12@\n" +
 	"\aEnforce\x12\x17.kith.v1.EnforceRequest\x1a\x18.kith.v1.EnforceResponse(\x010\x012\x97\x01\n" +
 	"\n" +
@@ -1091,58 +1342,66 @@ func file_kith_v1_enforcement_proto_rawDescGZIP() []byte {
 	return file_kith_v1_enforcement_proto_rawDescData
 }
 
-var file_kith_v1_enforcement_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_kith_v1_enforcement_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_kith_v1_enforcement_proto_goTypes = []any{
 	(*EnforceRequest)(nil),          // 0: kith.v1.EnforceRequest
 	(*Open)(nil),                    // 1: kith.v1.Open
 	(*PolicyAck)(nil),               // 2: kith.v1.PolicyAck
 	(*Register)(nil),                // 3: kith.v1.Register
 	(*Report)(nil),                  // 4: kith.v1.Report
-	(*EnforceResponse)(nil),         // 5: kith.v1.EnforceResponse
-	(*Slice)(nil),                   // 6: kith.v1.Slice
-	(*DirectoryView)(nil),           // 7: kith.v1.DirectoryView
-	(*ExplainIdentityRequest)(nil),  // 8: kith.v1.ExplainIdentityRequest
-	(*ExplainIdentityResponse)(nil), // 9: kith.v1.ExplainIdentityResponse
-	(*RuleOutcome)(nil),             // 10: kith.v1.RuleOutcome
-	(*AgentStatusRequest)(nil),      // 11: kith.v1.AgentStatusRequest
-	(*AgentStatus)(nil),             // 12: kith.v1.AgentStatus
-	nil,                             // 13: kith.v1.Slice.NamedEntry
-	nil,                             // 14: kith.v1.ExplainIdentityResponse.AttributesEntry
-	nil,                             // 15: kith.v1.ExplainIdentityResponse.ProvenanceEntry
-	(*FlowReport)(nil),              // 16: kith.v1.FlowReport
-	(*Decision)(nil),                // 17: kith.v1.Decision
-	(*Service)(nil),                 // 18: kith.v1.Service
-	(*Rule)(nil),                    // 19: kith.v1.Rule
-	(*DirectoryEntry)(nil),          // 20: kith.v1.DirectoryEntry
+	(*MissingKey)(nil),              // 5: kith.v1.MissingKey
+	(*EnforceResponse)(nil),         // 6: kith.v1.EnforceResponse
+	(*ProviderKeys)(nil),            // 7: kith.v1.ProviderKeys
+	(*Slice)(nil),                   // 8: kith.v1.Slice
+	(*DirectoryView)(nil),           // 9: kith.v1.DirectoryView
+	(*ExplainIdentityRequest)(nil),  // 10: kith.v1.ExplainIdentityRequest
+	(*ExplainIdentityResponse)(nil), // 11: kith.v1.ExplainIdentityResponse
+	(*RuleOutcome)(nil),             // 12: kith.v1.RuleOutcome
+	(*AgentStatusRequest)(nil),      // 13: kith.v1.AgentStatusRequest
+	(*AgentStatus)(nil),             // 14: kith.v1.AgentStatus
+	(*ProviderStatus)(nil),          // 15: kith.v1.ProviderStatus
+	nil,                             // 16: kith.v1.Slice.NamedEntry
+	nil,                             // 17: kith.v1.ExplainIdentityResponse.AttributesEntry
+	nil,                             // 18: kith.v1.ExplainIdentityResponse.ProvenanceEntry
+	(*FlowReport)(nil),              // 19: kith.v1.FlowReport
+	(*Decision)(nil),                // 20: kith.v1.Decision
+	(*Service)(nil),                 // 21: kith.v1.Service
+	(*Rule)(nil),                    // 22: kith.v1.Rule
+	(*Provider)(nil),                // 23: kith.v1.Provider
+	(*DirectoryEntry)(nil),          // 24: kith.v1.DirectoryEntry
 }
 var file_kith_v1_enforcement_proto_depIdxs = []int32{
 	1,  // 0: kith.v1.EnforceRequest.open:type_name -> kith.v1.Open
 	2,  // 1: kith.v1.EnforceRequest.ack:type_name -> kith.v1.PolicyAck
 	3,  // 2: kith.v1.EnforceRequest.register:type_name -> kith.v1.Register
 	4,  // 3: kith.v1.EnforceRequest.report:type_name -> kith.v1.Report
-	16, // 4: kith.v1.EnforceRequest.flows:type_name -> kith.v1.FlowReport
-	17, // 5: kith.v1.Report.decisions:type_name -> kith.v1.Decision
-	6,  // 6: kith.v1.EnforceResponse.slice:type_name -> kith.v1.Slice
-	7,  // 7: kith.v1.EnforceResponse.directory:type_name -> kith.v1.DirectoryView
-	18, // 8: kith.v1.Slice.services:type_name -> kith.v1.Service
-	19, // 9: kith.v1.Slice.rules:type_name -> kith.v1.Rule
-	13, // 10: kith.v1.Slice.named:type_name -> kith.v1.Slice.NamedEntry
-	20, // 11: kith.v1.DirectoryView.entries:type_name -> kith.v1.DirectoryEntry
-	14, // 12: kith.v1.ExplainIdentityResponse.attributes:type_name -> kith.v1.ExplainIdentityResponse.AttributesEntry
-	15, // 13: kith.v1.ExplainIdentityResponse.provenance:type_name -> kith.v1.ExplainIdentityResponse.ProvenanceEntry
-	10, // 14: kith.v1.ExplainIdentityResponse.rules:type_name -> kith.v1.RuleOutcome
-	18, // 15: kith.v1.Slice.NamedEntry.value:type_name -> kith.v1.Service
-	0,  // 16: kith.v1.Enforcement.Enforce:input_type -> kith.v1.EnforceRequest
-	8,  // 17: kith.v1.Inspection.Explain:input_type -> kith.v1.ExplainIdentityRequest
-	11, // 18: kith.v1.Inspection.Status:input_type -> kith.v1.AgentStatusRequest
-	5,  // 19: kith.v1.Enforcement.Enforce:output_type -> kith.v1.EnforceResponse
-	9,  // 20: kith.v1.Inspection.Explain:output_type -> kith.v1.ExplainIdentityResponse
-	12, // 21: kith.v1.Inspection.Status:output_type -> kith.v1.AgentStatus
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	19, // 4: kith.v1.EnforceRequest.flows:type_name -> kith.v1.FlowReport
+	5,  // 5: kith.v1.EnforceRequest.missing_key:type_name -> kith.v1.MissingKey
+	20, // 6: kith.v1.Report.decisions:type_name -> kith.v1.Decision
+	8,  // 7: kith.v1.EnforceResponse.slice:type_name -> kith.v1.Slice
+	9,  // 8: kith.v1.EnforceResponse.directory:type_name -> kith.v1.DirectoryView
+	7,  // 9: kith.v1.EnforceResponse.keys:type_name -> kith.v1.ProviderKeys
+	21, // 10: kith.v1.Slice.services:type_name -> kith.v1.Service
+	22, // 11: kith.v1.Slice.rules:type_name -> kith.v1.Rule
+	16, // 12: kith.v1.Slice.named:type_name -> kith.v1.Slice.NamedEntry
+	23, // 13: kith.v1.Slice.providers:type_name -> kith.v1.Provider
+	24, // 14: kith.v1.DirectoryView.entries:type_name -> kith.v1.DirectoryEntry
+	17, // 15: kith.v1.ExplainIdentityResponse.attributes:type_name -> kith.v1.ExplainIdentityResponse.AttributesEntry
+	18, // 16: kith.v1.ExplainIdentityResponse.provenance:type_name -> kith.v1.ExplainIdentityResponse.ProvenanceEntry
+	12, // 17: kith.v1.ExplainIdentityResponse.rules:type_name -> kith.v1.RuleOutcome
+	15, // 18: kith.v1.AgentStatus.providers:type_name -> kith.v1.ProviderStatus
+	21, // 19: kith.v1.Slice.NamedEntry.value:type_name -> kith.v1.Service
+	0,  // 20: kith.v1.Enforcement.Enforce:input_type -> kith.v1.EnforceRequest
+	10, // 21: kith.v1.Inspection.Explain:input_type -> kith.v1.ExplainIdentityRequest
+	13, // 22: kith.v1.Inspection.Status:input_type -> kith.v1.AgentStatusRequest
+	6,  // 23: kith.v1.Enforcement.Enforce:output_type -> kith.v1.EnforceResponse
+	11, // 24: kith.v1.Inspection.Explain:output_type -> kith.v1.ExplainIdentityResponse
+	14, // 25: kith.v1.Inspection.Status:output_type -> kith.v1.AgentStatus
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_enforcement_proto_init() }
@@ -1158,10 +1417,12 @@ func file_kith_v1_enforcement_proto_init() {
 		(*EnforceRequest_Register)(nil),
 		(*EnforceRequest_Report)(nil),
 		(*EnforceRequest_Flows)(nil),
+		(*EnforceRequest_MissingKey)(nil),
 	}
-	file_kith_v1_enforcement_proto_msgTypes[5].OneofWrappers = []any{
+	file_kith_v1_enforcement_proto_msgTypes[6].OneofWrappers = []any{
 		(*EnforceResponse_Slice)(nil),
 		(*EnforceResponse_Directory)(nil),
+		(*EnforceResponse_Keys)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1169,7 +1430,7 @@ func file_kith_v1_enforcement_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_enforcement_proto_rawDesc), len(file_kith_v1_enforcement_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

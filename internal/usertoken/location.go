@@ -100,11 +100,20 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-// Carrier is the part of a request that tokens may stand in: headers by their
-// canonical names, and the query as it was sent.
+// Carrier is the part of a request that tokens may stand in.
 type Carrier struct {
-	Header map[string][]string
-	Query  string
+	// Headers gives the values of a header by its canonical name, in the order they
+	// came, as an http.Header does; nil if there are none.
+	Headers interface{ Values(name string) []string }
+	// Query is as it was sent, without the question mark.
+	Query string
+}
+
+func (c Carrier) values(name string) []string {
+	if c.Headers == nil {
+		return nil
+	}
+	return c.Headers.Values(name)
 }
 
 var errTwo = errors.New("the request carries more than one token")
@@ -115,11 +124,11 @@ var errTwo = errors.New("the request carries more than one token")
 func (c Carrier) find(l location) (string, error) {
 	switch l.kind {
 	case inBearer:
-		return findBearer(c.Header["Authorization"])
+		return findBearer(c.values("Authorization"))
 	case inHeader:
-		return single(c.Header[l.name], l)
+		return single(c.values(l.name), l)
 	case inCookie:
-		return single(cookies(c.Header["Cookie"], l.name), l)
+		return single(cookies(c.values("Cookie"), l.name), l)
 	default:
 		values, err := parameters(c.Query, l.name)
 		if err != nil {

@@ -128,26 +128,26 @@ func (s *Set) Find(c Carrier) (Found, error) {
 	return found, nil
 }
 
-// Token is a token that was good when it was checked.
+// Token is a token that was good when it was checked. It is immutable.
 type Token struct {
 	*spiffe.UserToken
 
 	Provider string
-	bound    []byte // the hash of the certificate it is bound to, if it is
+	// Claims are everything it says, numbers as json.Number. They are shared: who
+	// gets them changes nothing in them.
+	Claims map[string]any
+
+	bound []byte // the hash of the certificate it is bound to, if it is
 }
 
-// Keys are where Check gets a provider's keys from, nil for none.
-type Keys interface {
-	KeysOf(provider string) *spiffe.JWKSet
-}
+// errNoKeys says that the keys of a token's provider are not here.
+var errNoKeys = errors.New("the provider's keys are not known here")
 
-// ErrNoKeys says that the keys of a token's provider are not here.
-var ErrNoKeys = errors.New("the provider's keys are not known here")
+// errNotTheirs says that somebody shows a token that is bound to another.
+var errNotTheirs = errors.New("the token is bound to another certificate than the caller's")
 
-// Check reads a token and checks it by the provider it says it is of. What it
-// returns holds until [spiffe.UserToken.Until], for a caller that [Token.BoundTo]
-// accepts.
-func (s *Set) Check(found Found, keys Keys, now time.Time) (*Token, error) {
+// check reads a token and checks it by the provider it says it is of.
+func (s *Set) check(found Found, keys map[string]*spiffe.JWKSet, now time.Time) (*Token, error) {
 	parsed, err := spiffe.ParseUserToken(found.Text)
 	if err != nil {
 		return nil, err
@@ -160,17 +160,17 @@ func (s *Set) Check(found Found, keys Keys, now time.Time) (*Token, error) {
 		return nil, fmt.Errorf("token of provider %s stands in %s", p.Name, found.at)
 	}
 	set := p.fixed
-	if set == nil && keys != nil {
-		set = keys.KeysOf(p.Name)
+	if set == nil {
+		set = keys[p.Name]
 	}
 	if set == nil {
-		return nil, fmt.Errorf("token of provider %s: %w", p.Name, ErrNoKeys)
+		return nil, fmt.Errorf("token of provider %s: %w", p.Name, errNoKeys)
 	}
 	err = parsed.Check(spiffe.UserTokenCheck{Issuer: p.Issuer, Audiences: p.Audiences, Algorithms: p.Algorithms, Keys: set, Now: now})
 	if err != nil {
 		return nil, &Refused{Provider: p.Name, KeyID: parsed.KeyID(), err: err}
 	}
-	t := &Token{UserToken: parsed, Provider: p.Name}
+	t := &Token{UserToken: parsed, Provider: p.Name, Claims: parsed.Claims()}
 	if t.bound, err = confirmation(parsed.Claim("cnf")); err != nil {
 		return nil, fmt.Errorf("token of provider %s: %w", p.Name, err)
 	}
@@ -213,8 +213,8 @@ func confirmation(cnf json.RawMessage) ([]byte, error) {
 	return hash, nil
 }
 
-// BoundTo says whether a caller with this leaf certificate may show the token
+// boundTo says whether a caller with this leaf certificate may show the token
 // (RFC 8705 3.1). One that is bound to nothing anybody may show who may call.
-func (t *Token) BoundTo(leaf [sha256.Size]byte) bool {
-	return t.bound == nil || string(t.bound) == string(leaf[:])
+func (t *Token) boundTo(leaf *[sha256.Size]byte) bool {
+	return t.bound == nil || leaf != nil && string(t.bound) == string(leaf[:])
 }

@@ -25,11 +25,6 @@ func provider(name, issuer string) usertoken.Provider {
 	return usertoken.Provider{Name: name, Issuer: issuer, Audiences: []string{"orders"}, URL: issuer + "/jwks"}
 }
 
-// keys are what was fetched of providers, by name.
-type keys map[string]*spiffe.JWKSet
-
-func (k keys) KeysOf(name string) *spiffe.JWKSet { return k[name] }
-
 func keysOf(t testing.TB, f *usertokentest.Forge) *spiffe.JWKSet {
 	t.Helper()
 	set, err := spiffe.ParseJWKSet([]byte(f.JWKS()))
@@ -54,7 +49,7 @@ func header(lines ...string) usertoken.Carrier {
 		name, value, _ := strings.Cut(line, ": ")
 		h.Add(name, value)
 	}
-	return usertoken.Carrier{Header: h}
+	return usertoken.Carrier{Headers: h}
 }
 
 func refused(t *testing.T, name string, err error, why string) {
@@ -64,26 +59,38 @@ func refused(t *testing.T, name string, err error, why string) {
 	}
 }
 
+// keys are what was fetched of providers, by name.
+type keys = map[string]*spiffe.JWKSet
+
+// checker checks by these providers and what was fetched of them.
+func checker(t testing.TB, known keys, providers ...usertoken.Provider) *usertoken.Checker {
+	t.Helper()
+	return usertoken.NewChecker(compile(t, providers...), known)
+}
+
+// shown is a request with a token where most have it.
+func shown(token string) usertoken.Carrier { return header("Authorization: Bearer " + token) }
+
 // Attack 44: a token of an issuer nobody named is no token, and neither is one
 // whose issuer has no keys here.
 func TestAttack44UnknownIssuer(t *testing.T) {
 	theirs, ours := usertokentest.New(t, other), usertokentest.New(t, login)
-	set := compile(t, provider("login", login))
 	known := keys{"login": keysOf(t, ours), "other": keysOf(t, theirs)}
-	_, err := set.Check(usertoken.Found{Text: theirs.Token(now(), nil)}, known, now())
+	check := checker(t, known, provider("login", login))
+	_, err := check.Check(shown(theirs.Token(now(), nil)), nil, now())
 	refused(t, "unknown issuer", err, "no provider's")
-	good := ours.Token(now(), nil)
-	_, err = set.Check(usertoken.Found{Text: good}, keys{}, now())
-	if !errors.Is(err, usertoken.ErrNoKeys) {
-		t.Errorf("without keys: %v", err)
+	good := shown(ours.Token(now(), nil))
+	for name, without := range map[string]keys{"other keys": {"other": known["other"]}, "no keys": nil} {
+		_, err = checker(t, without, provider("login", login)).Check(good, nil, now())
+		refused(t, name, err, "keys are not known here")
 	}
-	_, err = set.Check(usertoken.Found{Text: good}, nil, now())
-	if !errors.Is(err, usertoken.ErrNoKeys) {
-		t.Errorf("without anybody to ask for keys: %v", err)
-	}
-	token, err := set.Check(usertoken.Found{Text: good}, known, now())
-	if err != nil || token.Provider != "login" || token.Subject != "alice" {
+	token, err := check.Check(good, nil, now())
+	if err != nil || token.Provider != "login" || token.Claims["sub"] != "alice" {
 		t.Errorf("with its keys: %v, %v", token, err)
+	}
+	var nobody *usertoken.Checker
+	if token, err := nobody.Check(good, nil, now()); token != nil || err != nil || nobody.Providers().Len() != 0 {
+		t.Errorf("without providers: %v, %v", token, err)
 	}
 }
 
@@ -91,16 +98,14 @@ func TestAttack44UnknownIssuer(t *testing.T) {
 // the token says and however the kids collide.
 func TestAttack45KeysOfAnotherProvider(t *testing.T) {
 	ours, theirs := usertokentest.New(t, login), usertokentest.New(t, other) // both have a key k1
-	set := compile(t, provider("login", login), provider("other", other))
-	known := keys{"login": keysOf(t, ours), "other": keysOf(t, theirs)}
-	forged := theirs.Token(now(), map[string]any{"iss": login})
-	_, err := set.Check(usertoken.Found{Text: forged}, known, now())
+	check := checker(t, keys{"login": keysOf(t, ours), "other": keysOf(t, theirs)}, provider("login", login), provider("other", other))
+	_, err := check.Check(shown(theirs.Token(now(), map[string]any{"iss": login})), nil, now())
 	refused(t, "issuer of one, key of the other", err, "not that of")
-	_, err = set.Check(usertoken.Found{Text: ours.Token(now(), map[string]any{"iss": login + "/"})}, known, now())
+	_, err = check.Check(shown(ours.Token(now(), map[string]any{"iss": login + "/"})), nil, now())
 	refused(t, "a slash behind the issuer", err, "no provider's")
 	// A new key is told from a forged one, so that it can be asked for.
 	ours.Rotate("k2")
-	_, err = set.Check(usertoken.Found{Text: ours.Token(now(), nil)}, known, now())
+	_, err = check.Check(shown(ours.Token(now(), nil)), nil, now())
 	var why *usertoken.Refused
 	if !errors.As(err, &why) || !errors.Is(err, spiffe.ErrUnknownKey) || why.Provider != "login" || why.KeyID != "k2" {
 		t.Errorf("new key: %v", err)
@@ -172,19 +177,14 @@ func TestAttack47TokenInAnotherProvidersPlace(t *testing.T) {
 	ours := usertokentest.New(t, login)
 	a, b := provider("login", login), provider("other", other)
 	b.Locations = []string{"header X-Other"}
-	set := compile(t, a, b)
-	found, err := set.Find(header("X-Other: " + ours.Token(now(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = set.Check(found, keys{"login": keysOf(t, ours)}, now())
+	_, err := checker(t, keys{"login": keysOf(t, ours)}, a, b).Check(header("X-Other: "+ours.Token(now(), nil)), nil, now())
 	refused(t, "login's token where other's stand", err, "stands in header X-Other")
 }
 
 // Attack 48: the audiences are the provider's, the times those of now.
 func TestAttack48AudienceAndTimeOfTheProvider(t *testing.T) {
 	ours := usertokentest.New(t, login)
-	set, known := compile(t, provider("login", login)), keys{"login": keysOf(t, ours)}
+	check := checker(t, keys{"login": keysOf(t, ours)}, provider("login", login))
 	for name, c := range map[string]struct {
 		claims map[string]any
 		at     time.Time
@@ -193,7 +193,7 @@ func TestAttack48AudienceAndTimeOfTheProvider(t *testing.T) {
 		"for another": {map[string]any{"aud": "billing"}, now(), "not for"}, "no audience": {map[string]any{"aud": nil}, now(), "aud"},
 		"ended": {nil, now().Add(6 * time.Minute), "ended at"}, "to come": {nil, now().Add(-2 * time.Minute), "to come"},
 	} {
-		_, err := set.Check(usertoken.Found{Text: ours.Token(now(), c.claims)}, known, c.at)
+		_, err := check.Check(shown(ours.Token(now(), c.claims)), nil, c.at)
 		refused(t, name, err, c.why)
 	}
 }
@@ -207,25 +207,56 @@ func TestAttack53TokenReplay(t *testing.T) {
 		return map[string]any{"cnf": map[string]any{"x5t#S256": base64.RawURLEncoding.EncodeToString(hash[:])}}
 	}
 	p := provider("login", login)
-	set, known := compile(t, p), keys{"login": keysOf(t, ours)}
-	token, err := set.Check(usertoken.Found{Text: ours.Token(now(), bind(leaf))}, known, now())
-	if err != nil || !token.BoundTo(leaf) || token.BoundTo(thief) {
-		t.Errorf("bound token: %v", err)
+	known := keys{"login": keysOf(t, ours)}
+	check := checker(t, known, p)
+	bound := shown(ours.Token(now(), bind(leaf)))
+	for round := range 2 { // the second time it is remembered
+		if token, err := check.Check(bound, &leaf, now()); err != nil || token.Subject != "alice" {
+			t.Errorf("round %d: its owner: %v", round, err)
+		}
+		_, err := check.Check(bound, &thief, now())
+		refused(t, "a thief", err, "bound to another certificate")
+		_, err = check.Check(bound, nil, now())
+		refused(t, "nobody", err, "bound to another certificate")
 	}
-	free := usertoken.Found{Text: ours.Token(now(), nil)}
-	if token, err = set.Check(free, known, now()); err != nil || !token.BoundTo(thief) {
+	free := shown(ours.Token(now(), nil))
+	if _, err := check.Check(free, &thief, now()); err != nil {
 		t.Errorf("unbound token: %v", err)
 	}
 	for name, cnf := range map[string]any{
 		"DPoP key": map[string]any{"jkt": "abc"}, "key": map[string]any{"jwk": map[string]any{}}, "two": map[string]any{"x5t#S256": "abc", "jkt": "abc"},
 		"empty": map[string]any{}, "text": "abc", "malformed": map[string]any{"x5t#S256": "abc"}, "number": map[string]any{"x5t#S256": 1},
 	} {
-		_, err := set.Check(usertoken.Found{Text: ours.Token(now(), map[string]any{"cnf": cnf})}, known, now())
+		_, err := check.Check(shown(ours.Token(now(), map[string]any{"cnf": cnf})), &leaf, now())
 		refused(t, name, err, "bound")
 	}
 	p.Bound = true
-	_, err = compile(t, p).Check(free, known, now())
+	_, err := checker(t, known, p).Check(free, &leaf, now())
 	refused(t, "unbound where it must be bound", err, "not bound to a certificate")
+}
+
+// A token that was good is looked at again when its time is over, and never
+// where it was not found.
+func TestRememberedTokensEnd(t *testing.T) {
+	ours := usertokentest.New(t, login)
+	p := provider("login", login)
+	p.Locations = []string{"bearer"}
+	q := provider("other", other)
+	q.Locations = []string{"header X-Other"}
+	check := checker(t, keys{"login": keysOf(t, ours)}, p, q)
+	token := ours.Token(now(), nil)
+	if _, err := check.Check(shown(token), nil, now()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := check.Check(header("X-Other: "+token), nil, now())
+	refused(t, "elsewhere", err, "stands in header X-Other")
+	for i := range 1200 {
+		if _, err := check.Check(shown(ours.Token(now(), map[string]any{"n": i})), nil, now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = check.Check(shown(token), nil, now().Add(6*time.Minute))
+	refused(t, "later", err, "ended at")
 }
 
 // Keys that are given with the provider need nobody who fetches them.
@@ -233,7 +264,7 @@ func TestInlineKeys(t *testing.T) {
 	ours := usertokentest.New(t, login)
 	p := provider("login", login)
 	p.URL, p.Keys = "", ours.JWKS()
-	if _, err := compile(t, p).Check(usertoken.Found{Text: ours.Token(now(), nil)}, nil, now()); err != nil {
+	if _, err := checker(t, nil, p).Check(shown(ours.Token(now(), nil)), nil, now()); err != nil {
 		t.Error(err)
 	}
 }
@@ -252,7 +283,8 @@ func FuzzFind(f *testing.F) {
 		p := provider("login", login)
 		p.Locations = []string{"bearer", "cookie session", "query access_token"}
 		set := compile(t, p)
-		c := usertoken.Carrier{Header: map[string][]string{"Authorization": {authorization}, "Cookie": {cookie}}, Query: query}
+		h := http.Header{"Authorization": {authorization}, "Cookie": {cookie}}
+		c := usertoken.Carrier{Headers: h, Query: query}
 		found, err := set.Find(c)
 		if err != nil || found.Text == "" {
 			return
@@ -260,7 +292,7 @@ func FuzzFind(f *testing.F) {
 		if strings.ContainsAny(found.Text, " \t,;&=%\"") {
 			t.Fatalf("found %q", found.Text)
 		}
-		c.Header["Authorization"] = append(c.Header["Authorization"], authorization)
+		h.Add("Authorization", authorization)
 		if again, err := set.Find(c); err == nil {
 			t.Fatalf("with two Authorization headers %q is found", again.Text)
 		}

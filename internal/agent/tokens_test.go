@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/usertoken"
+	"github.com/kith-id/kith/internal/usertoken/usertokentest"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// login is a provider whose keys are on this host.
+type login struct {
+	*usertokentest.Forge
+
+	url  string
+	host string
+	down atomic.Bool
+}
+
+func newLogin(t *testing.T) *login {
+	t.Helper()
+	l := &login{Forge: usertokentest.New(t, "https://login.example")}
+	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		if l.down.Load() {
+			rw.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(rw, l.JWKS())
+	}))
+	t.Cleanup(web.Close)
+	l.url, l.host = web.URL, strings.TrimPrefix(web.URL, "http://")
+	return l
+}
+
+func (l *login) object(services ...string) *pb.Object {
+	p := usertoken.Provider{Name: "login", Issuer: l.Issuer, Audiences: []string{"orders"}, URL: l.url, Services: services}
+	return &pb.Object{Kind: &pb.Object_Provider{Provider: p.PB()}}
+}
+
+// readers is a rule to a service that reads tokens.
+func readers(name, to string) *pb.Object {
+	r := policy.Rule{Name: name, From: []string{"web"}, To: to, Allow: []string{"GET /{**}"}, When: `jwt.sub == "alice"`}
+	return &pb.Object{Kind: &pb.Object_Rule{Rule: r.PB()}}
+}
+
+// keys reads until the next keys of a provider.
+func (p *attached) keys() *pb.ProviderKeys {
+	p.t.Helper()
+	for {
+		m, err := p.stream.Recv()
+		if err != nil {
+			p.t.Fatalf("waiting for keys: %v", err)
+		}
+		if k := m.GetKeys(); k != nil {
+			return k
+		}
+	}
+}
+
+func (p *attached) wantKeys(what string, kids ...string) {
+	p.t.Helper()
+	m := p.keys()
+	set, err := spiffe.ParseJWKSet(m.GetJwks())
+	if err != nil || m.GetProvider() != "login" || set.Len() != len(kids) {
+		p.t.Fatalf("%s: keys %s of %q: %v", what, m.GetJwks(), m.GetProvider(), err)
+	}
+	for _, kid := range kids {
+		if !set.Has(kid) {
+			p.t.Errorf("%s: no %s", what, kid)
+		}
+	}
+}
+
+// The agent fetches keys once for all of its points, and again when a token names
+// one that is new.
+func TestKeysOfProvidersReachThePoints(t *testing.T) {
+	l, s := newLogin(t), newServer(t)
+	s.state.Objects = append(s.state.Objects, l.object(), readers("users", "orders"))
+	n := newNode(t, s)
+	n.cfg.KeyHosts = []string{l.host}
+	n.start()
+	orders := n.attach(&pb.Open{As: "orders", Serves: true})
+	if got := orders.slice().GetProviders(); len(got) != 1 || got[0].GetName() != "login" {
+		t.Fatalf("providers of the slice: %v", got)
+	}
+	orders.wantKeys("at first", "k1")
+	l.Rotate("k2")
+	orders.send(&pb.EnforceRequest{Message: &pb.EnforceRequest_MissingKey{MissingKey: &pb.MissingKey{Provider: "login", KeyId: "k2"}}})
+	orders.wantKeys("after a token that names a new one", "k1", "k2")
+	status := n.agent.status().GetProviders()
+	if len(status) != 1 || status[0].GetKeys() != 2 || status[0].GetError() != "" || status[0].GetFetchedUnix() == 0 {
+		t.Errorf("status: %v", status)
+	}
+}
+
+// Nobody fetches keys that no rule of a service here needs.
+func TestKeysThatNobodyNeedsAreNotFetched(t *testing.T) {
+	l, s := newLogin(t), newServer(t)
+	s.state.Objects = append(s.state.Objects, l.object("web"), readers("users", "orders"))
+	n := newNode(t, s)
+	n.cfg.KeyHosts = []string{l.host}
+	n.start()
+	for _, service := range []string{"orders", "web"} { // a provider of another service; a service whose rules read none
+		n.people.be(int32(100+len(service)), 1000)
+		if got := n.attach(&pb.Open{As: service, Serves: true}).slice().GetProviders(); len(got) > 0 {
+			t.Errorf("providers of %s: %v", service, got)
+		}
+	}
+	if got := n.agent.status().GetProviders(); len(got) > 0 {
+		t.Errorf("fetched for nobody: %v", got)
+	}
+}
+
+// Keys outlive a restart of the agent while their provider is away.
+func TestKeysOutliveARestartOfTheAgent(t *testing.T) {
+	l, s := newLogin(t), newServer(t)
+	s.state.Objects = append(s.state.Objects, l.object(), readers("users", "orders"))
+	n := newNode(t, s)
+	n.cfg.KeyHosts = []string{l.host}
+	n.start()
+	n.attach(&pb.Open{As: "orders", Serves: true}).wantKeys("before", "k1")
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	l.down.Store(true)
+	n.start()
+	n.attach(&pb.Open{As: "orders", Serves: true}).wantKeys("after", "k1")
+}
+
+// A provider of a newer schema goes to the points as it is, which refuse it.
+func TestProviderOfANewerSchemaIsPassedOn(t *testing.T) {
+	l, s := newLogin(t), newServer(t)
+	newer := l.object()
+	newer.GetProvider().ProtoReflect().SetUnknown([]byte{0xa0, 0x06, 0x01})
+	s.state.Objects = append(s.state.Objects, newer, readers("users", "orders"))
+	n := newNode(t, s)
+	n.start()
+	got := n.attach(&pb.Open{As: "orders", Serves: true}).slice().GetProviders()
+	if len(got) != 1 || len(got[0].ProtoReflect().GetUnknown()) == 0 {
+		t.Errorf("providers of the slice: %v", got)
+	}
+	if _, faults, _ := n.agent.points.settled(); !strings.Contains(strings.Join(faults, "\n"), "provider login") {
+		t.Errorf("the server is not told: %q", faults)
+	}
+}
