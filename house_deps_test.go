@@ -39,7 +39,7 @@ func dependencies() []dependency {
 		{"go.etcd.io/etcd/server/v3", []string{"internal/store"}, "the store's engine, in the child process"},
 		{"go.uber.org/zap", []string{"internal/store"}, "etcd's logger, bridged to ours"},
 		{"cel.dev/cel-go", []string{"internal/registry", "internal/policy"}, "requirements of node and identity rules, conditions of rules"},
-		{"go.yaml.in/yaml/v3", []string{"internal/config", "cmd/kith"}, "files, and -o yaml"},
+		{"go.yaml.in/yaml/v3", []string{"internal/config", "internal/adopt", "cmd/kith"}, "files, and -o yaml"},
 		{"github.com/prometheus/client_golang", append(programs, "internal/obs", "internal/audit", "internal/policy"), "metrics, made beside what they measure"},
 		{"golang.org/x/sys", append(programs, "."), "pidfd, peer credentials, sock_diag, file locks"},
 		{"golang.org/x/net", []string{".", "internal/proxy"}, "HTTP/2 over connections we made ourselves"},

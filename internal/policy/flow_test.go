@@ -220,3 +220,32 @@ func stated(suggested []policy.Suggestion, flows []policy.Flow, probe string) bo
 	}
 	return false
 }
+
+// What flows do not keep cannot be replayed: a condition counts as it came out
+// when it was recorded, as long as it stays the same.
+func TestReplayOfConditionsIsHonest(t *testing.T) {
+	web := spiffeID(t, "spiffe://acme.example/vms/web")
+	rule := policy.Rule{Name: "r", From: []string{"web"}, To: "orders", Allow: []string{"GET /v1"}, When: `request.headers["tier"] == "gold"`}
+	plain, other := rule, rule
+	plain.When, other.When = "", `request.headers["tier"] == "silver"`
+	flow := policy.Flow{
+		From: web, To: "orders", Protocol: policy.HTTP, Method: "GET", Template: "/v1", Count: 1, Samples: []string{"/v1"},
+		Effect: policy.Allow, Rule: "r", Reason: policy.AllowRule,
+	}
+	for name, c := range map[string]struct {
+		before, after []policy.Rule
+		same          bool
+		flips, unsure bool
+	}{
+		"the condition stays":       {before: []policy.Rule{rule}, after: []policy.Rule{rule}, same: true},
+		"another condition":         {before: []policy.Rule{rule}, after: []policy.Rule{other}, flips: true, unsure: true},
+		"a new condition":           {before: []policy.Rule{plain}, after: []policy.Rule{rule}, flips: true, unsure: true},
+		"the condition goes":        {before: []policy.Rule{rule}, after: []policy.Rule{plain}},
+		"the conditional rule goes": {before: []policy.Rule{rule}, flips: true},
+	} {
+		got := policy.Replay(table(t, flowSet(c.before...)), table(t, flowSet(c.after...)), func(string) bool { return c.same }, []policy.Flow{flow})
+		if len(got) > 0 != c.flips || c.flips && got[0].Unsure != c.unsure {
+			t.Errorf("%s: got %+v, want a flip: %v, unsure: %v", name, got, c.flips, c.unsure)
+		}
+	}
+}

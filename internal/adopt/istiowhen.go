@@ -1,0 +1,84 @@
+package adopt
+
+import (
+	"fmt"
+	"strings"
+)
+
+// istioWhen reads conditions. In an ALLOW what is missing matches no value; in a
+// DENY as well, which has to be said here, where a deny holds if it cannot know.
+func (b *book) istioWhen(list []*node, deny bool) (out []string, why string) {
+	for _, c := range list {
+		key := c.get("key").text()
+		if unknown := c.unknown("key", "values", "notValues"); unknown != "" {
+			return nil, "when." + unknown + " is not read"
+		}
+		values, except := c.get("values").texts(), c.get("notValues").texts()
+		if len(values)+len(except) == 0 {
+			return nil, fmt.Sprintf("when %s has neither values nor notValues", key)
+		}
+		if len(values) > 0 {
+			condition, why := b.istioKey(key, values)
+			if why != "" {
+				return nil, why
+			}
+			out = append(out, condition)
+		}
+		if len(except) > 0 {
+			condition, why := b.istioKey(key, except)
+			if why != "" {
+				return nil, why
+			}
+			out = append(out, not(condition))
+		}
+	}
+	return out, ""
+}
+
+func (b *book) istioKey(key string, values []string) (condition, why string) {
+	if name, ok := strings.CutPrefix(key, "request.headers["); ok && strings.HasSuffix(name, "]") {
+		return matches("request.headers["+literal(strings.ToLower(strings.TrimSuffix(name, "]")))+"]", values, true), ""
+	}
+	switch key {
+	case "source.ip":
+		blocks, why := addressBlocks(values)
+		return "request.source_ip.within(" + literals(blocks) + ")", why
+	case "destination.port":
+		for _, v := range values {
+			if strings.Trim(v, "0123456789") != "" || v == "" {
+				return "", fmt.Sprintf("destination.port %q", v)
+			}
+		}
+		return "request.port in [" + strings.Join(values, ", ") + "]", ""
+	case "connection.sni":
+		return matches("request.sni", values, true), ""
+	case "source.namespace":
+		for _, v := range values {
+			if strings.Contains(v, "*") {
+				return "", fmt.Sprintf("source.namespace %q: list the namespaces", v)
+			}
+		}
+		place := b.inventory.place("{namespace}")
+		return fmt.Sprintf("size(peer.path) > %d && peer.path[%d] in %s", place, place, literals(values)), ""
+	case "source.principal":
+		ids := make([]string, 0, len(values))
+		for _, v := range values {
+			id, why := b.principal(v)
+			if why != "" || strings.Contains(id, "*") || id == "any" {
+				return "", fmt.Sprintf("source.principal %q: put it under from, or write it out", v)
+			}
+			if strings.HasPrefix(id, "/") {
+				id = "spiffe://" + b.inventory.TrustDomain + id
+			}
+			ids = append(ids, id)
+		}
+		return "peer.id in " + literals(ids), ""
+	}
+	switch {
+	case strings.HasPrefix(key, "request.auth."):
+		return "", key + " is of tokens of end users: say the claims in when:, as docs/jwt.md shows"
+	case key == "remote.ip":
+		return "", "remote.ip trusts forwarding headers: say which callers may forward, and request.source_ip in when:"
+	}
+	return "", fmt.Sprintf("when %s has no counterpart here", key)
+}
