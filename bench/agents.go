@@ -54,9 +54,7 @@ func agentsRole(ctx context.Context, args []string) error {
 	if len(args) != 2 {
 		return errors.New("agents SOCKET N")
 	}
-	// A thousand heaps in one: each alone is below the runtime's least of 4 MiB
-	// and is collected once in some hundred changes.
-	debug.SetGCPercent(400)
+	asAgents()
 	n, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
@@ -77,6 +75,11 @@ func agentsRole(ctx context.Context, args []string) error {
 	return nil
 }
 
+// asAgents sets this process up to be many small ones: a thousand heaps in one,
+// of which each alone is below the runtime's least of 4 MiB and is collected once
+// in some hundred changes.
+func asAgents() { debug.SetGCPercent(400) }
+
 func oneAgent(ctx context.Context, admin pb.AdminClient, i int) error {
 	added, err := admin.AddNode(ctx, &pb.AddNodeRequest{Name: fmt.Sprintf("n%d", i), Class: "vms"})
 	if err != nil {
@@ -96,7 +99,11 @@ func oneAgent(ctx context.Context, admin pb.AdminClient, i int) error {
 
 // dial connects from the agent's own address.
 func (a *simulated) dial(addr string, config *tls.Config) (*grpc.ClientConn, error) {
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: a.local}}
+	return dialFrom(a.local, addr, config)
+}
+
+func dialFrom(local net.IP, addr string, config *tls.Config) (*grpc.ClientConn, error) {
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: local}}
 	return grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }),
 		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true),
@@ -185,18 +192,24 @@ func (a *simulated) take(in *pb.Admitted) error {
 	return err
 }
 
-// connect opens the sync stream and returns when the whole state has come.
+// connect connects and returns when the whole state has come.
 func (a *simulated) connect(ctx context.Context, addr string) error {
 	conn, err := a.dial(addr, spiffe.ClientTLS(a, time.Now, isServer))
 	if err != nil {
 		return err
 	}
+	return follow(ctx, conn, a.hosts)
+}
+
+// follow opens the sync stream and acks what comes until it ends. It returns when
+// all has come that the server had.
+func follow(ctx context.Context, conn *grpc.ClientConn, hosts []string) error {
 	stream, err := pb.NewNodeClient(conn).Sync(ctx)
 	if err != nil {
 		return err
 	}
 	if err := stream.Send(&pb.SyncRequest{Message: &pb.SyncRequest_Hello{Hello: &pb.SyncHello{
-		Version: "bench", Interest: &pb.Interest{Number: 1, Services: a.hosts},
+		Version: "bench", Interest: &pb.Interest{Number: 1, Services: hosts},
 	}}}); err != nil {
 		return err
 	}

@@ -146,12 +146,15 @@ func (b *bench) scaled(d time.Duration) time.Duration {
 // roles are what this binary does when a section starts it as another process.
 func roles() map[string]func(context.Context, []string) error {
 	return map[string]func(context.Context, []string) error{
-		"engine":  engineRole,
-		"agents":  agentsRole,
-		"streams": streamsRole,
-		"first":   firstRole,
-		"backend": backendRole,
-		"bare":    bareRole,
-		"load":    loadRole,
+		"engine": engineRole,
+		"agents": agentsRole,
+		"alone":  aloneRole,
+
+		"alone-agents": aloneAgentsRole,
+		"streams":      streamsRole,
+		"first":        firstRole,
+		"backend":      backendRole,
+		"bare":         bareRole,
+		"load":         loadRole,
 	}
 }

@@ -52,16 +52,28 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 		return section{}, err
 	}
 	p := &pushing{domain: d, agents: agents}
-	all, err := p.change(ctx, changes, "orders", n)
+	floor, err := startFloor(ctx, d.dir, n)
 	if err != nil {
 		return section{}, err
+	}
+	defer floor.stop()
+	var all, bare pushed
+	for range changes / 10 {
+		err := all.add(p.change(ctx, 10, "orders", n))
+		if err == nil {
+			err = bare.add(floor.change(10, n))
+		}
+		if err != nil {
+			return section{}, err
+		}
 	}
 	after := memoryOf(d.server.pid())
 	some, err := p.change(ctx, changes, "cart", fewAgents)
 	if err != nil {
 		return section{}, err
 	}
-	idle, err := p.spent(func() error { wait(ctx, behind); return nil })
+	server, store := d.serverPIDs()
+	idle, err := measured(1, server, store, agents.pid(), func() error { wait(ctx, behind); return nil })
 	if err != nil {
 		return section{}, err
 	}
@@ -70,10 +82,12 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 		title: "Propagation",
 		intro: fmt.Sprintf("One rule is changed %d times, one change after the other, on a `kith server` with its store on disk and %s simulated agents: real joins, mutual TLS, streams and messages, in one other process on the same cores. "+
 			"Time is from the operator's call to its return, which is when the last agent that the change concerns has acked: the change is validated, audited and committed with fsync, pushed, read and acked in it. "+
-			"The worst case is a rule to a service with an enforcement point on every node. Of a service on %d nodes the others get changes later, together; what that takes in the %s after the last change is shown per change, idling included.",
+			"The worst case is a rule to a service with an enforcement point on every node. Of a service on %d nodes the others get changes later, together; what that takes in the %s after the last change is shown per change, idling included. "+
+			"gRPC alone is a server that sends the same message to as many agents over mutual TLS and counts their acks: no rule, no store, no audit.",
 			changes, grouped(int64(n)), fewAgents, behind),
 		figures: append(append(all.figures(fmt.Sprintf("all %s nodes", grouped(int64(n))), "SPIRE 2.7–6.9 s for what it has", "SPIRE 3.9–8.7 s"),
 			some.figures(fmt.Sprintf("%d of %s nodes", fewAgents, grouped(int64(n))), "", "")...),
+			times("CPU per change, all nodes, of that of gRPC alone", all.total(), bare.total(), 0, fmt.Sprintf("gRPC alone %s ms: server %s, agents %s", number(bare.total()), number(median(bare.server)), number(median(bare.agents)))),
 			plain("CPU for the other nodes, later, per change", late, "ms", "", ""),
 			plain("server's anonymous memory per agent", (after.Anonymous-before.Anonymous)*1024/float64(n), "KiB", "", "")),
 	}
@@ -96,35 +110,68 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 
 // change changes a rule to a service and wants acks of so many agents.
 func (p *pushing) change(ctx context.Context, changes int, to string, acks int) (pushed, error) {
-	var out pushed
-	for range changes {
+	server, store := p.serverPIDs()
+	return measured(changes, server, store, p.agents.pid(), func() error {
 		p.count++
-		one, err := p.spent(func() error {
-			result, err := p.admin.Apply(ctx, &pb.ApplyRequest{Put: []*pb.Object{ruleObject("to-"+to, "web", to, fmt.Sprintf("GET /v%d/{**}", p.count))}})
-			if err == nil && int(result.GetAcked()) != acks {
-				err = fmt.Errorf("%d of %d agents acked, %d should", result.GetAcked(), result.GetAffected(), acks)
-			}
-			return err
-		})
-		if err != nil {
+		result, err := p.admin.Apply(ctx, &pb.ApplyRequest{Put: []*pb.Object{ruleObject("to-"+to, "web", to, fmt.Sprintf("GET /v%d/{**}", p.count))}})
+		if err == nil && int(result.GetAcked()) != acks {
+			err = fmt.Errorf("%d of %d agents acked, %d should", result.GetAcked(), result.GetAffected(), acks)
+		}
+		return err
+	})
+}
+
+// floor is gRPC alone, with as many agents.
+type floor struct{ server, agents *helper }
+
+func startFloor(ctx context.Context, dir string, n int) (*floor, error) {
+	if err := makeCerts(dir); err != nil {
+		return nil, err
+	}
+	server, err := startHelper(ctx, 0, "alone", dir)
+	if err != nil {
+		return nil, err
+	}
+	var address string
+	if err := server.hear(&address); err != nil {
+		return nil, err
+	}
+	agents, err := startHelper(ctx, 0, "alone-agents", dir, address, fmt.Sprint(n))
+	if err != nil {
+		return nil, err
+	}
+	var connected int
+	return &floor{server, agents}, agents.hear(&connected)
+}
+
+func (f *floor) stop() { _, _ = f.agents.stop(), f.server.stop() }
+
+func (f *floor) change(changes, n int) (pushed, error) {
+	return measured(changes, []int{f.server.pid()}, nil, f.agents.pid(), func() error {
+		var acked int
+		return f.server.ask(&acked, "%d", n)
+	})
+}
+
+// measured does something so many times.
+func measured(times int, server, store []int, agents int, do func() error) (pushed, error) {
+	var out pushed
+	for range times {
+		c, st, a := cpuOf(server...), cpuOf(store...), cpuOf(agents)
+		began := time.Now()
+		if err := do(); err != nil {
 			return pushed{}, err
 		}
-		out.took, out.server = append(out.took, one.took...), append(out.server, one.server...)
-		out.store, out.agents = append(out.store, one.store...), append(out.agents, one.agents...)
+		out.took, out.server = append(out.took, ms(time.Since(began))), append(out.server, ms(cpuOf(server...)-c))
+		out.store, out.agents = append(out.store, ms(cpuOf(store...)-st)), append(out.agents, ms(cpuOf(agents)-a))
 	}
 	return out, nil
 }
 
-// spent measures one thing.
-func (p *pushing) spent(do func() error) (pushed, error) {
-	server, store := p.serverPIDs()
-	c, st, a := cpuOf(server...), cpuOf(store...), cpuOf(p.agents.pid())
-	began := time.Now()
-	err := do()
-	return pushed{
-		took: []float64{ms(time.Since(began))}, server: []float64{ms(cpuOf(server...) - c)},
-		store: []float64{ms(cpuOf(store...) - st)}, agents: []float64{ms(cpuOf(p.agents.pid()) - a)},
-	}, err
+func (p *pushed) add(more pushed, err error) error {
+	p.took, p.server = append(p.took, more.took...), append(p.server, more.server...)
+	p.store, p.agents = append(p.store, more.store...), append(p.agents, more.agents...)
+	return err
 }
 
 // total is the processor time of everybody, as medians.
