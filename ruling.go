@@ -32,7 +32,7 @@ func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
 		next = &ruling{revision: slice.GetRevision(), service: next.service, protocol: next.protocol, node: slice.GetNode(), dev: slice.GetDev()}
 		w.cfg.Log.Error("policy refused, everything is denied", "revision", slice.GetRevision(), "error", err)
 	}
-	w.policy.Store(next)
+	w.policy.Store(takeOver(w.policy.Load(), next))
 	cut := w.live.decideAgain(w)
 	w.first.policy()
 	w.cfg.Log.Debug("policy in force", "revision", next.revision, "service", next.service, "cut", cut)

@@ -116,7 +116,10 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 		return err
 	}
 	defer engine.Close()
-	cfg.Store, cfg.StoreHealth = engine, healthOf(engine)
+	if cfg.Store, err = storeFor(engine); err != nil {
+		return err
+	}
+	cfg.StoreHealth = healthOf(engine)
 	// 4. The server itself.
 	s, err := server.New(ctx, cfg)
 	if err != nil {

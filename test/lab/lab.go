@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -24,8 +26,8 @@ var Binary = sync.OnceValues(func() (string, error) {
 	return build()
 })
 
-// skewable is a kith whose clock KITH_TEST_CLOCK_OFFSET sets off.
-var skewable = sync.OnceValues(func() (string, error) { return build("-tags", "kithtest") })
+// testBuild is a kith whose clock can be set off and that can be given a fault.
+var testBuild = sync.OnceValues(func() (string, error) { return build("-tags", "kithtest") })
 
 func build(flags ...string) (string, error) {
 	dir, err := os.MkdirTemp("", "kith-bin")
@@ -58,10 +60,14 @@ func moduleRoot() (string, error) {
 // namespace, its network.
 type Host struct {
 	t     testing.TB
-	bin   string
 	Dir   string
 	NetNS string // "" is the network of the test itself
-	Env   []string
+
+	started atomic.Int64 // processes, for the names of their logs
+
+	mu  sync.Mutex
+	bin string   // guarded by mu
+	env []string // guarded by mu
 }
 
 // NewHost makes an empty host in this network. Directories are short, because
@@ -97,9 +103,9 @@ func NewHost(t testing.TB) *Host {
 		if low := strings.ToLower(name); strings.HasPrefix(low, "kith_") || strings.HasSuffix(low, "_proxy") || low == "spiffe_endpoint_socket" {
 			continue
 		}
-		h.Env = append(h.Env, kv)
+		h.env = append(h.env, kv)
 	}
-	h.Env = append(h.Env,
+	h.env = append(h.env,
 		"KITH_STATE_DIR="+filepath.Join(dir, "state"),
 		"KITH_RUN_DIR="+filepath.Join(dir, "run"),
 		"KITH_CONFIG="+filepath.Join(dir, "etc", "kith.yaml"),
@@ -110,12 +116,38 @@ func NewHost(t testing.TB) *Host {
 // SkewClock sets the clock of every kith started on this host from now on.
 func (h *Host) SkewClock(offset time.Duration) {
 	h.t.Helper()
-	bin, err := skewable()
+	h.TestBuild("KITH_TEST_CLOCK_OFFSET=" + offset.String())
+}
+
+// TestBuild makes every kith started on this host from now on one of the tag
+// kithtest, with these variables.
+func (h *Host) TestBuild(env ...string) {
+	h.t.Helper()
+	bin, err := testBuild()
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	h.mu.Lock()
 	h.bin = bin
-	h.Env = append(h.Env, "KITH_TEST_CLOCK_OFFSET="+offset.String())
+	h.mu.Unlock()
+	h.Setenv(env...)
+}
+
+// Setenv adds variables for what is started on this host from now on.
+func (h *Host) Setenv(env ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.env = append(h.env, env...) // of two of one name the last one counts
+}
+
+// program is the command line's program and environment as they are now.
+func (h *Host) program(name string) (string, []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if name == "kith" {
+		name = h.bin
+	}
+	return name, slices.Clone(h.env)
 }
 
 // AgentSocket is the host's Workload API address.
@@ -142,15 +174,13 @@ func (h *Host) WriteFile(name, text string) string {
 
 // Command is a command on this host; the kith binary for "kith".
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	if name == "kith" {
-		name = h.bin
-	}
+	name, env := h.program(name)
 	if h.NetNS != "" {
 		args = append([]string{"--net=/run/netns/" + h.NetNS, "--", name}, args...)
 		name = "nsenter"
 	}
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = h.Env
+	cmd.Env = env
 	cmd.Dir = h.Dir
 	return cmd
 }

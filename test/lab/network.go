@@ -2,7 +2,7 @@ package lab
 
 import (
 	"fmt"
-	"os"
+	"math/rand/v2"
 	"os/exec"
 	"strings"
 	"testing"
@@ -16,10 +16,10 @@ type Network struct {
 	hosts  int
 }
 
-// NewNetwork makes an empty network 10.<n>.0.0/24, all of it inside namespaces.
+// NewNetwork makes an empty network 10.99.0.0/24, all of it inside namespaces.
 func NewNetwork(t testing.TB) *Network {
 	t.Helper()
-	n := &Network{t: t, prefix: fmt.Sprintf("kl%d", os.Getpid()%100000)}
+	n := &Network{t: t, prefix: fmt.Sprintf("kl%06x", rand.Uint32()&0xffffff)}
 	n.ip("netns", "add", n.bridge())
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", n.bridge()).Run() })
 	n.in(n.bridge(), "ip", "link", "add", "br0", "type", "bridge")
@@ -38,9 +38,15 @@ func (n *Network) ip(args ...string) {
 
 func (n *Network) in(ns, name string, args ...string) {
 	n.t.Helper()
-	args = append([]string{"--net=/run/netns/" + ns, "--", name}, args...)
-	if out, err := exec.Command("nsenter", args...).CombinedOutput(); err != nil {
-		n.t.Fatalf("nsenter %s: %v: %s", strings.Join(args, " "), err, out)
+	n.feed(ns, "", name, args...)
+}
+
+func (n *Network) feed(ns, stdin, name string, args ...string) {
+	n.t.Helper()
+	cmd := exec.Command("nsenter", append([]string{"--net=/run/netns/" + ns, "--", name}, args...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		n.t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
 	}
 }
 
@@ -72,4 +78,42 @@ func (n *Network) cable(h *Host, state string) {
 	n.t.Helper()
 	port := "p" + strings.TrimPrefix(h.NetNS, n.prefix+"h")
 	n.in(n.bridge(), "ip", "link", "set", port, state)
+}
+
+// Way is the direction in which packets are lost.
+type Way string
+
+// The ways in which a host can be cut off.
+const (
+	BothWays Way = "both ways"
+	Inbound  Way = "inbound"  // the host is not reached, and what it sends arrives
+	Outbound Way = "outbound" // what it sends is lost
+)
+
+// Partition drops packets between the host and the peers' addresses, or all of
+// them when none are named, until Heal. Unlike a cable that is cut, nobody is
+// told.
+func (n *Network) Partition(h *Host, way Way, peers ...string) {
+	n.t.Helper()
+	from, to := "", ""
+	if len(peers) > 0 {
+		list := "{ " + strings.Join(peers, ", ") + " }"
+		from, to = "ip saddr "+list, "ip daddr "+list
+	}
+	var rules strings.Builder
+	rules.WriteString("table inet kithlab\ndelete table inet kithlab\ntable inet kithlab {\n")
+	if way != Outbound {
+		fmt.Fprintf(&rules, "chain in { type filter hook input priority 0; iifname eth0 %s drop; }\n", from)
+	}
+	if way != Inbound {
+		fmt.Fprintf(&rules, "chain out { type filter hook output priority 0; oifname eth0 %s drop; }\n", to)
+	}
+	rules.WriteString("}\n")
+	n.feed(h.NetNS, rules.String(), "nft", "-f", "-")
+}
+
+// Heal ends the partition of a host.
+func (n *Network) Heal(h *Host) {
+	n.t.Helper()
+	n.feed(h.NetNS, "table inet kithlab\ndelete table inet kithlab\n", "nft", "-f", "-")
 }

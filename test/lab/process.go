@@ -1,81 +1,128 @@
 package lab
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// Process is a long-running command; its output is kept and shown when the
-// test fails.
+// Process is a long-running command. All its output is in a file below log in
+// its host's directory; the end of it is shown when the test fails.
 type Process struct {
 	t    testing.TB
 	name string
 	cmd  *exec.Cmd
-	out  *buffer
+	file string
+	from int64 // where its output begins in file
 	done chan struct{}
 }
 
-// buffer keeps the newest 256 KiB of a process's output.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.b.Len() > 256<<10 {
-		b.b.Next(b.b.Len() - 128<<10)
-	}
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
+const (
+	kept  = 256 << 10 // of a process's output, what Output gives
+	shown = 32 << 10  // and what a failed test shows
+)
 
 // Start runs a command in its own process group until the test ends.
 func (h *Host) Start(name string, args ...string) *Process {
 	h.t.Helper()
-	return h.start(h.Command(context.Background(), name, args...), name, args)
+	log, err := h.logFile(fmt.Sprintf("%s-%d", label(name, args), h.started.Add(1)))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	p, err := h.start(h.Command(context.Background(), name, args...), name+" "+strings.Join(args, " "), log)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { p.Stop(); p.show() })
+	return p
 }
 
-func (h *Host) start(cmd *exec.Cmd, name string, args []string) *Process {
-	h.t.Helper()
-	p := &Process{t: h.t, name: name + " " + strings.Join(args, " "), cmd: cmd, out: new(buffer), done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p.out, p.out
+// label is what a process's log file is called: its program and verb.
+func label(name string, args []string) string {
+	name = filepath.Base(name)
+	if len(args) > 0 && !strings.ContainsAny(args[0], "/- ") {
+		name += "-" + args[0]
+	}
+	return name
+}
+
+// logFile opens a file for output.
+func (h *Host) logFile(label string) (*os.File, error) {
+	dir := filepath.Join(h.Dir, "log")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(filepath.Join(dir, label+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+}
+
+// start runs cmd with its output in log, which it closes; standard output only
+// where cmd has none yet.
+func (h *Host) start(cmd *exec.Cmd, name string, log *os.File) (*Process, error) {
+	fmt.Fprintf(log, "--- %s %s\n", time.Now().Format(time.StampMilli), name)
+	from, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	p := &Process{t: h.t, name: name, cmd: cmd, file: log.Name(), from: from, done: make(chan struct{})}
+	cmd.Stderr = log
+	if cmd.Stdout == nil {
+		cmd.Stdout = log
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
-		h.t.Fatalf("start %s: %v", p.name, err)
+		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), log.Close())
 	}
 	go func() {
 		_ = cmd.Wait()
+		fmt.Fprintf(log, "--- %s pid %d ended: %s\n", time.Now().Format(time.StampMilli), cmd.Process.Pid, cmd.ProcessState)
+		_ = log.Close()
 		close(p.done)
 	}()
-	h.t.Cleanup(func() {
-		p.Stop()
-		if h.t.Failed() {
-			h.t.Logf("--- output of %s\n%s", p.name, p.Output())
-		}
-	})
-	return p
+	return p, nil
+}
+
+// show shows the end of the output when the test has failed.
+func (p *Process) show() {
+	if p.t.Failed() {
+		p.t.Logf("--- end of the output of %s; all of it is in %s\n%s", p.name, p.file, p.tail(shown))
+	}
+}
+
+// tail is the end of the process's output.
+func (p *Process) tail(limit int64) string {
+	f, err := os.Open(p.file)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err.Error()
+	}
+	from := max(p.from, info.Size()-limit)
+	text := make([]byte, max(info.Size()-from, 0))
+	n, err := f.ReadAt(text, from)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err.Error()
+	}
+	return string(text[:n])
 }
 
 // PID is the process's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Output is what the process has printed, both streams.
-func (p *Process) Output() string { return p.out.String() }
+// Output is what the process has printed, both streams: the newest 256 KiB.
+func (p *Process) Output() string { return p.tail(kept) }
 
 // Exited reports whether the process has ended.
 func (p *Process) Exited() bool {
@@ -195,4 +242,25 @@ func (p *Process) KeepRunning(t testing.TB) {
 	if p.Exited() {
 		t.Fatalf("%s ended:\n%s", p.name, p.Output())
 	}
+}
+
+// Slowness is how many times slower than an idle machine this one starts a
+// program now, and at least 1: bounds in wall time are stretched by it.
+func Slowness(t testing.TB) float64 {
+	t.Helper()
+	const idle = 40 * time.Millisecond // kith version, warm, on two idle cores
+	bin, err := Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var took []time.Duration
+	for range 7 {
+		begun := time.Now()
+		if out, err := exec.Command(bin, "version").CombinedOutput(); err != nil {
+			t.Fatalf("kith version: %v: %s", err, out)
+		}
+		took = append(took, time.Since(begun))
+	}
+	slices.Sort(took)
+	return max(1, float64(took[len(took)/2])/float64(idle))
 }

@@ -34,11 +34,7 @@ func TestReadmeWordForWord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, kv := range h.Env {
-		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
-			h.Env[i] = "PATH=" + filepath.Dir(bin) + ":" + path
-		}
-	}
+	h.Setenv("PATH=" + filepath.Dir(bin) + ":" + os.Getenv("PATH"))
 	h.WriteFile("v1/orders", "three orders\n")
 	if err := os.Chmod(h.WriteFile("orders", "#!/bin/sh\nexec python3 -m http.server --bind 127.0.0.1 8080\n"), 0o755); err != nil {
 		t.Fatal(err)
