@@ -139,7 +139,7 @@ func (s *Server) admit(ctx context.Context, d *desk, who api.Applicant, evidence
 		Facts: map[string]string{"class": record.Class, "key": keyHash.String(), "remote": who.Remote, "version": who.Version},
 	}
 	if evidence.Attestor == attest.NodeKey {
-		err = s.record(ctx, event)
+		err = s.recordFirst(ctx, event)
 	} else {
 		err = s.enroll(ctx, event, enrolment{record: record, old: old.item, token: d.token})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -168,11 +169,14 @@ func (s *Server) commitPlan(ctx context.Context, by string, p plan) error {
 }
 
 // audited does a deed between its two records. A deed whose intent cannot be
-// recorded is not done.
+// recorded is not done, and none is recorded that the store would refuse.
 func (s *Server) audited(ctx context.Context, event audit.Event, deed func() (registry.Version, error)) (registry.Version, error) {
+	if err := s.awaitWritable(ctx); err != nil {
+		return 0, err
+	}
 	event.Phase = audit.Before
-	if err := s.record(ctx, event); err != nil {
-		return 0, fmt.Errorf("audit log: %w", err)
+	if err := s.recordFirst(ctx, event); err != nil {
+		return 0, err
 	}
 	version, err := deed()
 	event.Phase, event.Outcome = audit.After, "ok"
@@ -184,6 +188,22 @@ func (s *Server) audited(ctx context.Context, event audit.Event, deed func() (re
 		s.log.Error("audit log not written", "error", recErr, "object", event.Object)
 	}
 	return version, err
+}
+
+// recordFirst records what is about to be done. Where the log cannot take it the
+// caller learns in which way; the paths are for our own log.
+func (s *Server) recordFirst(ctx context.Context, event audit.Event) error {
+	err := s.record(ctx, event)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	s.log.Error("audit log not written, so nothing is done", "error", err, "object", event.Object)
+	why := "it cannot be written"
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		why = "its disk is full"
+	}
+	return fault.Hint(api.Away{Err: fmt.Errorf("nothing was changed, as the audit log takes no record of it: %s", why)},
+		"look at the disk of the server's state directory; its log names the file")
 }
 
 func (s *Server) record(ctx context.Context, event audit.Event) error {
