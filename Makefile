@@ -8,6 +8,7 @@ SHELL := /usr/bin/env bash
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 30s
+CHAOS_LIMIT ?= 40m
 LDFLAGS := -s -w -X github.com/kith-id/kith/internal/obs.version=$(VERSION)
 
 # The suites below test/ start this binary; they need root for namespaces and
@@ -62,8 +63,8 @@ test-vectors: ## published vectors: zlint, BetterTLS, Wycheproof (a module of it
 	cd test/vectors && $(GO) vet ./... && $(GO) test ./...
 
 .PHONY: test-chaos
-test-chaos: deps build ## kill -9, full disk, lost store, under load
-	$(SUITE) -tags chaos ./test/chaos/...
+test-chaos: deps build ## kill, stop, partition, full disk, EIO, clocks, under load: CHAOS_FOR=10m CHAOS_SEED=
+	$(SUITE) -tags chaos -timeout $(CHAOS_LIMIT) ./test/chaos/...
 
 .PHONY: test-generate
 test-generate: deps ## the committed generated code is what `make generate` makes
