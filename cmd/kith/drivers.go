@@ -54,7 +54,7 @@ func verifiers(now func() time.Time) map[string]func(server.Desk) attest.Verifie
 // withPlatform fills in how an agent tells processes apart and comes back by
 // its node key.
 func withPlatform(cfg agent.Config) agent.Config {
-	local := host.New()
+	local := host.New(cfg.Now)
 	cfg.Inspector, cfg.Processes, cfg.Credentials = local, local, local.Credentials()
 	cfg.Rejoin = func(key crypto.Signer) attest.Prover { return proof.KeyProver{Key: key} }
 	return cfg

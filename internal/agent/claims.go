@@ -8,7 +8,14 @@ import (
 	"github.com/kith-id/kith/internal/registry"
 )
 
-const attrClaim = "workload.kith.as"
+// The attributes that are treated apart: the claimed name, and those that cost
+// so much that they are measured only where something depends on them.
+const (
+	attrClaim  = "workload.kith.as"
+	attrGroups = "workload.unix.groups"
+	attrSHA256 = "workload.unix.sha256"
+	attrPID    = "workload.unix.pid"
+)
 
 // claims remembers which process claims which service name. A claim holds while
 // its stream is open and its process lives, and for the process's descendants.

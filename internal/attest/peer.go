@@ -40,7 +40,8 @@ func (p Peer) Process() Process { return Process{PID: p.PID, Started: p.Started}
 
 // Inspector says who is on the socket: workload.* attributes that were measured
 // and none that the peer said. A process that is gone or is no longer the one
-// captured is a Denied error, never attributes of another one.
+// captured is a Denied error, never attributes of another one. The attributes
+// may be shared: the caller does not change them.
 type Inspector interface {
 	Inspect(ctx context.Context, peer Peer) (registry.Attributes, error)
 }

@@ -138,7 +138,7 @@ func (d *Domain) newAgent(ctx context.Context) (*agent.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	local := host.New()
+	local := host.New(time.Now)
 	return agent.New(agent.Config{
 		StateDir: filepath.Join(d.RunDir, "agent"), Socket: d.AgentSocket, Server: line[0], Pin: pin,
 		Join: proof.TokenProver{Token: token}, JoinMethod: attest.JoinToken,

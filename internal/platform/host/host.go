@@ -45,7 +45,8 @@ const (
 // Host inspects the processes of this machine. It implements attest.Sparing and
 // attest.Processes.
 type Host struct {
-	names names
+	names  names
+	recent recent
 
 	mu     sync.Mutex
 	hashes map[fileVersion]string // guarded by mu
@@ -57,7 +58,9 @@ var (
 )
 
 // New returns a Host that is ready to use.
-func New() *Host { return &Host{hashes: make(map[fileVersion]string)} }
+func New(now func() time.Time) *Host {
+	return &Host{recent: recent{now: now, all: make(map[sighting]measured)}, hashes: make(map[fileVersion]string)}
+}
 
 // fileVersion is one content of one file: any change to it changes a field.
 type fileVersion struct {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -82,7 +83,7 @@ func connect(t *testing.T, mode string) *caller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, info, err := New().Credentials().ServerHandshake(raw)
+	conn, info, err := New(time.Now).Credentials().ServerHandshake(raw)
 	if err != nil {
 		t.Fatalf("capture: %v", err)
 	}
@@ -109,7 +110,7 @@ func TestPeerIsTheProcessOnTheSocket(t *testing.T) {
 	if int(c.peer.PID) != c.cmd.Process.Pid || c.peer.UID != uint32(os.Getuid()) || c.peer.PIDFD == nil {
 		t.Errorf("got %+v, want pid %d of user %d with a pidfd", c.peer, c.cmd.Process.Pid, os.Getuid())
 	}
-	h := New()
+	h := New(time.Now)
 	if err := h.Check(c.peer); err != nil {
 		t.Errorf("check of a living process: %v", err)
 	}
@@ -138,12 +139,45 @@ func TestPeerIsTheProcessOnTheSocket(t *testing.T) {
 
 func TestCostlyAttributesOnlyWhenWanted(t *testing.T) {
 	c := connect(t, "connect")
-	attrs, err := New().InspectFor(context.Background(), c.peer, func(name string) bool { return name == attrPID })
+	attrs, err := New(time.Now).InspectFor(context.Background(), c.peer, func(name string) bool { return name == attrPID })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if attrs[attrSHA256] != "" || attrs[attrPID] != strconv.Itoa(c.cmd.Process.Pid) {
 		t.Errorf("got %v, want the pid and no sha256", attrs)
+	}
+	groups, err := os.Getgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := New(time.Now).Inspect(context.Background(), c.peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []uint32
+	for _, gid := range groups {
+		ids = append(ids, uint32(gid))
+	}
+	if want := New(time.Now).groupList(ids); attrs[attrGroups] != "" || all[attrGroups] != want {
+		t.Errorf("groups: got %q unasked and %q asked for, want none and %q", attrs[attrGroups], all[attrGroups], want)
+	}
+}
+
+// What the pidfd says of the owner is what /proc says, on kernels where it does.
+func TestPIDFDAndProcNameTheSameOwner(t *testing.T) {
+	c := connect(t, "connect")
+	held, err := ownerOf(c.peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unheld := c.peer
+	unheld.PIDFD = nil
+	read, err := ownerOf(unheld)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held.uid != read.uid || held.gid != read.gid {
+		t.Errorf("pidfd: %d:%d, /proc: %d:%d", held.uid, held.gid, read.uid, read.gid)
 	}
 }
 
@@ -151,7 +185,7 @@ func TestCostlyAttributesOnlyWhenWanted(t *testing.T) {
 // same; only the program file tells.
 func TestExecAfterConnectIsRefused(t *testing.T) {
 	c := connect(t, "exec")
-	h := New()
+	h := New(time.Now)
 	if err := h.Check(c.peer); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +209,7 @@ func TestExecAfterConnectIsRefused(t *testing.T) {
 func TestEndedProcessIsRefused(t *testing.T) {
 	c := connect(t, "connect")
 	c.end()
-	h := New()
+	h := New(time.Now)
 	wantDenied(t, h.Check(c.peer), "check of an ended process")
 	_, err := h.Inspect(context.Background(), c.peer)
 	wantDenied(t, err, "inspect of an ended process")
@@ -187,7 +221,7 @@ func TestEndedProcessIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer self.PIDFD.Close()
-	reused.Started, reused.Exe = self.Started, self.Exe // even with the same start
+	reused.Started, reused.Exe = self.Started, self.Exe // even with the same start and program
 	wantDenied(t, h.Check(reused), "check of a reused number with the old pidfd")
 }
 
@@ -195,9 +229,9 @@ func TestChangedUserOrClosedConnectionIsRefused(t *testing.T) {
 	c := connect(t, "connect")
 	other := c.peer
 	other.UID++
-	wantDenied(t, New().Check(other), "check under another user")
+	wantDenied(t, New(time.Now).Check(other), "check under another user")
 	c.conn.Close()
-	wantDenied(t, New().Check(c.peer), "check after the connection was closed")
+	wantDenied(t, New(time.Now).Check(c.peer), "check after the connection was closed")
 }
 
 func TestWithoutPeerPIDFDAYoungerProcessIsRefused(t *testing.T) {
@@ -256,7 +290,7 @@ func TestDeletedAndMemoryProgramsHaveNoPath(t *testing.T) {
 		if name == "deleted" {
 			os.Remove(copied)
 		}
-		h := New()
+		h := New(time.Now)
 		peer, err := h.Find(int32(cmd.Process.Pid))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -289,7 +323,7 @@ func TestOddProgramNamesAreLeftOut(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		h := New()
+		h := New(time.Now)
 		peer, err := h.Find(int32(cmd.Process.Pid))
 		if err != nil {
 			t.Fatal(err)
@@ -306,7 +340,7 @@ func TestOddProgramNamesAreLeftOut(t *testing.T) {
 
 func TestLineageFollowsParents(t *testing.T) {
 	c := connect(t, "connect")
-	line, err := New().Lineage(c.peer)
+	line, err := New(time.Now).Lineage(c.peer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,12 +352,15 @@ func TestLineageFollowsParents(t *testing.T) {
 	if len(line) < 2 || line[0] != c.peer.Process() || line[1] != self {
 		t.Errorf("got %v, want %v and then %v", line, c.peer.Process(), self)
 	}
+	c.end()
+	_, err = New(time.Now).Lineage(c.peer)
+	wantDenied(t, err, "lineage of an ended process")
 }
 
 func TestCredentialsRefuseOtherSockets(t *testing.T) {
 	a, b := net.Pipe()
 	defer b.Close()
-	if _, _, err := New().Credentials().ServerHandshake(a); err == nil {
+	if _, _, err := New(time.Now).Credentials().ServerHandshake(a); err == nil {
 		t.Error("got a peer from a pipe")
 	}
 }

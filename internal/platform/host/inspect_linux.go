@@ -14,10 +14,30 @@ func (h *Host) Inspect(ctx context.Context, peer attest.Peer) (registry.Attribut
 	return h.InspectFor(ctx, peer, func(name string) bool { return name != attrPID })
 }
 
-// InspectFor implements attest.Sparing: pid and sha256 only if they are wanted.
-// What cannot be read is left out; rules that name it then do not match. The
-// process is checked after everything was read, so no fact is of another one.
+// InspectFor implements attest.Sparing: pid, sha256 and groups only if they are
+// wanted. What cannot be read is left out; rules that name it then do not match.
+// The process is checked after everything was read, so no fact is of another one.
 func (h *Host) InspectFor(ctx context.Context, peer attest.Peer, want func(string) bool) (registry.Attributes, error) {
+	seen := sightingOf(peer, want)
+	if attrs, ok := h.recent.get(seen); ok {
+		own, err := check(peer)
+		if err != nil {
+			return nil, err
+		}
+		if own.gid == peer.GID {
+			return attrs, nil
+		}
+	}
+	at := h.recent.now()
+	attrs, err := h.measure(ctx, peer, want)
+	if err == nil && attrs[attrGID] == registry.Int(int64(peer.GID)) {
+		h.recent.put(seen, at, attrs)
+	}
+	return attrs, err
+}
+
+// measure reads what the kernel says of a process.
+func (h *Host) measure(ctx context.Context, peer attest.Peer, want func(string) bool) (registry.Attributes, error) {
 	attrs := registry.Attributes{}
 	put := func(name, value string) {
 		// A program may lie under any bytes at all; what no rule could hold must
@@ -41,6 +61,14 @@ func (h *Host) InspectFor(ctx context.Context, peer attest.Peer, want func(strin
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	var groups []uint32
+	if want(attrGroups) {
+		status, err := readOwner(peer.PID)
+		if err != nil {
+			return nil, gone(peer.PID, "is gone")
+		}
+		groups = status.groups
+	}
 	own, err := check(peer)
 	if err != nil {
 		return nil, err
@@ -49,24 +77,28 @@ func (h *Host) InspectFor(ctx context.Context, peer attest.Peer, want func(strin
 	attrs[attrGID] = registry.Int(int64(own.gid))
 	put(attrUser, h.names.user(own.uid))
 	put(attrGroup, h.names.group(own.gid))
-	put(attrGroups, h.groupList(own.groups))
+	put(attrGroups, h.groupList(groups))
 	return attrs, nil
 }
 
 func (h *Host) inspectProgram(peer attest.Peer, want func(string) bool, put func(name, value string)) {
-	p, err := openProgram(peer.PID)
-	if err != nil {
-		return
+	path := programPath(peer.PID, peer.Exe)
+	if path == "" {
+		return // neither path nor hash
 	}
-	defer p.file.Close()
-	if p.path == "" || p.version.Program != peer.Exe {
-		return // deleted, in memory, or under another name here: neither path nor hash
-	}
-	put(attrPath, p.path)
+	put(attrPath, path)
 	if !want(attrSHA256) {
 		return
 	}
-	if sum, err := h.hash(p.file, p.version); err == nil {
+	file, version, err := openProgram(peer.PID)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	if version.Program != peer.Exe {
+		return
+	}
+	if sum, err := h.hash(file, version); err == nil {
 		put(attrSHA256, sum)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +17,6 @@ import (
 
 // procStat is what is used of /proc/PID/stat.
 type procStat struct {
-	state   byte
 	parent  int32
 	started uint64
 }
@@ -82,7 +80,7 @@ func parseStat(text []byte) (procStat, error) {
 	if end < 0 {
 		return procStat{}, fmt.Errorf("process status without a command")
 	}
-	const state, parent, start = 0, 1, 19 // fields 3, 4 and 22
+	const parent, start = 1, 19 // fields 4 and 22
 	var fields [start + 1]string
 	n := 0
 	for field := range strings.FieldsSeq(string(text[end+1:])) {
@@ -92,7 +90,7 @@ func parseStat(text []byte) (procStat, error) {
 		}
 		n++
 	}
-	if n <= start || len(fields[state]) != 1 {
+	if n <= start {
 		return procStat{}, fmt.Errorf("process status with %d fields", n)
 	}
 	ppid, err := strconv.ParseInt(fields[parent], 10, 32)
@@ -103,7 +101,7 @@ func parseStat(text []byte) (procStat, error) {
 	if err != nil {
 		return procStat{}, fmt.Errorf("start of process: %w", err)
 	}
-	return procStat{state: fields[state][0], parent: int32(ppid), started: started}, nil
+	return procStat{parent: int32(ppid), started: started}, nil
 }
 
 // owner is a process's effective user and group and its supplementary groups.
@@ -166,66 +164,65 @@ func number(text string) (uint32, error) {
 	return uint32(n), err
 }
 
-// program is an open program file and where it says it lies.
-type program struct {
-	file    *os.File
-	version fileVersion
-	path    string // "" when the file has no trustworthy name
+// programPath is where a program file says it lies, "" when it has no
+// trustworthy name: deleted, in memory, or under another name here. The kernel
+// gives the name in the process's own mount namespace: it counts only if it
+// leads to the same file in ours.
+func programPath(pid int32, exe attest.Program) string {
+	path, err := os.Readlink(procPath(pid, "exe"))
+	if err != nil || strings.HasPrefix(path, "/memfd:") || strings.HasSuffix(path, " (deleted)") {
+		return ""
+	}
+	var here unix.Stat_t
+	if statFile(path, &here) != nil || here.Mode&unix.S_IFMT != unix.S_IFREG || programIn(&here) != exe {
+		return ""
+	}
+	return path
 }
 
 // openProgram opens the program a process runs, through the kernel's own link,
 // so that renaming or replacing the file on disk changes nothing.
-func openProgram(pid int32) (program, error) {
-	link := procPath(pid, "exe")
-	path, err := os.Readlink(link)
+func openProgram(pid int32) (*os.File, fileVersion, error) {
+	f, err := os.Open(procPath(pid, "exe"))
 	if err != nil {
-		return program{}, err
+		return nil, fileVersion{}, err
 	}
-	f, err := os.Open(link)
-	if err != nil {
-		return program{}, err
-	}
-	info, err := f.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if _, err := retried(func() (int, error) { return 0, unix.Fstat(int(f.Fd()), &st) }); err != nil {
 		f.Close()
-		return program{}, err
+		return nil, fileVersion{}, err
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.Mode().IsRegular() {
-		f.Close()
-		return program{}, fmt.Errorf("%s is not a regular file", link)
+	return f, fileVersion{
+		Program: programIn(&st), size: st.Size,
+		mtime: time.Unix(st.Mtim.Unix()), ctime: time.Unix(st.Ctim.Unix()),
+	}, nil
+}
+
+func programIn(st *unix.Stat_t) attest.Program {
+	return attest.Program{Dev: st.Dev, Inode: st.Ino}
+}
+
+// statFile is os.Stat without what that allocates.
+func statFile(path string, into *unix.Stat_t) error {
+	_, err := retried(func() (int, error) { return 0, unix.Stat(path, into) })
+	if err != nil {
+		return &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	p := program{file: f, version: fileVersion{
-		Program: attest.Program{Dev: st.Dev, Inode: st.Ino},
-		size:    info.Size(),
-		mtime:   info.ModTime(),
-		ctime:   time.Unix(st.Ctim.Unix()),
-	}}
-	if st.Nlink == 0 || strings.HasPrefix(path, "/memfd:") || strings.HasSuffix(path, " (deleted)") {
-		return p, nil
-	}
-	// The name is the one in the process's own mount namespace: it counts only
-	// if it leads to the same file here.
-	here, err := os.Stat(path)
-	if err == nil && os.SameFile(here, info) {
-		p.path = path
-	}
-	return p, nil
+	return nil
 }
 
 // programOf is the program's number; the zero Program when it cannot be read,
 // as for processes of others when the agent is not root.
 func programOf(pid int32) (attest.Program, error) {
 	var st unix.Stat_t
-	path := procPath(pid, "exe")
-	_, err := retried(func() (int, error) { return 0, unix.Stat(path, &st) })
+	err := statFile(procPath(pid, "exe"), &st)
 	if errors.Is(err, os.ErrPermission) {
 		return attest.Program{}, nil
 	}
 	if err != nil {
-		return attest.Program{}, &os.PathError{Op: "stat", Path: path, Err: err}
+		return attest.Program{}, err
 	}
-	return attest.Program{Dev: st.Dev, Inode: st.Ino}, nil
+	return programIn(&st), nil
 }
 
 // sameNamespaces reports whether a process shares the agent's pid and cgroup

@@ -14,7 +14,7 @@ func stat(comm, ppid, start string) []byte {
 func TestStatIsReadFromTheLastParenthesis(t *testing.T) {
 	for _, comm := range []string{"orders", "a b", "x) R 1 1", "(", ") S 7 (", ""} {
 		got, err := parseStat(stat(comm, "17", "98765"))
-		want := procStat{state: 'S', parent: 17, started: 98765}
+		want := procStat{parent: 17, started: 98765}
 		if err != nil || got != want {
 			t.Errorf("command %q: got %+v, %v, want %+v", comm, got, err, want)
 		}
