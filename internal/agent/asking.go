@@ -114,7 +114,7 @@ func (s *asking) attach(ctx context.Context, w *asker, caller attest.Peer) error
 		release(hold)
 		return fault.Deniedf("process %d is another one by now", caller.PID)
 	}
-	ev, err := a.Evaluate(ctx, hold)
+	ev, err := a.evaluate(ctx, hold, true)
 	as, _, _ := a.claims.of(hold)
 	if err == nil && len(ev.Matches) == 0 {
 		err = errNoIdentity(hold, as, ev)

@@ -157,7 +157,7 @@ func (a *Agent) claimAndInspect(ctx context.Context, peer attest.Peer, open *pb.
 		a.claimsChanged()
 		release = func() { end(); a.claimsChanged() }
 	}
-	ev, err := a.Evaluate(ctx, peer)
+	ev, err := a.evaluate(ctx, peer, true)
 	if err == nil && len(ev.Matches) == 0 {
 		err = errNoIdentity(peer, name, ev)
 	}
@@ -183,7 +183,7 @@ func (a *Agent) checkClaim(ctx context.Context, peer attest.Peer, name string) e
 		}
 		w = a.world.Load()
 	}
-	attrs, err := a.inspect(ctx, w, peer)
+	attrs, err := a.inspect(ctx, w, peer, true)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 
 // errNoIdentity says what was found out about a process and which rule came
 // closest.
-func errNoIdentity(peer attest.Peer, as string, ev workload.Evaluation) error {
+func errNoIdentity(peer attest.Peer, as string, ev *workload.Evaluation) error {
 	reason := "there are no identity rules"
 	if o, ok := workload.Closest(ev.Outcomes); ok {
 		reason = fmt.Sprintf("closest is rule %s: %s", o.Rule, o.Detail)

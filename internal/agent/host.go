@@ -19,25 +19,33 @@ var (
 )
 
 // Evaluate implements workload.Host.
-func (a *Agent) Evaluate(ctx context.Context, peer attest.Peer) (workload.Evaluation, error) {
+func (a *Agent) Evaluate(ctx context.Context, peer attest.Peer) (*workload.Evaluation, error) {
+	return a.evaluate(ctx, peer, false)
+}
+
+// evaluate finds the identities of a process. Its groups are read where a rule
+// of now names them, a claim may depend on them, or the attributes are kept for
+// rules to come.
+func (a *Agent) evaluate(ctx context.Context, peer attest.Peer, kept bool) (*workload.Evaluation, error) {
 	w := a.world.Load()
 	if w == nil {
-		return workload.Evaluation{}, errNoState()
+		return nil, errNoState()
 	}
-	attrs, err := a.inspect(ctx, w, peer)
+	claim, _, claimed := a.claims.of(peer)
+	attrs, err := a.inspect(ctx, w, peer, kept || claimed)
 	if err != nil {
-		return workload.Evaluation{}, err
+		return nil, err
 	}
 	if a.banned.Load() {
-		return workload.Evaluation{Attributes: attrs}, nil
+		return workload.NewEvaluation(attrs, nil, nil), nil
 	}
-	return w.evaluate(a.withClaim(w, peer, attrs)), nil
+	return w.evaluate(a.withClaim(w, peer, attrs, claim)), nil
 }
 
 // inspect measures a workload; what costs is measured if some rule names it.
-func (a *Agent) inspect(ctx context.Context, w *world, peer attest.Peer) (registry.Attributes, error) {
+func (a *Agent) inspect(ctx context.Context, w *world, peer attest.Peer, groups bool) (registry.Attributes, error) {
 	if sparing, ok := a.cfg.Inspector.(attest.Sparing); ok {
-		return sparing.InspectFor(ctx, peer, func(name string) bool { return w.measured[name] })
+		return sparing.InspectFor(ctx, peer, func(name string) bool { return w.measured[name] || groups && name == attrGroups })
 	}
 	return a.cfg.Inspector.Inspect(ctx, peer)
 }
@@ -45,11 +53,13 @@ func (a *Agent) inspect(ctx context.Context, w *world, peer attest.Peer) (regist
 // withClaim adds the claimed name, if there is a claim and the process that
 // asks may itself use the name: a claim by root says nothing for a child that
 // runs as somebody else.
-func (a *Agent) withClaim(w *world, peer attest.Peer, attrs registry.Attributes) registry.Attributes {
+func (a *Agent) withClaim(w *world, peer attest.Peer, attrs registry.Attributes, name string) registry.Attributes {
+	if _, before := attrs[attrClaim]; name == "" && !before {
+		return attrs
+	}
 	out := attrs.Workload()
 	delete(out, attrClaim)
-	name, _, ok := a.claims.of(peer)
-	if ok && a.mayClaim(w, name, peer.UID, out) {
+	if name != "" && a.mayClaim(w, name, peer.UID, out) {
 		out[attrClaim] = name
 	}
 	return out
@@ -61,7 +71,8 @@ func (a *Agent) identitiesOf(w *world, peer attest.Peer, attrs registry.Attribut
 		return nil
 	}
 	var ids []spiffe.ID
-	for _, m := range w.evaluate(a.withClaim(w, peer, attrs)).Matches {
+	claim, _, _ := a.claims.of(peer)
+	for _, m := range w.evaluate(a.withClaim(w, peer, attrs, claim)).Matches {
 		ids = append(ids, m.ID)
 	}
 	return ids
@@ -122,19 +133,13 @@ func groupsOf(attrs registry.Attributes) []string {
 	if g := attrs["workload.unix.group"]; g != "" {
 		groups = append(groups, g)
 	}
-	if list := attrs["workload.unix.groups"]; list != "" {
+	if list := attrs[attrGroups]; list != "" {
 		groups = append(groups, strings.Split(list, ",")...)
 	}
 	return groups
 }
 
-func errNoState() error {
-	return api.Away{Err: errServerUnheard{}}
-}
-
-type errServerUnheard struct{}
-
-func (errServerUnheard) Error() string { return "the agent has not heard from its server yet" }
+func errNoState() error { return api.Away{Err: workload.Unheard{}} }
 
 // cut shortens a text from outside.
 func cut(text string, limit int) string {

@@ -45,11 +45,12 @@ func (i *inspection) explain(ctx context.Context, req *pb.ExplainIdentityRequest
 			return nil, fault.Hint(fault.Deniedf("process %d belongs to another user", pid), "ask as root")
 		}
 	}
-	attrs, err := a.inspect(ctx, w, target)
+	attrs, err := a.inspect(ctx, w, target, true)
 	if err != nil {
 		return nil, err
 	}
-	attrs = a.withClaim(w, target, attrs)
+	claim, _, _ := a.claims.of(target)
+	attrs = a.withClaim(w, target, attrs.Workload(), claim)
 	if as := req.GetAs(); as != "" {
 		if err := policy.ValidateName(as); err != nil {
 			return nil, fault.Wrap(fault.Invalid, err)

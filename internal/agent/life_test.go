@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -174,7 +175,7 @@ func TestJoinFailsClearly(t *testing.T) {
 		"never joined":  {func(c *Config) { c.Join, c.Server = nil, "" }, "has not joined", fault.NotFound},
 		"clock behind":  {func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-630 * time.Second) } }, "clock is at least 9m", fault.Internal},
 		"clock ahead":   {func(c *Config) { c.Now = func() time.Time { return time.Now().Add(3 * time.Hour) } }, "clock is at least 2h", fault.Internal},
-		"long socket":   {func(c *Config) { c.Socket = "/" + strings.Repeat("x", 107) }, "is 108 bytes long; the system allows 107", fault.Invalid},
+		"long socket":   {func(c *Config) { c.Socket = "/" + strings.Repeat("x", 107) }, "socket path of 108 bytes, at most 107 fit", fault.Invalid},
 		"no state dir":  {func(c *Config) { c.StateDir = "" }, "state directory", fault.Invalid},
 		"relative path": {func(c *Config) { c.Socket = "agent.sock" }, "not absolute", fault.Invalid},
 	} {
@@ -287,5 +288,35 @@ func TestStateWithoutABundleIsRefused(t *testing.T) {
 	}
 	if _, err := w.apply(&pb.Delta{Revision: 9}); !fault.Is(err, fault.Conflict) {
 		t.Errorf("gap: got %v, want Conflict", err)
+	}
+}
+
+// Rule 80: before the agent has any rules nobody knows who has no identity.
+func TestWorkloadsComeBackUntilThereAreRules(t *testing.T) {
+	s := newServer(t)
+	n := newNode(t, s)
+	n.start()
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.down()
+	if err := os.Remove(filepath.Join(n.cfg.StateDir, "state.cache")); err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(n.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	eventually(t, "socket", func() bool { _, err := os.Stat(n.cfg.Socket); return err == nil })
+	_, _, err = n.svids()
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "has not heard") {
+		t.Errorf("X.509-SVIDs: got %v, want Unavailable from the agent", err)
+	}
+	if _, err = n.jwt("billing"); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "has not heard") {
+		t.Errorf("JWT-SVID: got %v, want Unavailable from the agent", err)
 	}
 }

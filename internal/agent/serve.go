@@ -23,11 +23,11 @@ const (
 
 // serve answers on the socket until ctx ends.
 func (a *Agent) serve(ctx context.Context, l *socket) error {
-	guard := workload.NewGuard(a.cfg.Streams)
-	server := grpc.NewServer(
+	identities := workload.NewService(workload.ServiceConfig{
+		Host: a, Identities: a.identities, Tokens: a.tokens, Log: a.cfg.Log, Metrics: a.metrics.workload,
+	})
+	server := grpc.NewServer(append(identities.ServerOptions(a.cfg.Streams),
 		grpc.Creds(workload.LimitConnections(a.cfg.Credentials, 0)),
-		grpc.StreamInterceptor(guard.Stream),
-		grpc.UnaryInterceptor(guard.Unary),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -36,14 +36,11 @@ func (a *Agent) serve(ctx context.Context, l *socket) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// Most connections are silent: a small buffer to read into, and one to write
 		// from only while writing.
-		grpc.ReadBufferSize(1<<10),
+		grpc.ReadBufferSize(256),
 		grpc.WriteBufferSize(4<<10),        // each stream of a fan-out has one for a moment
 		grpc.StaticStreamWindowSize(1<<16), // without the pings that estimate one
 		grpc.StaticConnWindowSize(1<<18),
-	)
-	identities := workload.NewService(workload.ServiceConfig{
-		Host: a, Identities: a.identities, Tokens: a.tokens, Log: a.cfg.Log, Metrics: a.metrics.workload,
-	})
+	)...)
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, identities)
 	envoypb.RegisterSecretDiscoveryServiceServer(server, workload.NewSecrets(identities))
 	envoypb.RegisterAuthorizationServer(server, a.questions)

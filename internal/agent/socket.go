@@ -8,12 +8,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/fault"
 )
 
@@ -26,20 +26,14 @@ type socket struct {
 }
 
 func checkSocketPath(path string) error {
-	limit := 107 // sun_path holds 108 bytes, the last one zero
-	if runtime.GOOS == "darwin" {
-		limit = 103
-	}
 	if !filepath.IsAbs(path) {
 		return fault.Invalidf("socket path %q is not absolute", path)
 	}
 	// It is bound under a short name in a directory of its own beside it.
-	need := max(len(path), len(filepath.Dir(path))+len("/.k0000/s"))
-	if need > limit {
-		return fault.Hint(fault.Invalidf("socket path %s is %d bytes long; the system allows %d", path, need, limit),
-			"choose a shorter directory: KITH_RUN_DIR=/run/kith")
+	if bound := filepath.Join(filepath.Dir(path), ".k0000", "s"); len(bound) > len(path) {
+		path = bound
 	}
-	return nil
+	return config.CheckSocketPath(path)
 }
 
 // listen binds the socket in a private directory and moves it to its place when

@@ -39,6 +39,8 @@ type world struct {
 	measured   map[string]bool // costly attributes that some rule names
 	idFault    error           // why the identity rules of now are not in force
 	rulesOnly  bool            // differs from the former in policy rules and providers alone
+
+	evaluations *workload.Evaluations // by identities, class and scope
 }
 
 type objectKey struct {
@@ -243,13 +245,14 @@ func (w *world) readIdentities(former *world) {
 				continue
 			}
 			rules = append(rules, rule)
-			for _, name := range []string{"workload.unix.sha256", "workload.unix.pid"} {
+			for _, name := range []string{attrSHA256, attrPID, attrGroups} {
 				if strings.Contains(rule.ID+rule.Require, name) {
 					w.measured[name] = true
 				}
 			}
 		}
 	}
+	w.evaluations = &workload.Evaluations{}
 	slices.Sort(classes)
 	compiled, _, err := registry.CompileIdentities(w.domain, rules, slices.Compact(classes))
 	if failed == nil {
@@ -265,12 +268,13 @@ func (w *world) readIdentities(former *world) {
 }
 
 // evaluate runs the identity rules on what is known of a workload.
-func (w *world) evaluate(attrs registry.Attributes) workload.Evaluation {
-	ev := workload.Evaluation{Attributes: attrs.Workload()}
-	if w.identities != nil {
-		ev.Matches, ev.Outcomes = w.identities.Evaluate(w.class, registry.Combine(w.scope, attrs))
-	}
-	return ev
+func (w *world) evaluate(attrs registry.Attributes) *workload.Evaluation {
+	return w.evaluations.Of(attrs, func(attrs registry.Attributes) ([]registry.Match, []registry.Outcome) {
+		if w.identities == nil {
+			return nil, nil
+		}
+		return w.identities.Evaluate(w.class, registry.Combine(w.scope, attrs))
+	})
 }
 
 // state is the world as a message, for the cache.

@@ -167,8 +167,9 @@ func TestStreamsOfOneUserAreLimited(t *testing.T) {
 func TestStrangersAreDenied(t *testing.T) {
 	w := newWorld(t)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now})
-	server := grpc.NewServer(grpc.StreamInterceptor(NewGuard(0).Stream))
-	workloadpb.RegisterSpiffeWorkloadAPIServer(server, NewService(ServiceConfig{Host: w, Identities: ids}))
+	service := NewService(ServiceConfig{Host: w, Identities: ids})
+	server := grpc.NewServer(service.ServerOptions(0)...)
+	workloadpb.RegisterSpiffeWorkloadAPIServer(server, service)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -99,7 +99,8 @@ type world struct {
 	ttl time.Duration
 
 	mu      sync.Mutex
-	ev      Evaluation
+	ev      Evaluation  // set by a test
+	known   Evaluations // of ev
 	evErr   error
 	checked error
 	away    error
@@ -141,6 +142,7 @@ func (w *world) change(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
+	w.known = Evaluations{}
 	close(w.changed)
 	w.changed = make(chan struct{})
 }
@@ -149,12 +151,20 @@ func (w *world) set(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
+	w.known = Evaluations{}
 }
 
-func (w *world) Evaluate(context.Context, attest.Peer) (Evaluation, error) {
+func (w *world) Evaluate(context.Context, attest.Peer) (*Evaluation, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.ev, w.evErr
+	if w.evErr != nil {
+		return nil, w.evErr
+	}
+	if w.known.all != nil && w.checked != nil { // who was evaluated before
+		return nil, w.checked
+	}
+	rules := func(registry.Attributes) ([]registry.Match, []registry.Outcome) { return w.ev.Matches, w.ev.Outcomes }
+	return w.known.Of(w.ev.Attributes, rules), nil
 }
 
 func (w *world) Check(attest.Peer) error {
@@ -244,10 +254,8 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 	log := slog.New(slog.DiscardHandler)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
 	tokens := NewTokens(TokensConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
-	guard := NewGuard(streams)
-	server := grpc.NewServer(grpc.Creds(fixedPeer{attest.Peer{PID: 4242, UID: 1000}}),
-		grpc.StreamInterceptor(guard.Stream), grpc.UnaryInterceptor(guard.Unary))
 	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, Log: log})
+	server := grpc.NewServer(append(service.ServerOptions(streams), grpc.Creds(fixedPeer{attest.Peer{PID: 4242, UID: 1000}}))...)
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, service)
 	envoypb.RegisterSecretDiscoveryServiceServer(server, NewSecrets(service))
 	reflection.Register(server)

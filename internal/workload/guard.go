@@ -19,11 +19,12 @@ const (
 	defaultStreams = 512
 )
 
-// Guard stands in front of every call on the agent's socket: it asks for the
+// guard stands in front of every call on the agent's socket: it asks for the
 // Workload API's security header and keeps one user from taking all streams, or
 // all else that may wait.
-type Guard struct {
+type guard struct {
 	limit int
+	hands *hands
 
 	mu   sync.Mutex
 	open map[taking]int // guarded by mu
@@ -35,47 +36,65 @@ type taking struct {
 	unary bool
 }
 
-// NewGuard allows each user so many streams, and as many calls, at a time; 0 is
-// 512.
-func NewGuard(streams int) *Guard {
+func newGuard(streams int, hands *hands) *guard {
 	if streams <= 0 {
 		streams = defaultStreams
 	}
-	return &Guard{limit: streams, open: make(map[taking]int)}
+	return &guard{limit: streams, hands: hands, open: make(map[taking]int)}
 }
 
-// Stream is the server's stream interceptor.
-func (g *Guard) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if err := checkHeader(stream.Context(), info.FullMethod); err != nil {
-		return err
-	}
-	peer, err := PeerOf(stream.Context())
+// stream is the server's stream interceptor.
+func (g *guard) stream(srv any, in grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	user, err := g.admit(in.Context(), info.FullMethod, false)
 	if err != nil {
 		return err
 	}
-	streams := taking{uid: peer.UID}
-	if !g.enter(streams) {
-		return status.Errorf(codes.Unavailable, "user %d has %d streams open, which is the limit", peer.UID, g.limit)
+	defer g.leave(user)
+	if strings.HasPrefix(info.FullMethod, apiPrefix) {
+		in = asked{in, g.hands}
 	}
-	defer g.leave(streams)
-	return next(srv, stream)
+	return next(srv, in)
 }
 
-// Unary is the server's interceptor of unary calls.
-func (g *Guard) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if err := checkHeader(ctx, info.FullMethod); err != nil {
+// asked is a stream whose request is read by hands; with its own, each handler
+// would need twice the stack. The Workload API's streams have one request each.
+type asked struct {
+	grpc.ServerStream
+	hands *hands
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (a asked) RecvMsg(m any) error {
+	return a.hands.do(func() error { return a.ServerStream.RecvMsg(m) })
+}
+
+// unary is the server's interceptor of unary calls.
+func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	user, err := g.admit(ctx, info.FullMethod, true)
+	if err != nil {
 		return nil, err
+	}
+	defer g.leave(user)
+	return next(ctx, req)
+}
+
+// admit lets a call in, which must leave again.
+func (g *guard) admit(ctx context.Context, method string, unary bool) (taking, error) {
+	if err := checkHeader(ctx, method); err != nil {
+		return taking{}, err
 	}
 	peer, err := PeerOf(ctx)
 	if err != nil {
-		return nil, err
+		return taking{}, err
 	}
-	calls := taking{peer.UID, true}
-	if !g.enter(calls) {
-		return nil, status.Errorf(codes.Unavailable, "user %d has %d calls under way, which is the limit", peer.UID, g.limit)
+	what := taking{peer.UID, unary}
+	switch {
+	case g.enter(what):
+		return what, nil
+	case unary:
+		return taking{}, status.Errorf(codes.Unavailable, "user %d has %d calls under way, which is the limit", peer.UID, g.limit)
 	}
-	defer g.leave(calls)
-	return next(ctx, req)
+	return taking{}, status.Errorf(codes.Unavailable, "user %d has %d streams open, which is the limit", peer.UID, g.limit)
 }
 
 // checkHeader holds back requests that some program was tricked into sending:
@@ -91,7 +110,7 @@ func checkHeader(ctx context.Context, method string) error {
 	return status.Errorf(codes.InvalidArgument, "metadata %q must be \"true\"", securityHeader)
 }
 
-func (g *Guard) enter(what taking) bool {
+func (g *guard) enter(what taking) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.open[what] >= g.limit {
@@ -101,7 +120,7 @@ func (g *Guard) enter(what taking) bool {
 	return true
 }
 
-func (g *Guard) leave(what taking) {
+func (g *guard) leave(what taking) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.open[what]--; g.open[what] <= 0 {

@@ -46,8 +46,10 @@ type Identities struct {
 	kick chan struct{}
 
 	mu      sync.Mutex
-	entries map[string]*entry // guarded by mu, as is everything in an entry
-	planned time.Time         // when Run looks again unless it is woken; guarded by mu
+	entries map[string]*entry      // guarded by mu, as is everything in an entry
+	held    int                    // entries that have a lease; guarded by mu
+	leases  map[*Evaluation]*Lease // guarded by mu
+	planned time.Time              // when Run looks again unless it is woken; guarded by mu
 }
 
 // entry is one SVID, wanted or kept.
@@ -59,7 +61,8 @@ type entry struct {
 	attrs   registry.Attributes
 	leases  map[*Lease]struct{}
 	issued  *Issued
-	due     time.Time // when to sign next, while leased
+	due     time.Time   // when to sign next, while leased
+	end     *time.Timer // of issued, while leased
 	signing bool
 	again   bool // Renew was called while signing: that one may be from before
 	backoff time.Duration
@@ -81,7 +84,7 @@ func NewIdentities(cfg Config) *Identities {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics()
 	}
-	return &Identities{cfg: cfg, kick: make(chan struct{}, 1), entries: make(map[string]*entry)}
+	return &Identities{cfg: cfg, kick: make(chan struct{}, 1), entries: make(map[string]*entry), leases: make(map[*Evaluation]*Lease)}
 }
 
 // Run signs and renews until ctx ends.

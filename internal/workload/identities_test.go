@@ -24,10 +24,18 @@ func running(t *testing.T, w *world) *Identities {
 	return ids
 }
 
-func workloadNumber(i int) Evaluation {
-	return Evaluation{
-		Attributes: registry.Attributes{"workload.unix.uid": fmt.Sprint(i)},
-		Matches:    []registry.Match{{Rule: "web", ID: mustID(fmt.Sprintf("spiffe://%s/vms/w%d", domain, i))}},
+func workloadNumber(i int) *Evaluation {
+	return NewEvaluation(registry.Attributes{"workload.unix.uid": fmt.Sprint(i)},
+		[]registry.Match{{Rule: "web", ID: mustID(fmt.Sprintf("spiffe://%s/vms/w%d", domain, i))}}, nil)
+}
+
+// wait blocks until every identity of a lease has an SVID or was refused.
+func wait(t *testing.T, l *Lease) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := l.Wait(ctx); err != nil {
+		t.Fatalf("the lease has no SVID: %v", err)
 	}
 }
 
@@ -42,9 +50,7 @@ func TestRequestsGoInBatches(t *testing.T) {
 	var run sync.WaitGroup
 	run.Go(func() { _ = ids.Run(ctx) })
 	for _, l := range leases {
-		if err := l.Wait(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
+		wait(t, l)
 	}
 	cancel()
 	run.Wait()
@@ -59,9 +65,7 @@ func TestTwentyWorkloadsRenewedOftenNeverLackAnSVID(t *testing.T) {
 	var leases []*Lease
 	for i := range 20 {
 		l := ids.Acquire(workloadNumber(i))
-		if err := l.Wait(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
+		wait(t, l)
 		leases = append(leases, l)
 	}
 	for round := range 20 {
@@ -71,9 +75,13 @@ func TestTwentyWorkloadsRenewedOftenNeverLackAnSVID(t *testing.T) {
 		}
 		ids.Renew()
 		for i, l := range leases {
-			for l.State()[0].Issued == before[i] {
+			for {
+				changed := l.Changed()
+				if l.State()[0].Issued != before[i] {
+					break
+				}
 				select {
-				case <-l.Changed():
+				case <-changed:
 				case <-time.After(10 * time.Second):
 					t.Fatalf("round %d: workload %d was not renewed", round, i)
 				}
@@ -96,9 +104,7 @@ func TestReleasedSVIDIsThereForARestartedWorkload(t *testing.T) {
 	w := newWorld(t)
 	ids := running(t, w)
 	l := ids.Acquire(workloadNumber(1))
-	if err := l.Wait(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
+	wait(t, l)
 	first := l.State()[0].Issued
 	l.Release()
 	if n, _ := ids.Count(); n != 0 {
@@ -115,14 +121,12 @@ func TestRestoredSVIDsMustStillVerify(t *testing.T) {
 	w := newWorld(t)
 	ids := running(t, w)
 	l := ids.Acquire(workloadNumber(1))
-	if err := l.Wait(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
+	wait(t, l)
 	saved := ids.Snapshot()
 	if len(saved) != 1 {
 		t.Fatalf("saved %d SVIDs, want 1", len(saved))
 	}
-	restored := func(s Saved, ev Evaluation) bool {
+	restored := func(s Saved, ev *Evaluation) bool {
 		fresh := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 		fresh.Restore([]Saved{s})
 		return fresh.Acquire(ev).State()[0].Issued != nil

@@ -35,21 +35,21 @@ func (s *Service) FetchJWTSVID(ctx context.Context, req *workloadpb.JWTSVIDReque
 	if err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, signWait)
-	defer cancel()
-	held := s.tokens.Fetch(wait, ev.Attributes, matches, audience)
+	held, waited := s.tokens.Fetch(ctx, ev, matches, audience)
 	if ctx.Err() != nil {
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	// The identity goes to the process that was evaluated, or to nobody.
-	if err := s.host.Check(peer); err != nil {
-		return nil, s.deny(peer, Evaluation{}, err)
+	if waited {
+		// The identity goes to the process that was evaluated, or to nobody.
+		if err := s.host.Check(peer); err != nil {
+			return nil, s.deny(peer, &Evaluation{}, err)
+		}
 	}
 	return jwtResponse(held)
 }
 
 // matchesOf is the identity the caller names, or all of them.
-func matchesOf(ev Evaluation, name string) ([]registry.Match, error) {
+func matchesOf(ev *Evaluation, name string) ([]registry.Match, error) {
 	if name == "" {
 		return ev.Matches, nil
 	}

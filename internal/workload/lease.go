@@ -2,42 +2,45 @@ package workload
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"time"
 
 	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
 )
 
-// Lease is one stream's hold on the SVIDs of its workload. One goroutine uses it.
+// Lease is a hold on the SVIDs of an evaluation. All streams that have the very
+// same evaluation hold the same lease.
 type Lease struct {
 	of      *Identities
-	matches []registry.Match
-	entries []*entry // same order as matches
-	changed chan struct{}
+	ev      *Evaluation
+	entries []*entry // same order as the matches
+
+	// Guarded by of.mu.
+	holders int
+	changed chan struct{} // closed and replaced when State may have changed
+	answer  *answer       // to what State was last, nil once it has changed
 }
 
 // Acquire wants the SVIDs of an evaluation. Release gives them back.
-func (m *Identities) Acquire(ev Evaluation) *Lease {
-	l := &Lease{of: m, matches: ev.Matches, changed: make(chan struct{}, 1)}
-	attrs := ev.Attributes.Workload()
-	digest := attributesDigest(attrs)
+func (m *Identities) Acquire(ev *Evaluation) *Lease {
 	trust := m.cfg.Trust()
 	m.mu.Lock()
+	if l, ok := m.leases[ev]; ok {
+		l.holders++
+		m.mu.Unlock()
+		return l
+	}
+	l := &Lease{of: m, ev: ev, holders: 1, changed: make(chan struct{})}
+	m.leases[ev] = l
 	now, early := m.cfg.Now(), false
-	for _, match := range ev.Matches {
-		key := entryKey(match, digest)
-		e, ok := m.entries[key]
-		if !ok {
-			e = &entry{
-				key: key, rule: match.Rule, id: match.ID, ttl: match.TTL, attrs: attrs,
-				leases: make(map[*Lease]struct{}), due: now,
-			}
-			m.entries[key] = e
-		}
+	for _, match := range ev.Matches { // no two of them are for one ID
+		e := m.entryOf(match, ev, now)
 		e.refresh(trust, now)
+		if len(e.leases) == 0 {
+			m.held++
+		}
 		e.leases[l] = struct{}{}
+		m.watch(e, now)
 		l.entries = append(l.entries, e)
 		early = early || !e.signing && e.due.Before(m.planned)
 	}
@@ -46,6 +49,40 @@ func (m *Identities) Acquire(ev Evaluation) *Lease {
 		m.wake()
 	}
 	return l
+}
+
+// entryOf finds or makes the entry of a match. The caller holds mu.
+func (m *Identities) entryOf(match registry.Match, ev *Evaluation, now time.Time) *entry {
+	key := entryKey(match, ev.digest)
+	e, ok := m.entries[key]
+	if !ok {
+		e = &entry{
+			key: key, rule: match.Rule, id: match.ID, ttl: match.TTL, attrs: ev.Attributes,
+			leases: make(map[*Lease]struct{}), due: now,
+		}
+		m.entries[key] = e
+	}
+	return e
+}
+
+// watch has the leases of an entry told when its SVID ends that could not be
+// renewed: a client must not go on using it. The caller holds mu.
+func (m *Identities) watch(e *entry, now time.Time) {
+	if e.end != nil {
+		e.end.Stop()
+		e.end = nil
+	}
+	if e.issued == nil || len(e.leases) == 0 {
+		return
+	}
+	e.end = time.AfterFunc(e.issued.NotAfter.Sub(now), func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		e.notify()
+		if now := m.cfg.Now(); e.issued != nil && now.Before(e.issued.NotAfter) { // renewed, or the clock was set
+			m.watch(e, now)
+		}
+	})
 }
 
 // refresh drops an SVID that has expired or that the bundle no longer vouches
@@ -88,11 +125,6 @@ func entryKey(match registry.Match, digest string) string {
 	return match.Rule + "\x00" + match.ID.String() + "\x00" + match.TTL.String() + "\x00" + digest
 }
 
-func attributesDigest(attrs registry.Attributes) string {
-	sum := sha256.Sum256(attrs.Text())
-	return hex.EncodeToString(sum[:])
-}
-
 // Held is one identity of a lease: with an SVID, or with the reason why not.
 type Held struct {
 	Match  registry.Match
@@ -104,10 +136,14 @@ type Held struct {
 func (l *Lease) State() []Held {
 	l.of.mu.Lock()
 	defer l.of.mu.Unlock()
-	now := l.of.cfg.Now()
+	return l.state(l.of.cfg.Now())
+}
+
+// state is State. The caller holds of.mu.
+func (l *Lease) state(now time.Time) []Held {
 	held := make([]Held, len(l.entries))
 	for i, e := range l.entries {
-		held[i] = Held{Match: l.matches[i], Err: e.err}
+		held[i] = Held{Match: l.ev.Matches[i], Err: e.err}
 		if e.issued != nil && now.Before(e.issued.NotAfter) {
 			held[i].Issued = e.issued
 		}
@@ -115,14 +151,18 @@ func (l *Lease) State() []Held {
 	return held
 }
 
-// Changed has a value after State may have changed.
-func (l *Lease) Changed() <-chan struct{} { return l.changed }
+// Changed is closed when State may be another than it was after it was taken.
+func (l *Lease) Changed() <-chan struct{} {
+	l.of.mu.Lock()
+	defer l.of.mu.Unlock()
+	return l.changed
+}
 
-// Wait blocks until every identity has an SVID or was refused, or until ended
-// is closed or ctx done. A server that is away is waited for.
-func (l *Lease) Wait(ctx context.Context, ended <-chan struct{}) error {
+// Wait blocks until every identity has an SVID or was refused, or ctx is done. A
+// server that is away is waited for.
+func (l *Lease) Wait(ctx context.Context) error {
 	for {
-		waiting := false
+		changed, waiting := l.Changed(), false
 		for _, h := range l.State() {
 			waiting = waiting || h.Issued == nil && !Refused(h.Err)
 		}
@@ -130,34 +170,34 @@ func (l *Lease) Wait(ctx context.Context, ended <-chan struct{}) error {
 			return nil
 		}
 		select {
-		case <-l.changed:
-		case <-ended:
-			return nil
+		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// Release ends the lease. The SVIDs stay for whoever comes back before they
+// Release ends one hold. The SVIDs stay for whoever comes back before they
 // expire, as a restarted workload does.
 func (l *Lease) Release() {
 	m := l.of
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	idle := 0
+	if l.holders--; l.holders > 0 {
+		return
+	}
+	delete(m.leases, l.ev)
 	for _, e := range l.entries {
-		delete(e.leases, l)
-		if len(e.leases) == 0 && e.issued == nil && !e.signing {
+		if delete(e.leases, l); len(e.leases) > 0 {
+			continue
+		}
+		m.held--
+		m.watch(e, time.Time{})
+		if e.issued == nil && !e.signing {
 			delete(m.entries, e.key)
 		}
 	}
-	for _, e := range m.entries {
-		if len(e.leases) == 0 {
-			idle++
-		}
-	}
-	if idle > maxIdle {
+	if len(m.entries)-m.held > maxIdle {
 		m.evict()
 	}
 }
@@ -181,10 +221,8 @@ func (m *Identities) evict() {
 // notify tells the leases of an entry. The caller holds mu.
 func (e *entry) notify() {
 	for l := range e.leases {
-		select {
-		case l.changed <- struct{}{}:
-		default:
-		}
+		close(l.changed)
+		l.changed, l.answer = make(chan struct{}), nil
 	}
 }
 

@@ -60,7 +60,7 @@ func (s *Secrets) FetchSecrets(ctx context.Context, req *envoypb.DiscoveryReques
 	}
 	lease := s.s.identities.Acquire(ev)
 	defer lease.Release()
-	_ = lease.Wait(ctx, nil) // what is there by then is what is served
+	_ = lease.Wait(ctx) // what is there by then is what is served
 	out, err := session.next(secrets{held: lease.State(), trust: s.s.host.Trust(), plain: session.plain})
 	switch {
 	case err != nil:
@@ -69,7 +69,7 @@ func (s *Secrets) FetchSecrets(ctx context.Context, req *envoypb.DiscoveryReques
 		return nil, status.Error(codes.Unavailable, "the server has not answered yet")
 	}
 	if err := s.s.host.Check(peer); err != nil {
-		return nil, s.s.deny(peer, Evaluation{}, err)
+		return nil, s.s.deny(peer, &Evaluation{}, err)
 	}
 	out.Nonce = ""
 	return out, nil
@@ -126,6 +126,7 @@ func supply[Request, Response any](s *Service, stream grpc.BidiStreamingServer[R
 ) (more bool, err error) {
 	ctx := stream.Context()
 	for {
+		moved := lease.Changed() // before its state, so that no change is missed
 		out, err := to.next(secrets{held: lease.State(), trust: s.host.Trust(), plain: to.old()})
 		if err != nil {
 			return false, err
@@ -133,7 +134,7 @@ func supply[Request, Response any](s *Service, stream grpc.BidiStreamingServer[R
 		if out != nil {
 			// A key goes to the process that was evaluated, or to nobody.
 			if err := s.host.Check(peer); err != nil {
-				return false, s.deny(peer, Evaluation{}, err)
+				return false, s.deny(peer, &Evaluation{}, err)
 			}
 			if err := stream.Send(out); err != nil {
 				return false, err
@@ -145,7 +146,7 @@ func supply[Request, Response any](s *Service, stream grpc.BidiStreamingServer[R
 			return false, status.FromContextError(ctx.Err()).Err()
 		case <-changed:
 			return true, nil
-		case <-lease.Changed():
+		case <-moved:
 		case req, ok := <-in:
 			if !ok {
 				return false, nil

@@ -118,11 +118,11 @@ func FuzzSecretRequests(f *testing.F) {
 	}
 	w := newWorld(f)
 	e := start(f, w, 0)
-	lease := e.identities.Acquire(w.ev)
+	lease := e.identities.Acquire(NewEvaluation(w.ev.Attributes, w.ev.Matches, nil))
 	f.Cleanup(lease.Release)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if err := lease.Wait(ctx, nil); err != nil {
+	if err := lease.Wait(ctx); err != nil {
 		f.Fatal(err)
 	}
 	s := NewService(ServiceConfig{Host: w, Identities: e.identities, Log: slog.New(slog.DiscardHandler)})

@@ -93,6 +93,7 @@ func (m *Identities) finish(batch []*entry, keys []*ecdsa.PrivateKey, results []
 		} else {
 			e.issued, e.backoff = outcomes[i].issued, 0
 			e.due = renewal(now, e.issued.NotAfter)
+			m.watch(e, now)
 			renewed = true
 		}
 		if e.again {

@@ -100,19 +100,17 @@ type errTooMany struct{}
 func (errTooMany) Error() string { return "too many new audiences; come back in a second" }
 
 // Fetch gives the JWT-SVIDs of the matches for an audience, which is sorted and
-// without doubles. It waits only for those that are not there, until ctx ends.
-func (m *Tokens) Fetch(ctx context.Context, attrs registry.Attributes, matches []registry.Match, audience []string) []HeldJWT {
-	attrs = attrs.Workload()
-	digest := attributesDigest(attrs)
+// without doubles, and says whether it had to wait: only for those that are not
+// there, until ctx ends or the server has had its time.
+func (m *Tokens) Fetch(ctx context.Context, ev *Evaluation, matches []registry.Match, audience []string) (held []HeldJWT, waited bool) {
 	wanted := make([]*token, len(matches)) // nil: there or refused
-	held := make([]HeldJWT, len(matches))
+	held = make([]HeldJWT, len(matches))
 	trust := m.cfg.Trust()
 	m.mu.Lock()
 	now := m.cfg.Now()
-	missing := false
 	for i, match := range matches {
 		held[i].Match = match
-		t := m.find(match, digest, attrs, audience, now)
+		t := m.find(match, ev, audience, now)
 		if t == nil {
 			held[i].Err = errTooMany{}
 			continue
@@ -122,15 +120,17 @@ func (m *Tokens) Fetch(ctx context.Context, attrs registry.Attributes, matches [
 			held[i].SVID = t.svid
 			continue
 		}
-		wanted[i], missing = t, true
+		wanted[i], waited = t, true
 		t.waiting++
 	}
 	m.mu.Unlock()
-	if missing {
+	if waited {
 		m.wake()
-		m.await(ctx, wanted, held)
+		wait, cancel := context.WithTimeout(ctx, signWait)
+		defer cancel()
+		m.await(wait, wanted, held)
 	}
-	return held
+	return held, waited
 }
 
 // await fills in what comes until all is there or refused, or ctx ends.
@@ -165,11 +165,11 @@ func (m *Tokens) await(ctx context.Context, wanted []*token, held []HeldJWT) {
 
 // find returns the token for an audience, a new one if need be, and nil when
 // the identity asks for too many. The caller holds mu.
-func (m *Tokens) find(match registry.Match, digest string, attrs registry.Attributes, audience []string, now time.Time) *token {
-	name := entryKey(match, digest)
+func (m *Tokens) find(match registry.Match, ev *Evaluation, audience []string, now time.Time) *token {
+	name := entryKey(match, ev.digest)
 	o := m.owners[name]
 	if o == nil {
-		o = &owner{key: name, match: match, attrs: attrs, tokens: make(map[string]*token), budget: rate.NewLimiter(newTokens, maxTokensEach)}
+		o = &owner{key: name, match: match, attrs: ev.Attributes, tokens: make(map[string]*token), budget: rate.NewLimiter(newTokens, maxTokensEach)}
 		m.owners[name] = o
 	}
 	key := strings.Join(audience, "\x00")

@@ -40,10 +40,8 @@ func inBubble(t *testing.T, test func(c *cache)) {
 // fetch is one identity's token and how long that took.
 func (c *cache) fetch(audience ...string) (HeldJWT, time.Duration) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), signWait)
-	defer cancel()
 	began := time.Now()
-	held := c.Fetch(ctx, c.ev.Attributes, c.ev.Matches[:1], audience)
+	held, _ := c.Fetch(c.t.Context(), NewEvaluation(c.ev.Attributes, c.ev.Matches, nil), c.ev.Matches[:1], audience)
 	if len(held) != 1 {
 		c.t.Fatalf("%d answers", len(held))
 	}
@@ -289,7 +287,7 @@ func BenchmarkFetchCachedToken(b *testing.B) {
 	go func() { _ = tokens.Run(ctx) }()
 	b.ReportAllocs()
 	for b.Loop() {
-		if held := tokens.Fetch(ctx, w.ev.Attributes, w.ev.Matches, []string{"orders"}); held[0].SVID == nil {
+		if held, _ := tokens.Fetch(ctx, NewEvaluation(w.ev.Attributes, w.ev.Matches, nil), w.ev.Matches, []string{"orders"}); held[0].SVID == nil {
 			b.Fatal(held[0].Err)
 		}
 	}

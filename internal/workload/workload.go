@@ -5,7 +5,7 @@ package workload
 
 import (
 	"context"
-	"strings"
+	"maps"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
@@ -13,15 +13,18 @@ import (
 
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/pb"
-	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
 )
 
 // Host is what the service needs to know. Every method is safe for concurrent
 // use and answers from memory and from the local system.
 type Host interface {
-	// Evaluate says which identities the peer has under the rules of now.
-	Evaluate(ctx context.Context, peer attest.Peer) (Evaluation, error)
+	// Evaluate says which identities the peer has under the rules of now; like
+	// Check, it errs once the peer is no longer the process that connected, and
+	// with Unheard before there are any rules. Peers
+	// that are alike get the same value, where that is known: streams with one
+	// evaluation share all that they are sent.
+	Evaluate(ctx context.Context, peer attest.Peer) (*Evaluation, error)
 	// Check says nil while the peer is the process that connected.
 	Check(peer attest.Peer) error
 	// Trust is the trust domain and the bundles of now.
@@ -38,21 +41,24 @@ type Signer interface {
 	SignWorkloads(ctx context.Context, csrs []*pb.WorkloadCSR) ([]*pb.SignedWorkload, error)
 }
 
-// Evaluation is who a workload is, and why.
-type Evaluation struct {
-	// Attributes is what was found out, workload.* only.
-	Attributes registry.Attributes
-	// Matches are the identities, the default one first.
-	Matches []registry.Match
-	// Outcomes explain every rule.
-	Outcomes []registry.Outcome
-}
+// Unheard is the error of an agent that has no rules yet: whether there is an
+// identity is not known, and the caller does well to come back.
+type Unheard struct{}
+
+// Error implements error.
+func (Unheard) Error() string { return "the agent has not heard from its server yet" }
 
 // Trust is whom a workload may trust. Its own trust domain has a bundle before
 // anything is served.
 type Trust struct {
 	Domain  spiffe.TrustDomain
 	Bundles spiffe.BundleMap
+}
+
+// same reports whether two hold the very same bundles: of each there is one
+// value for as long as it stays as it is.
+func (t Trust) same(other Trust) bool {
+	return t.Domain == other.Domain && maps.Equal(t.Bundles, other.Bundles)
 }
 
 // PeerOf is the process that called, as the socket's credentials captured it.
@@ -67,32 +73,4 @@ func PeerOf(ctx context.Context) (attest.Peer, error) {
 		return attest.Peer{}, status.Error(codes.PermissionDenied, "the caller is not a local process")
 	}
 	return local.Peer(), nil
-}
-
-// Closest is the outcome of the rule that came nearest to matching, and false
-// when there was none: a rule whose requirement is false is nearer than one
-// that misses an attribute, and one for other nodes is the farthest.
-func Closest(outcomes []registry.Outcome) (registry.Outcome, bool) {
-	rank := func(o registry.Outcome) int {
-		switch {
-		case strings.HasPrefix(o.Detail, "not for nodes"):
-			return 1
-		case o.Result == registry.Missing:
-			return 2
-		case o.Result == registry.Unmatched:
-			return 3
-		case o.Result == registry.Failed:
-			return 4
-		default:
-			return 5
-		}
-	}
-	var best registry.Outcome
-	found := 0
-	for _, o := range outcomes {
-		if r := rank(o); r > found {
-			best, found = o, r
-		}
-	}
-	return best, found > 0
 }

@@ -1,7 +1,9 @@
 package workload
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -30,6 +32,7 @@ type Service struct {
 	tokens     *Tokens
 	log        *slog.Logger
 	metrics    *Metrics
+	hands      *hands
 	chatter    *rate.Limiter // of log lines about processes without an identity
 }
 
@@ -49,7 +52,7 @@ func NewService(cfg ServiceConfig) *Service {
 	}
 	return &Service{
 		host: cfg.Host, identities: cfg.Identities, tokens: cfg.Tokens,
-		log: cfg.Log, metrics: cfg.Metrics, chatter: rate.NewLimiter(5, 20),
+		log: cfg.Log, metrics: cfg.Metrics, hands: newHands(), chatter: rate.NewLimiter(5, 20),
 	}
 }
 
@@ -63,96 +66,151 @@ func (s *Service) FetchX509SVID(_ *workloadpb.X509SVIDRequest, stream grpc.Serve
 	if err != nil {
 		return err
 	}
-	var last *workloadpb.X509SVIDResponse
-	var lease *Lease
-	defer func() {
-		if lease != nil {
-			lease.Release()
-		}
-	}()
+	f := &follower{s: s, peer: peer, stream: stream}
+	defer f.end()
+	step := f.step
 	for {
-		changed := s.host.Changed() // before evaluating, so that no change is missed
-		ev, err := s.evaluate(ctx, peer)
-		if err != nil {
+		if err := s.hands.do(step); err != nil {
 			return err
 		}
-		next := s.identities.Acquire(ev) // before releasing, so that nothing is dropped between
-		if lease != nil {
-			lease.Release()
-		}
-		lease = next
-		if err := s.serve(stream, peer, lease, changed, &last); err != nil {
-			return err
-		}
-	}
-}
-
-// serve sends what a lease holds until the rules or bundles change.
-func (s *Service) serve(stream grpc.ServerStreamingServer[workloadpb.X509SVIDResponse], peer attest.Peer,
-	lease *Lease, changed <-chan struct{}, last **workloadpb.X509SVIDResponse,
-) error {
-	ctx := stream.Context()
-	wait, cancel := context.WithTimeout(ctx, signWait)
-	_ = lease.Wait(wait, changed) // what is there by then is what is served
-	cancel()
-	select {
-	case <-ctx.Done():
-		return status.FromContextError(ctx.Err()).Err()
-	case <-changed:
-		return nil
-	default:
-	}
-	for {
-		held := lease.State()
-		response, err := s.response(held)
-		if err != nil {
-			return err
-		}
-		if *last == nil || !proto.Equal(*last, response) {
-			// The identity goes to the process that was evaluated, or to nobody.
-			if err := s.host.Check(peer); err != nil {
-				return s.deny(peer, Evaluation{}, err)
-			}
-			if err := stream.Send(response); err != nil {
-				return err
-			}
-			*last = response
-		}
-		expiry, stop := untilFirstEnds(held, s.identities.cfg.Now())
 		select {
 		case <-ctx.Done():
-			stop()
 			return status.FromContextError(ctx.Err()).Err()
-		case <-changed:
-			stop()
-			return nil
-		case <-lease.Changed():
-		case <-expiry:
+		case <-f.changed:
+			f.known = false
+		case <-f.moved:
+		case <-f.patience:
+			f.patience = nil
 		}
-		stop()
 	}
 }
 
-// untilFirstEnds fires when the first SVID ends that could not be renewed: a
-// client must not go on using it.
-func untilFirstEnds(held []Held, now time.Time) (<-chan time.Time, func()) {
-	var first time.Time
+// follower is one stream of X.509-SVIDs.
+type follower struct {
+	s      *Service
+	peer   attest.Peer
+	stream grpc.ServerStream
+	lease  *Lease
+	sent   encoded // last
+
+	// What its stream waits for.
+	known    bool             // the lease is by the rules of now
+	changed  <-chan struct{}  // the rules or bundles have changed
+	moved    <-chan struct{}  // the lease has another answer
+	patience <-chan time.Time // the time for the server to answer is over; nil if it is
+	timer    *time.Timer      // of patience
+}
+
+// step sends what there is to send by now.
+func (f *follower) step() error {
+	evaluated := !f.known
+	if evaluated {
+		if err := f.evaluate(); err != nil {
+			return err
+		}
+	}
+	answer, moved := f.s.answer(f.lease)
+	f.moved = moved
+	if answer.waits && f.patience != nil {
+		return nil
+	}
+	f.patience = nil
+	if answer.err != nil {
+		return answer.err
+	}
+	if bytes.Equal(f.sent, answer.message) {
+		f.sent = answer.message // of which there is one for all streams
+		return nil
+	}
+	if !evaluated {
+		// The identity goes to the process that was evaluated, or to nobody.
+		if err := f.s.host.Check(f.peer); err != nil {
+			return f.s.deny(f.peer, &Evaluation{}, err)
+		}
+	}
+	if err := f.stream.SendMsg(answer.message); err != nil {
+		return err
+	}
+	f.sent = answer.message
+	return nil
+}
+
+// evaluate takes a lease by the rules of now.
+func (f *follower) evaluate() error {
+	f.changed = f.s.host.Changed() // before evaluating, so that no change is missed
+	ev, err := f.s.evaluate(f.stream.Context(), f.peer)
+	if err != nil {
+		return err
+	}
+	next := f.s.identities.Acquire(ev) // before releasing, so that nothing is dropped between
+	f.release()
+	f.lease, f.known = next, true
+	if answer, _ := f.s.answer(next); answer.waits {
+		f.rest()
+		f.timer = time.NewTimer(signWait)
+		f.patience = f.timer.C
+	}
+	return nil
+}
+
+func (f *follower) release() {
+	if f.lease != nil {
+		f.lease.Release()
+	}
+}
+
+func (f *follower) rest() {
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+}
+
+func (f *follower) end() {
+	f.rest()
+	f.release()
+}
+
+// answer is what every stream of a lease is sent, or why it is sent nothing.
+type answer struct {
+	message encoded
+	err     error
+	waits   bool      // the server has not yet spoken about some identity
+	trust   Trust     // whose bundles it holds
+	until   time.Time // the first of its SVIDs ends
+}
+
+// answer is the answer of a lease, made once for all its streams, and what tells
+// that there is another.
+func (s *Service) answer(l *Lease) (*answer, <-chan struct{}) {
+	trust, now := s.host.Trust(), s.identities.cfg.Now()
+	m := s.identities
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a := l.answer; a == nil || !a.trust.same(trust) || !a.until.IsZero() && !now.Before(a.until) {
+		l.answer = newAnswer(l.state(now), trust)
+	}
+	return l.answer, l.changed
+}
+
+func newAnswer(held []Held, trust Trust) *answer {
+	a := &answer{trust: trust}
 	for _, h := range held {
-		if h.Issued != nil && (first.IsZero() || h.Issued.NotAfter.Before(first)) {
-			first = h.Issued.NotAfter
+		a.waits = a.waits || h.Issued == nil && !Refused(h.Err)
+		if h.Issued != nil && (a.until.IsZero() || h.Issued.NotAfter.Before(a.until)) {
+			a.until = h.Issued.NotAfter
 		}
 	}
-	if first.IsZero() {
-		return nil, func() {}
+	var response *workloadpb.X509SVIDResponse
+	if response, a.err = x509Response(held, trust); a.err == nil {
+		// Deterministic, so that equal answers are equal bytes.
+		a.message, a.err = proto.MarshalOptions{Deterministic: true}.Marshal(response)
 	}
-	timer := time.NewTimer(first.Sub(now))
-	return timer.C, func() { timer.Stop() }
+	return a
 }
 
-// response is the full state of a lease: every identity that has an SVID. If
+// x509Response is the full state of a lease: every identity that has an SVID. If
 // none has, the error says whether it is worth trying again.
-func (s *Service) response(held []Held) (*workloadpb.X509SVIDResponse, error) {
-	trust := s.host.Trust()
+func x509Response(held []Held, trust Trust) (*workloadpb.X509SVIDResponse, error) {
 	own, ok := trust.Bundles.Bundle(trust.Domain)
 	if !ok {
 		return nil, status.Error(codes.Unavailable, "the agent has no bundle yet")
@@ -235,18 +293,23 @@ func (s *Service) FetchX509Bundles(_ *workloadpb.X509BundlesRequest, stream grpc
 
 // evaluate finds the caller's identities; none is PermissionDenied, with what
 // was found in the log and not in the answer.
-func (s *Service) evaluate(ctx context.Context, peer attest.Peer) (Evaluation, error) {
+func (s *Service) evaluate(ctx context.Context, peer attest.Peer) (*Evaluation, error) {
 	ev, err := s.host.Evaluate(ctx, peer)
-	if ctx.Err() != nil {
-		return Evaluation{}, status.FromContextError(ctx.Err()).Err()
-	}
-	if err != nil || len(ev.Matches) == 0 {
-		return Evaluation{}, s.deny(peer, ev, err)
+	var unheard Unheard
+	switch {
+	case ctx.Err() != nil:
+		return nil, status.FromContextError(ctx.Err()).Err()
+	case errors.As(err, &unheard): // Workload Endpoint 6: PermissionDenied is for whoever has no identity
+		return nil, status.Error(codes.Unavailable, unheard.Error())
+	case err != nil:
+		return nil, s.deny(peer, &Evaluation{}, err)
+	case len(ev.Matches) == 0:
+		return nil, s.deny(peer, ev, nil)
 	}
 	return ev, nil
 }
 
-func (s *Service) deny(peer attest.Peer, ev Evaluation, err error) error {
+func (s *Service) deny(peer attest.Peer, ev *Evaluation, err error) error {
 	s.metrics.denied.Inc()
 	if s.chatter.Allow() {
 		closest := registry.Outcome{Detail: "there are no identity rules"}
