@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -47,6 +48,11 @@ func (b *bare) FetchX509SVID(_ *workloadpb.X509SVIDRequest, stream grpc.ServerSt
 	}
 }
 
+// FetchJWTSVID answers with a token of the size that an agent's has.
+func (b *bare) FetchJWTSVID(context.Context, *workloadpb.JWTSVIDRequest) (*workloadpb.JWTSVIDResponse, error) {
+	return &workloadpb.JWTSVIDResponse{Svids: []*workloadpb.JWTSVID{{SpiffeId: "spiffe://bench.example/vms/u0", Svid: strings.Repeat("t", 400)}}}, nil
+}
+
 // bareRole serves it: bare <socket>.
 func bareRole(ctx context.Context, args []string) error {
 	if len(args) != 1 {
@@ -62,7 +68,7 @@ func bareRole(ctx context.Context, args []string) error {
 	if err := os.Chmod(args[0], 0o666); err != nil {
 		return err
 	}
-	server := grpc.NewServer(grpc.ReadBufferSize(1<<10), grpc.WriteBufferSize(4<<10), grpc.SharedWriteBuffer(true),
+	server := grpc.NewServer(grpc.ReadBufferSize(256), grpc.WriteBufferSize(4<<10),
 		grpc.StaticStreamWindowSize(1<<16), grpc.StaticConnWindowSize(1<<18)) // as kith agent has them
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, b)
 	go func() {

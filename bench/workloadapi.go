@@ -8,7 +8,12 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/pb/workloadpb"
 )
 
 // The users whose streams are held open: one may hold 512.
@@ -82,8 +87,9 @@ func (e endpoint) fetch(ctx context.Context) error {
 	return err
 }
 
-// fetches measures fetches, eight at a time, so that what is counted is not the
-// falling asleep and waking up of a machine that waits.
+// fetches measures what is asked over and over: SVIDs over a new connection, and
+// tokens over one that is kept. It is eight at a time, so that what is counted is
+// not the falling asleep and waking up of a machine that waits.
 func fetches(ctx context.Context, d *domain) ([]figure, []chart, error) {
 	agent, floor, stop, err := both(ctx, d)
 	if err != nil {
@@ -93,28 +99,69 @@ func fetches(ctx context.Context, d *domain) ([]figure, []chart, error) {
 	if err := d.agent.until(10*time.Second, func() error { return agent.fetch(ctx) }); err != nil { // until it has the rules
 		return nil, nil, err
 	}
+	svid, bare, client, err := asked(agent, floor, func(e endpoint, n int) error {
+		return parallelN(n, 8, func(int) error { return e.fetch(ctx) })
+	}, 200)
+	if err != nil {
+		return nil, nil, err
+	}
+	token, bareToken, tokenClient, err := asked(agent, floor, func(e endpoint, n int) error { return e.fetchJWTs(ctx, n) }, 1000)
+	if err != nil {
+		return nil, nil, err
+	}
+	bars := func(title string, goal, ours, bare float64, anchors ...bar) chart {
+		return chart{title: title, unit: "ms", groups: []group{{goal: goal, bars: append([]bar{{"kith", ours, true}, {"only gRPC", bare, false}}, anchors...)}}}
+	}
+	return []figure{
+		upTo("X.509 fetch, new connection, agent's CPU", svid, "ms", 0.4, "SPIRE 1.2–1.6",
+			fmt.Sprintf("only gRPC %s, the client (Go, gRPC) %s", number(bare), number(client))),
+		plain("what the agent adds to gRPC", svid-bare, "ms", "", ""),
+		upTo("JWT fetch (cached), reused connection, agent's CPU", token, "ms", 0.15, "SPIRE 0.52",
+			fmt.Sprintf("only gRPC %s, the client (Go, gRPC) %s", number(bareToken), number(tokenClient))),
+	}, []chart{
+		bars("X.509 fetch over a new connection, agent's CPU", 0.4, svid, bare, bar{"SPIRE agent, low (anchor)", 1.2, false}, bar{"SPIRE agent, high (anchor)", 1.6, false}),
+		bars("JWT fetch over a connection that is kept, agent's CPU", 0.15, token, bareToken, bar{"SPIRE agent (anchor)", 0.52, false}),
+	}, nil
+}
+
+// asked is the processor time that one of n askings costs the agent, gRPC alone,
+// and the client, in ms: the medians of rounds in turn.
+func asked(agent, floor endpoint, ask func(e endpoint, n int) error, n int) (ours, bare, client float64, err error) {
 	var cpu [2][]float64
-	var client []float64
+	var clients []float64
 	for round := range 9 {
 		for i, e := range []endpoint{agent, floor} {
-			before, own, n := cpuOf(e.program.pid()), selfCPU(), 200
-			if err := parallelN(n, 8, func(int) error { return e.fetch(ctx) }); err != nil {
-				return nil, nil, err
+			before, own := cpuOf(e.program.pid()), selfCPU()
+			if err := ask(e, n); err != nil {
+				return 0, 0, 0, err
 			}
 			if round > 0 { // the first one finds everything cold
-				cpu[i], client = append(cpu[i], ms(cpuOf(e.program.pid())-before)/float64(n)), append(client, ms(selfCPU()-own)/float64(n))
+				cpu[i] = append(cpu[i], ms(cpuOf(e.program.pid())-before)/float64(n))
+				clients = append(clients, ms(selfCPU()-own)/float64(n))
 			}
 		}
 	}
-	value, bare := median(cpu[0]), median(cpu[1])
-	return []figure{
-			upTo("X.509 fetch, new connection, agent's CPU", value, "ms", 0.4, "SPIRE 1.2–1.6",
-				fmt.Sprintf("only gRPC %s, the client (Go, gRPC) %s", number(bare), number(median(client)))),
-			plain("what the agent adds to gRPC", value-bare, "ms", "", ""),
-		},
-		[]chart{{title: "X.509 fetch over a new connection, agent's CPU", unit: "ms", groups: []group{{goal: 0.4, bars: []bar{
-			{"kith", value, true}, {"only gRPC", bare, false}, {"SPIRE agent, low (anchor)", 1.2, false}, {"SPIRE agent, high (anchor)", 1.6, false},
-		}}}}}, nil
+	return median(cpu[0]), median(cpu[1]), median(clients), nil
+}
+
+// fetchJWTs asks n times for the same token over eight connections.
+func (e endpoint) fetchJWTs(ctx context.Context, n int) error {
+	const connections = 8
+	return parallelN(connections, connections, func(int) error {
+		conn, err := grpc.NewClient("unix://"+e.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		client := workloadpb.NewSpiffeWorkloadAPIClient(conn)
+		ctx := metadata.AppendToOutgoingContext(ctx, "workload.spiffe.io", "true")
+		for range n / connections {
+			if _, err := client.FetchJWTSVID(ctx, &workloadpb.JWTSVIDRequest{Audience: []string{"billing"}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // firstIdentities times the first SVID of workloads nobody has seen.
