@@ -130,10 +130,11 @@ func (s *stage) put(ctx context.Context, object *pb.Object) bool {
 	return err == nil && s.everywhere(result)
 }
 
-// everywhere reports whether a change is in force on all nodes by the server's
-// own words.
+// everywhere reports whether a change is in force on every node that it concerns,
+// by the server's own words. Each rule here is for a service on one node: where
+// no node is concerned, that one is away.
 func (s *stage) everywhere(result *pb.ChangeResult) bool {
-	if int(result.GetAcked()) != len(s.nodes) || int(result.GetAffected()) != len(s.nodes) || len(result.GetLaggards()) > 0 {
+	if result.GetAcked() != result.GetAffected() || result.GetAffected() == 0 || len(result.GetLaggards()) > 0 {
 		return false
 	}
 	for _, w := range result.GetWarnings() {
