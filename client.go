@@ -259,13 +259,20 @@ func (c *caller) handshake(ctx context.Context, expect func(spiffe.ID) error, ad
 	}
 	config := spiffe.ClientTLS(c.w, c.w.cfg.Now, expect)
 	config.NextProtos = protos
-	conn := tls.Client(raw, config)
 	limit, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	if err := conn.HandshakeContext(limit); err != nil {
-		return nil, errors.Join(err, ignoreClosed(raw.Close()))
+	return c.w.meet(limit, raw, config)
+}
+
+// meet does the handshake of a dialled connection; prove is its other half.
+func (w *Workload) meet(ctx context.Context, raw net.Conn, config *tls.Config) (*tls.Conn, error) {
+	tracked := &acceptedConn{Conn: raw, gone: w.dials.remove}
+	conn := tls.Client(tracked, config)
+	known := w.identity.Load()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, ignoreClosed(tracked.Close()))
 	}
-	return conn, nil
+	return conn, w.dials.track(w, tracked, conn, known)
 }
 
 func ignoreClosed(err error) error {

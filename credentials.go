@@ -59,9 +59,9 @@ func (c grpcCredentials) ClientHandshake(ctx context.Context, authority string, 
 	defer cancel()
 	config := spiffe.ClientTLS(c.w, c.w.cfg.Now, dest.expects(raw.RemoteAddr().String()))
 	config.NextProtos = []string{"h2"}
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, nil, errors.Join(err, ignoreClosed(raw.Close()))
+	conn, err := c.w.meet(ctx, raw, config)
+	if err != nil {
+		return nil, nil, err
 	}
 	return c.proved(conn, service)
 }

@@ -36,7 +36,7 @@ func leafOf(t *testing.T, path string) *x509.Certificate {
 // T5: one caller cannot take all of a listener's connections.
 func TestConnectionsOfOnePeerAreLimited(t *testing.T) {
 	var c conns
-	c.init()
+	c.init(maxOfOnePeer)
 	web := []*x509.Certificate{leafOf(t, "/vms/web")}
 	var first *acceptedConn
 	for i := range maxOfOnePeer {

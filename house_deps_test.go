@@ -27,7 +27,7 @@ func dependencies() []dependency {
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
 	programs := []string{
-		"internal/store", "internal/platform/host", "internal/ca", "internal/api", "internal/workload", "internal/extauthz", "internal/jwks",
+		"internal/store", "internal/platform/host", "internal/ca", "internal/api", "internal/workload", "internal/extauthz", "internal/jwks", "internal/federation",
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
 	return []dependency{
@@ -43,7 +43,7 @@ func dependencies() []dependency {
 		{"github.com/prometheus/client_golang", append(programs, "internal/obs", "internal/audit", "internal/policy"), "metrics, made beside what they measure"},
 		{"golang.org/x/sys", append(programs, "."), "pidfd, peer credentials, sock_diag, file locks"},
 		{"golang.org/x/net", []string{".", "internal/proxy"}, "HTTP/2 over connections we made ourselves"},
-		{"golang.org/x/crypto", []string{"spiffe", "internal/keys"}, "cryptobyte for DER, argon2 for passphrases"},
+		{"golang.org/x/crypto", []string{"spiffe", "internal/keys", "internal/federation"}, "cryptobyte for DER, argon2 for passphrases, ACME"},
 		{"golang.org/x/sync", append(programs, "."), "errgroup, singleflight, semaphores"},
 		{"golang.org/x/time", append(programs, "."), "rate limits"},
 		{"github.com/google/go-cmp", nil, "tests: readable differences"},

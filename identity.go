@@ -90,9 +90,9 @@ func openX509SVID(ctx context.Context, conn grpc.ClientConnInterface) (grpc.Clie
 	return stream, stream.CloseSend()
 }
 
-// adopt puts a new identity in force: handshakes use it from now on, accepted
-// connections whose root is gone are cut, pooled client connections made with
-// the old one are left to drain.
+// adopt puts a new identity in force: handshakes use it from now on, connections
+// whose peer's root is gone are cut, pooled client connections made with the old
+// one are left to drain.
 func (w *Workload) adopt(next *identity) {
 	previous := w.identity.Load() // no other goroutine adopts
 	distrust := previous != nil && !sameBundles(previous.bundles, next.bundles)
@@ -107,6 +107,7 @@ func (w *Workload) adopt(next *identity) {
 	w.first.rotations.Add(1)
 	if distrust {
 		w.accepts.verifyAgain(w)
+		w.dials.verifyAgain(w)
 	}
 	w.calls.closeIdle()
 	w.targets.again()

@@ -146,15 +146,24 @@ func (w *Workload) prove(ctx context.Context, tracked *acceptedConn, config *tls
 		tracked.Close()
 		return nil, err
 	}
-	tracked.chain, tracked.met = conn.ConnectionState().PeerCertificates, w.cfg.Now()
-	if !w.accepts.add(tracked) {
-		tracked.Close()
-		return nil, errCrowded
-	}
-	if w.identity.Load() != known { // the bundle may have changed before it was added
-		w.accepts.check(w, tracked)
+	if err := w.accepts.track(w, tracked, conn, known); err != nil {
+		return nil, err
 	}
 	return conn, nil
+}
+
+// track has the peer of a connection whose handshake is done verified again at
+// each change of bundle. known is the identity of before the handshake.
+func (c *conns) track(w *Workload, tracked *acceptedConn, conn *tls.Conn, known *identity) error {
+	tracked.chain, tracked.met = conn.ConnectionState().PeerCertificates, w.cfg.Now()
+	if !c.add(tracked) {
+		tracked.Close()
+		return errCrowded
+	}
+	if w.identity.Load() != known { // the bundle may have changed before it was added
+		c.check(w, tracked)
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -166,7 +175,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// acceptedConn is the raw connection under an accepted TLS connection.
+// acceptedConn is the raw connection under an accepted or dialled TLS connection.
 type acceptedConn struct {
 	net.Conn
 
@@ -195,15 +204,17 @@ func (c *acceptedConn) CloseWrite() error {
 	return nil
 }
 
-// conns are the accepted connections of all listeners.
+// conns are the accepted connections of all listeners, or the dialled ones.
 type conns struct {
+	most int // of one peer; 0: any number
+
 	mu  sync.Mutex
 	all map[*acceptedConn]struct{} // guarded by mu
 	of  map[spiffe.ID]int          // how many each peer has; guarded by mu
 }
 
-func (c *conns) init() {
-	c.all, c.of = make(map[*acceptedConn]struct{}), make(map[spiffe.ID]int)
+func (c *conns) init(most int) {
+	c.most, c.all, c.of = most, make(map[*acceptedConn]struct{}), make(map[spiffe.ID]int)
 }
 
 // errCrowded says that a peer has as many connections as one may have.
@@ -217,7 +228,7 @@ func (c *conns) add(conn *acceptedConn) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.of[conn.peer] >= maxOfOnePeer {
+	if c.most > 0 && c.of[conn.peer] >= c.most {
 		return false
 	}
 	c.all[conn] = struct{}{}

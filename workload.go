@@ -64,6 +64,7 @@ type Workload struct {
 
 	live    live      // exchanges decided again at each change of policy
 	accepts conns     // accepted connections, verified again at each change of bundle
+	dials   conns     // dialled ones, likewise
 	reports reports   // decisions on their way to the agent
 	flows   flows     // what was decided, counted
 	calls   caller    // the client half
@@ -97,7 +98,8 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	w := &Workload{cfg: cfg, socket: socket, conn: conn, renewed: make(chan struct{}, 1), advertised: make(chan struct{}, 1)}
 	w.first.init()
 	w.live.init()
-	w.accepts.init()
+	w.accepts.init(maxOfOnePeer)
+	w.dials.init(0)
 	w.reports.init()
 	w.flows.init()
 	w.calls.init(w)

@@ -74,6 +74,26 @@ func ClientTLS(src Source, now func() time.Time, expect func(ID) error) *tls.Con
 	return config
 }
 
+// EndpointTLS is TLS for a client without an identity of its own, which talks to
+// one server only: the one with a valid SVID of exactly this ID, by the bundle
+// that there is of its trust domain at the time of the handshake. It is the
+// client's half of the https_spiffe profile (SPIFFE Federation 5.2.2).
+func EndpointTLS(bundle func(TrustDomain) (*Bundle, bool), now func() time.Time, id ID) *tls.Config {
+	config := base(now)
+	skipHostNames(config)
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		shown, err := Verify(state.PeerCertificates, bundle, config.Time())
+		switch {
+		case err != nil:
+			return err
+		case shown != id:
+			return fmt.Errorf("server is %s, and %s is expected", shown, id)
+		}
+		return nil
+	}
+	return config
+}
+
 // PeerID is the ID of the verified peer of a connection made with one of this
 // package's configurations. It is an error if the handshake is not complete or
 // the peer has shown no certificate.

@@ -44,8 +44,16 @@ func (a *app) withAdmin(ctx context.Context, ask func(context.Context, pb.AdminC
 	return a.streamAdmin(ctx, ask)
 }
 
-// streamAdmin is withAdmin without a limit in time. With --server it asks there.
+// streamAdmin is withAdmin without a limit in time.
 func (a *app) streamAdmin(ctx context.Context, ask func(context.Context, pb.AdminClient) error) error {
+	return a.streamServer(ctx, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		return ask(ctx, pb.NewAdminClient(conn))
+	})
+}
+
+// streamServer connects to the server, for a call of any of its services. With
+// --server it asks there.
+func (a *app) streamServer(ctx context.Context, ask func(context.Context, grpc.ClientConnInterface) error) error {
 	if a.far.address != "" {
 		return a.streamFar(ctx, ask)
 	}
@@ -59,7 +67,7 @@ func (a *app) streamAdmin(ctx context.Context, ask func(context.Context, pb.Admi
 		return err
 	}
 	defer conn.Close()
-	return explain(ask(ctx, pb.NewAdminClient(conn)), "server", path)
+	return explain(ask(ctx, conn), "server", path)
 }
 
 // withAgent asks the agent of this node something over its socket.

@@ -78,7 +78,7 @@ func asksServer(cmd *cobra.Command) bool {
 	switch path[1] {
 	case "ids":
 		return !slices.Contains(path, "explain") // it asks the agent
-	case "allow", "apply", "curl", "deny", "doctor", "nodes", "plan", "rules", "services", "status", "watch", "why":
+	case "allow", "apply", "curl", "deny", "doctor", "federate", "nodes", "plan", "rules", "services", "status", "watch", "why":
 		return true
 	}
 	return false
@@ -108,7 +108,7 @@ func (s adminSource) pastHalf(now time.Time) bool {
 
 // streamFar asks a server elsewhere, as an admin. An SVID past half its life is
 // renewed on the way.
-func (a *app) streamFar(ctx context.Context, ask func(context.Context, pb.AdminClient) error) error {
+func (a *app) streamFar(ctx context.Context, ask func(context.Context, grpc.ClientConnInterface) error) error {
 	source, err := loadAdmin(a.far.dir)
 	if err != nil {
 		return err
@@ -122,15 +122,14 @@ func (a *app) streamFar(ctx context.Context, ask func(context.Context, pb.AdminC
 		return err
 	}
 	defer conn.Close()
-	client := pb.NewAdminClient(conn)
 	if source.pastHalf(a.now()) && !a.far.renewed {
 		a.far.renewed = true
-		if err := a.renewAdmin(ctx, client, source); err != nil {
+		if err := a.renewAdmin(ctx, pb.NewAdminClient(conn), source); err != nil {
 			// Asking goes on: the SVID is still good, and the server may tell why.
 			fmt.Fprintf(a.stderr, "warning: admin SVID not renewed, %s left: %v\n", short(source.svid.Expiry().Sub(a.now())), err)
 		}
 	}
-	return explainFar(ask(ctx, client), a.far.address)
+	return explainFar(ask(ctx, conn), a.far.address)
 }
 
 func (a *app) renewAdmin(ctx context.Context, client pb.AdminClient, source adminSource) error {

@@ -99,6 +99,9 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 		return err
 	}
 	cfg.Now, cfg.Log = a.now, log
+	if cfg.Federation, err = exchange(file.Server.Federation, paths, a.now, log); err != nil {
+		return err
+	}
 	// 1. The KEK, before the store: what is sealed in there needs this very one.
 	if cfg.KEK, err = openKEK(file, paths); err != nil {
 		return err

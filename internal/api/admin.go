@@ -24,10 +24,11 @@ const (
 
 // AdminConfig is what the operators' face needs.
 type AdminConfig struct {
-	Operator Operator
-	Admins   Admins
-	Log      *slog.Logger
-	UID      int // besides root, the only user let in: the server's own
+	Operator    Operator
+	Admins      Admins
+	Federations Federations
+	Log         *slog.Logger
+	UID         int // besides root, the only user let in: the server's own
 	// PeerUID says who opened a connection; nil asks the kernel.
 	PeerUID func(net.Conn) (int, error)
 }
@@ -51,7 +52,7 @@ func (a *Admin) Run(ctx context.Context, l net.Listener) error {
 		grpc.ConnectionTimeout(handshakeTime),
 		grpc.MaxHeaderListSize(16<<10),
 	)
-	pb.RegisterAdminServer(s, &admin{o: a.cfg.Operator, admins: a.cfg.Admins})
+	registerAdmin(s, a.cfg.Operator, a.cfg.Admins, a.cfg.Federations)
 	var serving sync.WaitGroup
 	ended := make(chan error, 1)
 	serving.Go(func() { ended <- s.Serve(l) })

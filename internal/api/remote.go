@@ -36,6 +36,7 @@ type RemoteConfig struct {
 	TLS         *tls.Config // spiffe.ServerTLSOptional
 	Operator    Operator
 	Admins      Admins
+	Federations Federations
 	Log         *slog.Logger
 	Now         func() time.Time
 }
@@ -89,7 +90,7 @@ func (r *Remote) Run(ctx context.Context, l net.Listener) error {
 	)...)
 	for _, s := range []*grpc.Server{strangers, admins} {
 		pb.RegisterAdminAdmissionServer(s, &adminAdmission{r: r})
-		pb.RegisterAdminServer(s, &admin{o: r.cfg.Operator, admins: r.cfg.Admins})
+		registerAdmin(s, r.cfg.Operator, r.cfg.Admins, r.cfg.Federations)
 	}
 	return f.serve(ctx, l, strangers, admins)
 }

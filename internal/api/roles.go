@@ -44,9 +44,10 @@ func roleFor(method string) (registry.Role, bool) {
 	case pb.Admin_List_FullMethodName, pb.Admin_ListNodes_FullMethodName, pb.Admin_ListIdentities_FullMethodName,
 		pb.Admin_Why_FullMethodName, pb.Admin_Test_FullMethodName, pb.Admin_Flows_FullMethodName, pb.Admin_Status_FullMethodName, pb.Admin_Watch_FullMethodName,
 		pb.Admin_Apply_FullMethodName, // a dry run; what it really changes is looked at by mayApply
-		pb.Admin_RenewAdmin_FullMethodName:
+		pb.Admin_RenewAdmin_FullMethodName,
+		pb.FederationAdmin_ListFederations_FullMethodName, pb.FederationAdmin_ShowBundle_FullMethodName:
 		return registry.RoleViewer, true
-	case pb.Admin_AddNode_FullMethodName:
+	case pb.Admin_AddNode_FullMethodName, pb.FederationAdmin_RefreshFederation_FullMethodName:
 		return registry.RoleOperator, true
 	case pb.Admin_BanNode_FullMethodName, pb.Admin_RemoveNode_FullMethodName,
 		pb.Admin_ListAdmins_FullMethodName, pb.Admin_AddAdmin_FullMethodName,

@@ -60,6 +60,53 @@ type Server struct {
 	// 0400. Empty: kek in the state directory, made at the first start. Keep a
 	// copy elsewhere: without it a backup cannot be opened.
 	KEKFile string `yaml:"kek_file"`
+	// Federation is how bundles are exchanged with other trust domains; with
+	// whom is applied state (`kith federate`).
+	Federation Federation `yaml:"federation"`
+}
+
+// Federation configures the exchange of bundles with other trust domains.
+type Federation struct {
+	// SPIFFEListen is the host:port of this trust domain's bundle endpoint, for
+	// others that know it by its SVID (profile https_spiffe). It gives public keys
+	// and asks nobody who they are. Empty: none. The usual port is 8443.
+	SPIFFEListen string `yaml:"spiffe_listen"`
+	// Web is the bundle endpoint for others that know it by a certificate of the
+	// web (profile https_web).
+	Web Web `yaml:"web"`
+	// CAFile is a PEM file of CAs that other endpoints of profile https_web may
+	// have their certificate from, besides those of this host.
+	CAFile string `yaml:"ca_file"`
+	// Allow lifts, for networks such as 127.0.0.0/8, the refusal to fetch bundles
+	// from this host, its links and the metadata services of clouds. Other private
+	// networks need not be listed.
+	Allow []string `yaml:"allow"`
+}
+
+// Web is a listener with a certificate of the web.
+type Web struct {
+	// Listen is the host:port. Empty: none.
+	Listen string `yaml:"listen"`
+	// CertFile holds the certificate chain in PEM, leaf first. It and key_file
+	// are read again when they change; what cannot be used keeps the former.
+	CertFile string `yaml:"cert_file"`
+	// KeyFile holds the certificate's private key in PEM.
+	KeyFile string `yaml:"key_file"`
+	// ACME obtains and renews the certificate, in place of the two files.
+	ACME ACME `yaml:"acme"`
+}
+
+// ACME is how a certificate is obtained from an ACME CA, by TLS-ALPN-01: the CA
+// connects to port 443 of the domain, which must lead to the listener.
+type ACME struct {
+	// Domain is the DNS name of the certificate. Empty: no ACME.
+	Domain string `yaml:"domain"`
+	// Email is whom the CA may write to. Empty: nobody.
+	Email string `yaml:"email"`
+	// Directory is the URL of the CA's directory. Empty: Let's Encrypt.
+	Directory string `yaml:"directory"`
+	// AcceptTerms must be true: that you agree to the CA's terms of service.
+	AcceptTerms bool `yaml:"accept_terms"`
 }
 
 // Agent configures the node's agent.

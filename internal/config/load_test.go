@@ -115,6 +115,27 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	}
 }
 
+func TestFederationKeys(t *testing.T) {
+	for text, want := range map[string]string{
+		`{spiffe_listen: ":8443", web: {listen: ":443", cert_file: c, key_file: k}, allow: [127.0.0.0/8]}`: "",
+		`{web: {listen: ":443", acme: {domain: bundles.acme.example, accept_terms: true}}}`:                "",
+		`{spiffe_listen: nowhere}`:              "server.federation.spiffe_listen: ",
+		`{web: {listen: ":443"}}`:               "without a certificate",
+		`{web: {cert_file: c, key_file: k}}`:    "server.federation.web.listen: empty",
+		`{web: {listen: ":443", cert_file: c}}`: "belong together",
+		`{web: {listen: ":443", cert_file: c, key_file: k, acme: {domain: a.example, accept_terms: true}}}`:          "one of them",
+		`{web: {listen: ":443", acme: {domain: a.example}}}`:                                                         "accept_terms: must be true",
+		`{web: {listen: ":443", acme: {domain: "a/b", accept_terms: true}}}`:                                         "acme.domain: ",
+		`{web: {listen: ":443", acme: {domain: a.example, accept_terms: true, directory: "http://ca.example/dir"}}}`: "is not an https URL",
+		`{allow: [localhost]}`: "server.federation.allow: ",
+	} {
+		_, err := config.Parse("k", []byte("server: {federation: "+text+"}"))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestLoadBounds(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := config.Load(filepath.Join(dir, "none")); !fault.Is(err, fault.NotFound) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -40,6 +41,7 @@ func (f File) Validate() error {
 	v.optional("server.metrics", f.Server.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("server.admin_listen", f.Server.AdminListen, func(s string) error { return checkAddress(s, false) })
 	v.optional("server.socket", f.Server.Socket, CheckSocketPath)
+	v.federation(f.Server.Federation)
 	v.optional("agent.server", f.Agent.Server, func(s string) error { return checkAddress(s, true) })
 	v.optional("agent.pin", f.Agent.Pin, func(s string) error { _, err := spiffe.ParsePin(s); return err })
 	v.optional("agent.advertise", f.Agent.Advertise, checkHost)
@@ -94,6 +96,49 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network as in 10.1.0.0/16", s)
 	}
 	return network, nil
+}
+
+// federation checks the listeners and the networks.
+func (v *validation) federation(f Federation) {
+	v.optional("server.federation.spiffe_listen", f.SPIFFEListen, func(s string) error { return checkAddress(s, false) })
+	v.web("server.federation.web", f.Web)
+	for _, network := range f.Allow {
+		_, err := ParseNetwork(network)
+		v.check("server.federation.allow", err)
+	}
+}
+
+// web checks that a listener has exactly one source of certificates.
+func (v *validation) web(path string, w Web) {
+	v.optional(path+".listen", w.Listen, func(s string) error { return checkAddress(s, false) })
+	files := w.CertFile != "" || w.KeyFile != ""
+	switch {
+	case w.Listen == "" && (files || w.ACME != (ACME{})):
+		v.addf(path+".listen", "empty, although there is a certificate for it")
+	case w.Listen != "" && !files && w.ACME.Domain == "":
+		v.addf(path, "listens without a certificate: set cert_file and key_file, or acme")
+	case files && w.ACME.Domain != "":
+		v.addf(path, "has both files and acme: one of them")
+	case files && (w.CertFile == "" || w.KeyFile == ""):
+		v.addf(path, "cert_file and key_file belong together")
+	}
+	if w.ACME.Domain == "" {
+		return
+	}
+	v.check(path+".acme.domain", checkHost(w.ACME.Domain))
+	if !w.ACME.AcceptTerms {
+		v.addf(path+".acme.accept_terms", "must be true: the CA's terms of service are yours to accept")
+	}
+	v.optional(path+".acme.directory", w.ACME.Directory, checkHTTPS)
+}
+
+// checkHTTPS accepts an https URL.
+func checkHTTPS(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+		return fmt.Errorf("%q is not an https URL", s)
+	}
+	return nil
 }
 
 // checkAddress reads host:port; the host may be empty only for a listener.

@@ -27,7 +27,7 @@ func (s *Server) serveRemote(ctx context.Context) error { return s.remote.Run(ct
 func (s *Server) newRemote() *api.Remote {
 	return api.NewRemote(api.RemoteConfig{
 		TrustDomain: s.snap().trustDomain, TLS: spiffe.ServerTLSOptional(s.source, s.cfg.Now),
-		Operator: s, Admins: s, Log: s.log, Now: s.cfg.Now,
+		Operator: s, Admins: s, Federations: s, Log: s.log, Now: s.cfg.Now,
 	})
 }
 

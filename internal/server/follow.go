@@ -138,6 +138,9 @@ func (s *Server) install(next *snapshot, delta *api.Frame, c change) {
 	if c.admins && s.remote != nil {
 		s.remote.Sweep()
 	}
+	if c.touches(registry.KindFederation) || delta == nil && next.revision != before.revision {
+		s.exchange.poller.Set(next.federations)
+	}
 	if delta == nil || c.touches(registry.KindService, registry.KindIdentity, registry.KindNode) {
 		s.directory.touch()
 	}

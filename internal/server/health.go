@@ -212,5 +212,5 @@ func (s *Server) alarms() []string {
 	if left := status.RootNotAfter.Sub(s.cfg.Now()); left < 90*24*time.Hour {
 		out = append(out, fmt.Sprintf("the root ends in %.0f days", left.Hours()/24))
 	}
-	return out
+	return append(out, s.federationAlarms()...)
 }

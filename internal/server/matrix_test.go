@@ -89,7 +89,7 @@ func questions() []asked {
 	apply("put identity rule", put(identity))
 	apply("put node rule", put(node))
 	apply("put nothing known", put(&pb.Object{}))
-	for _, kind := range []string{"service", "rule", "identity", "node", "surprise"} {
+	for _, kind := range []string{"service", "rule", "identity", "node", "federation", "surprise"} {
 		apply("delete "+kind, gone(kind))
 	}
 	return out
@@ -178,7 +178,7 @@ func (r *rig) socketOf(uid int) string {
 		r.t.Fatal(err)
 	}
 	face := api.NewAdmin(api.AdminConfig{
-		Operator: r.s, Admins: r.s, Log: r.cfg.Log, UID: 990, PeerUID: func(net.Conn) (int, error) { return uid, nil },
+		Operator: r.s, Admins: r.s, Federations: r.s, Log: r.cfg.Log, UID: 990, PeerUID: func(net.Conn) (int, error) { return uid, nil },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

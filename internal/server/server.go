@@ -56,6 +56,8 @@ type Config struct {
 	StoreHealth func() (state, reason string) // ok, read-only or away; nil: own probes only
 	Verifiers   map[string]func(Desk) attest.Verifier
 
+	Federation Federation
+
 	KEK         *keys.KEK
 	JournalPath string
 	Lifetimes   ca.Lifetimes
@@ -98,6 +100,8 @@ type Server struct {
 
 	remoteListener net.Listener // nil: no admins from elsewhere
 	remote         *api.Remote
+
+	exchange exchange // with other trust domains
 }
 
 // New brings the trust domain up from the store, makes it at the first start,
@@ -190,7 +194,7 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 	}
 	s.ca, err = ca.New(ctx, ca.Config{
 		TrustDomain: s.snap().trustDomain, Server: s.cfg.Name, Root: root, KEK: s.cfg.KEK,
-		JournalPath: s.cfg.JournalPath, Ship: ship, Lifetimes: s.cfg.Lifetimes,
+		JournalPath: s.cfg.JournalPath, Ship: ship, Lifetimes: s.cfg.Lifetimes, RefreshHint: refreshHint,
 		Now: s.cfg.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
@@ -212,6 +216,9 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 			return err
 		}
 		s.remote = s.newRemote()
+	}
+	if err := s.openExchange(ctx); err != nil {
+		return err
 	}
 	if s.cfg.Metrics == "" {
 		return nil
@@ -240,6 +247,7 @@ func (s *Server) Run(ctx context.Context) error {
 		// Before the operators, which end the watches of both when they stop.
 		parts = slices.Insert(parts, len(parts)-1, run.Part{Name: "admins", Run: s.serveRemote})
 	}
+	parts = append(parts, s.exchangeParts()...)
 	if s.scrape != nil {
 		parts = append(parts, run.Part{Name: "metrics", Run: s.scrape.Run})
 	}
@@ -265,7 +273,7 @@ func (s *Server) serveNodes(ctx context.Context) error {
 
 func (s *Server) serveOperators(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { close(s.stopping) })()
-	face := api.NewAdmin(api.AdminConfig{Operator: s, Admins: s, Log: s.log, UID: os.Getuid()})
+	face := api.NewAdmin(api.AdminConfig{Operator: s, Admins: s, Federations: s, Log: s.log, UID: os.Getuid()})
 	return face.Run(ctx, s.admin)
 }
 
@@ -277,6 +285,7 @@ func (s *Server) Close() error {
 			errs = append(errs, l.Close())
 		}
 	}
+	errs = append(errs, s.exchange.close())
 	if s.scrape != nil {
 		errs = append(errs, s.scrape.Close())
 	}

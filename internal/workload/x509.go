@@ -16,6 +16,7 @@ import (
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/pb/workloadpb"
 	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
 )
 
 // signWait is how long a first message waits for the server before the client
@@ -245,12 +246,25 @@ func x509Response(held []Held, trust Trust) (*workloadpb.X509SVIDResponse, error
 	default:
 		return nil, status.Error(codes.Unavailable, "the server has not answered yet")
 	}
-	for td, bundle := range trust.Bundles {
+	for td, roots := range rootsOf(trust) {
 		if td != trust.Domain {
-			out.FederatedBundles[td.ID().String()] = bundle.MarshalRoots()
+			out.FederatedBundles[td.ID().String()] = roots
 		}
 	}
 	return out, nil
+}
+
+// rootsOf is the roots of each trust domain that has any. One that has revoked
+// them all is left out: a client that finds no bundle trusts nobody of it
+// (Workload API 4.6), while what clients make of an empty one is their own.
+func rootsOf(trust Trust) map[spiffe.TrustDomain][]byte {
+	out := make(map[spiffe.TrustDomain][]byte, len(trust.Bundles))
+	for td, bundle := range trust.Bundles {
+		if roots := bundle.MarshalRoots(); len(roots) > 0 {
+			out[td] = roots
+		}
+	}
+	return out
 }
 
 // FetchX509Bundles sends the bundles at once and again whenever they change.
@@ -274,8 +288,8 @@ func (s *Service) FetchX509Bundles(_ *workloadpb.X509BundlesRequest, stream grpc
 			return status.Error(codes.Unavailable, "the agent has no bundle yet")
 		}
 		response := &workloadpb.X509BundlesResponse{Bundles: make(map[string][]byte, len(trust.Bundles))}
-		for td, bundle := range trust.Bundles {
-			response.Bundles[td.ID().String()] = bundle.MarshalRoots()
+		for td, roots := range rootsOf(trust) {
+			response.Bundles[td.ID().String()] = roots
 		}
 		if last == nil || !proto.Equal(last, response) {
 			if err := stream.Send(response); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -89,6 +90,36 @@ func TestRule86AbsenceIsRedaction(t *testing.T) {
 	next(t, stream, func(m *workloadpb.X509SVIDResponse) bool {
 		return len(m.GetSvids()) == 1 && len(m.GetFederatedBundles()) == 0
 	})
+}
+
+// Rule 67, 68: a trust domain that has revoked all its keys is gone from the next
+// message of every open stream, and the own one is not.
+func TestRule68RevokedDomainIsGone(t *testing.T) {
+	w := newWorld(t)
+	e := start(t, w, 0)
+	stream, first, err := e.fetch(t)
+	if err != nil || len(first.GetFederatedBundles()) != 1 {
+		t.Fatalf("got %v, %v; want one federated bundle", first, err)
+	}
+	w.change(func() {
+		bundles := maps.Clone(w.bundles)
+		for td := range bundles {
+			if td.String() != domain {
+				bundles[td] = spiffe.NewBundle(td, 9, 0)
+			}
+		}
+		w.bundles = bundles
+	})
+	next(t, stream, func(m *workloadpb.X509SVIDResponse) bool {
+		return len(m.GetFederatedBundles()) == 0 && len(m.GetSvids()[0].GetBundle()) > 0
+	})
+	bundles, err := e.api().FetchX509Bundles(secured(t.Context()), &workloadpb.X509BundlesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all, err := bundles.Recv(); err != nil || len(all.GetBundles()) != 1 {
+		t.Errorf("bundles: got %v %v, want the own one alone", all, err)
+	}
 }
 
 // Rule 93, and 80 mid-stream: redaction of everything ends the stream.

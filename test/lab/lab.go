@@ -150,6 +150,12 @@ func (h *Host) program(name string) (string, []string) {
 	return name, slices.Clone(h.env)
 }
 
+// FindKith puts the kith under test on the host's PATH, for what people type into
+// a shell.
+func (h *Host) FindKith() {
+	h.Setenv("PATH=" + filepath.Dir(h.bin) + ":" + os.Getenv("PATH"))
+}
+
 // AgentSocket is the host's Workload API address.
 func (h *Host) AgentSocket() string { return filepath.Join(h.Dir, "run", "agent.sock") }
 

@@ -4,7 +4,6 @@ package parties
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -30,11 +29,7 @@ func fiveMinutes(t *testing.T) []string {
 // TestReadmeWordForWord types the README's first five minutes into a shell.
 func TestReadmeWordForWord(t *testing.T) {
 	h := lab.NewHost(t)
-	bin, err := lab.Binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.Setenv("PATH=" + filepath.Dir(bin) + ":" + os.Getenv("PATH"))
+	h.FindKith()
 	h.WriteFile("v1/orders", "three orders\n")
 	if err := os.Chmod(h.WriteFile("orders", "#!/bin/sh\nexec python3 -m http.server --bind 127.0.0.1 8080\n"), 0o755); err != nil {
 		t.Fatal(err)

@@ -48,7 +48,8 @@ type Agent struct {
 	services  map[string]*pb.Service
 	rules     []*pb.Rule
 	schema    uint32
-	silent    bool // sends no slices
+	silent    bool              // sends no slices
+	federated map[string][]byte // roots of other trust domains, by their ID
 	links     map[*link]struct{}
 	decisions []*pb.Decision
 }
@@ -230,7 +231,10 @@ func (a *Agent) view(me *link) (*pb.Slice, *pb.DirectoryView, bool) {
 		}
 		entry := &pb.DirectoryEntry{Service: name, Protocol: service.GetProtocol()}
 		for _, path := range service.GetIdentities() {
-			entry.Identities = append(entry.Identities, "spiffe://"+Domain+path)
+			if path[0] == '/' {
+				path = "spiffe://" + Domain + path
+			}
+			entry.Identities = append(entry.Identities, path)
 		}
 		for _, address := range service.GetEndpoints() {
 			entry.Endpoints = append(entry.Endpoints, &pb.Endpoint{Address: address})

@@ -1,6 +1,7 @@
 package proxytest
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -50,6 +51,24 @@ func (a *Agent) Change(change func()) {
 func (a *Agent) Rotate() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.identity++
+	a.changed.Broadcast()
+}
+
+// Federate gives everybody the roots of another trust domain; none takes them
+// away.
+func (a *Agent) Federate(trustDomain string, roots []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := maps.Clone(a.federated)
+	if next == nil {
+		next = make(map[string][]byte)
+	}
+	next["spiffe://"+trustDomain] = roots
+	if roots == nil {
+		delete(next, "spiffe://"+trustDomain)
+	}
+	a.federated = next
 	a.identity++
 	a.changed.Broadcast()
 }

@@ -43,7 +43,10 @@ func (a *Agent) fetchX509SVID(stream grpc.ServerStream) error {
 		if err != nil {
 			return err
 		}
-		return stream.SendMsg(&pb.X509SVIDResponse{Svids: []*pb.X509SVID{{
+		a.mu.Lock()
+		federated := a.federated // replaced, not changed
+		a.mu.Unlock()
+		return stream.SendMsg(&pb.X509SVIDResponse{FederatedBundles: federated, Svids: []*pb.X509SVID{{
 			SpiffeId: svid.ID.String(), X509Svid: svid.MarshalChain(), X509SvidKey: key, Bundle: a.CA.Roots(),
 		}}})
 	}, func() uint64 { return a.identity })
