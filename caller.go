@@ -84,7 +84,7 @@ func peerIn(ctx context.Context) *Peer {
 func (w *Workload) ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	for conn != nil {
 		if secure, ok := conn.(*tls.Conn); ok {
-			peer, err := w.Peer(secure.ConnectionState())
+			peer, err := w.PeerOn(secure)
 			if err != nil {
 				return ctx
 			}

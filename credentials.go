@@ -89,7 +89,7 @@ func (c grpcCredentials) proved(conn *tls.Conn, service string) (net.Conn, crede
 	if state.NegotiatedProtocol != "h2" {
 		return nil, nil, errors.Join(errors.New("the other side does not speak HTTP/2"), conn.Close())
 	}
-	peer, err := c.w.Peer(state)
+	peer, err := c.w.PeerOn(conn)
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -72,6 +73,9 @@ type Peer struct {
 	hash [sha256.Size]byte
 	leaf expiring
 
+	serverName string     // that the caller asked TLS for
+	address    netip.Addr // where it calls from; zero if that is not known
+
 	resolved atomic.Pointer[resolvedPeer] // against the newest table it was asked with
 	reported atomic.Int64                 // second of the last allow reported for it
 	flow     atomic.Pointer[flowHit]      // of its latest request
@@ -89,7 +93,20 @@ func (w *Workload) Peer(state tls.ConnectionState) (*Peer, error) {
 		return nil, err
 	}
 	leaf := state.PeerCertificates[0]
-	return &Peer{id: id, hash: sha256.Sum256(leaf.Raw), leaf: expiring{leaf.NotAfter}}, nil
+	return &Peer{id: id, hash: sha256.Sum256(leaf.Raw), leaf: expiring{leaf.NotAfter}, serverName: state.ServerName}, nil
+}
+
+// PeerOn is Peer for a connection whose handshake is done. Rules with conditions
+// on the caller's address need it: a state does not know where it came from.
+func (w *Workload) PeerOn(conn *tls.Conn) (*Peer, error) {
+	peer, err := w.Peer(conn.ConnectionState())
+	if err != nil {
+		return nil, err
+	}
+	if from, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+		peer.address = from.Addr()
+	}
+	return peer, nil
 }
 
 // ID is the caller's SPIFFE ID.
@@ -133,7 +150,7 @@ func (w *Workload) decide(peer *Peer, request *Request, own *check, now time.Tim
 	if peer != nil {
 		w.flows.record(peer, request, d.Path, &verdict, now)
 	}
-	if !d.Allowed || w.reports.sampled(peer, d.Rule, request.Method, now) {
+	if !d.Allowed || d.Observed || verdict.Shadow.Rule != "" || w.reports.sampled(peer, d.Rule, request.Method, now) {
 		d.ID = newDecisionID()
 		w.report(peer, request, &d, &verdict)
 	}
@@ -151,16 +168,23 @@ func (w *Workload) judge(peer *Peer, request *Request, now time.Time, d *Decisio
 		d.Reason = verdict.Reason.String()
 		return
 	}
-	asked := request.asked()
+	path := request.Path
 	if request.Protocol != TCP {
 		var err error
-		if asked.Path, err = policy.NormalizePath(request.Path, ruling.paths); err != nil {
+		if path, err = policy.NormalizePath(path, ruling.paths); err != nil {
 			verdict.Reason = policy.PathNotCanonical
 			d.Reason = verdict.Reason.String()
 			return
 		}
 	}
-	d.Path = asked.Path
+	d.Path = path // not out of asked, which would put the facts on the heap
+	asked := request.asked()
+	asked.Path = path
+	var facts policy.Facts
+	if ruling.table.Reads() != 0 {
+		facts = request.facts(peer, now)
+		asked.Facts = &facts
+	}
 	*verdict = ruling.table.Decide(peer.in(ruling.table), asked)
 	d.Allowed, d.Rule = verdict.Effect == policy.Allow, verdict.Rule
 	d.Reason, d.Revision, d.Observed = verdict.Reason.String(), verdict.Revision, verdict.Observed
@@ -172,6 +196,11 @@ func (r *Request) asked() policy.Request {
 		Protocol: wireProtocol(r.Protocol), Method: r.Method, Path: r.Path,
 		Host: r.Host, Port: r.Port, GRPC: r.GRPC,
 	}
+}
+
+// facts are what conditions can read besides.
+func (r *Request) facts(peer *Peer, now time.Time) policy.Facts {
+	return policy.Facts{Time: now, Source: peer.address, SNI: peer.serverName, Query: r.Query, Headers: r.Headers}
 }
 
 func wireProtocol(p Protocol) policy.Protocol {

@@ -63,6 +63,7 @@ func (w *Workload) serveHeld(rw http.ResponseWriter, r *http.Request, next http.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	h := &held{ResponseWriter: rw, grpc: isGRPC(r), cancel: cancel}
+	request.Headers = r.Header.Clone() // the handler may change its own while we decide again
 	d, release := w.hold(peer, request, own, h.deny)
 	defer release()
 	if !d.Allowed {

@@ -111,19 +111,24 @@ func (w *Workload) adopt(next *identity) {
 	}
 	w.calls.closeIdle()
 	w.targets.again()
-	select {
-	case w.renewed <- struct{}{}:
-	default:
-	}
+	w.nudgeClock()
 	w.first.identity()
 	w.cfg.Log.Info("identity received", "spiffe_id", next.svid.ID.String(), "expires", next.expires)
 }
 
-// watchExpiry cuts live exchanges when the identity ends unrenewed; handshakes
-// and new requests are refused by then without its help.
-func (w *Workload) watchExpiry(ctx context.Context) {
+// clockPause is how long an exchange may live on beyond the time in which a rule
+// allows it.
+const clockPause = time.Second
+
+// watchClock cuts live exchanges when the identity ends unrenewed, and when rules
+// that look at the time no longer allow them; handshakes and new requests are
+// refused by then without its help.
+func (w *Workload) watchClock(ctx context.Context) {
 	for {
-		var ends <-chan time.Time
+		var ends, passes <-chan time.Time
+		if w.policy.Load().timed() {
+			passes = time.After(clockPause)
+		}
 		if current := w.identity.Load(); current != nil {
 			if left := current.expires.Sub(w.cfg.Now()); left > 0 {
 				ends = time.After(left)
@@ -133,10 +138,20 @@ func (w *Workload) watchExpiry(ctx context.Context) {
 		case <-ends:
 			w.cfg.Log.Error("identity has expired", "spiffe_id", w.ID().String())
 			w.live.decideAgain(w)
-		case <-w.renewed:
+		case <-passes:
+			w.live.decideAgain(w)
+		case <-w.nudged:
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// nudgeClock tells watchClock that there is another identity or policy.
+func (w *Workload) nudgeClock() {
+	select {
+	case w.nudged <- struct{}{}:
+	default:
 	}
 }
 

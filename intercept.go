@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/kith-id/kith/internal/policy"
 )
 
 // UnaryInterceptor decides each unary call before the handler sees it: status
@@ -23,6 +25,9 @@ func (w *Workload) UnaryInterceptor(options ...Option) grpc.UnaryServerIntercept
 	serving := servingOf(options)
 	return func(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		from, request := callOf(ctx, info.FullMethod)
+		if table := w.policy.Load().table; table.Reads()&policy.ReadsHeaders != 0 || table.Reads()&policy.ReadsToken != 0 {
+			request.Headers = callHeaders{ctx}
+		}
 		d := w.decide(from, &request, serving.callCheck(ctx), w.cfg.Now())
 		if !d.Allowed {
 			grpc.SetTrailer(ctx, decisionTrailer(d)) //nolint:errcheck // the status says it as well
@@ -43,6 +48,7 @@ func (w *Workload) StreamInterceptor(options ...Option) grpc.StreamServerInterce
 		ctx, cancel := context.WithCancelCause(stream.Context())
 		defer cancel(nil)
 		from, request := callOf(ctx, info.FullMethod)
+		request.Headers = callHeaders{stream.Context()}
 		denied := make(chan Decision, 1)
 		d, release := w.hold(from, request, serving.callCheck(ctx), func(d Decision) { denied <- d })
 		defer release()
@@ -162,6 +168,14 @@ func callOf(ctx context.Context, method string) (*Peer, Request) {
 		return nil, request
 	}
 	return info.Peer, request
+}
+
+// callHeaders are the fields of a call, which gRPC keeps in lower case.
+type callHeaders struct{ ctx context.Context }
+
+// Values are the values of a field.
+func (h callHeaders) Values(name string) []string {
+	return metadata.ValueFromIncomingContext(h.ctx, strings.ToLower(name))
 }
 
 // denialError is the status of a denial. It does not say why: that is for

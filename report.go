@@ -71,32 +71,23 @@ func (w *Workload) report(peer *Peer, request *Request, d *Decision, verdict *po
 	if d.Path != "" {
 		asked.Path = d.Path
 	}
-	message := &pb.Decision{
-		Id:           d.ID,
-		TimeUnixNano: w.cfg.Now().UnixNano(),
-		Effect:       verdict.Effect.String(),
-		Rule:         d.Rule,
-		Reason:       d.Reason,
-		Revision:     d.Revision,
-		To:           ruling.service,
-		ToId:         w.ID().String(),
-		Protocol:     asked.Protocol.String(),
-		Method:       clip(asked.Method, maxReportShort),
-		Path:         clip(asked.Path, maxReportText),
-		Host:         clip(asked.Host, maxReportText),
-		Port:         uint32(asked.Port),
-		Node:         ruling.node,
-	}
+	now := w.cfg.Now()
+	message := verdict.PB()
+	message.Id, message.TimeUnixNano = d.ID, now.UnixNano()
+	message.To, message.ToId, message.Node = ruling.service, w.ID().String(), ruling.node
+	message.Protocol, message.Port = asked.Protocol.String(), uint32(asked.Port)
+	message.Method, message.Path = clip(asked.Method, maxReportShort), clip(asked.Path, maxReportText)
+	message.Host = clip(asked.Host, maxReportText)
 	if peer != nil {
 		message.From = peer.id.String()
 		near := verdict.Near
-		if verdict.Effect != policy.Allow && ruling.table != nil && verdict.Reason != policy.PathNotCanonical && verdict.Reason != policy.OwnCheck {
+		if verdict.Denies() && ruling.table != nil && verdict.Reason != policy.PathNotCanonical && verdict.Reason != policy.OwnCheck {
+			facts := request.facts(peer, now)
+			asked.Facts = &facts
 			near = ruling.table.Explain(peer.in(ruling.table), asked).Near
 		}
-		if near != (policy.NearMiss{}) {
-			message.NearRule, message.NearField = near.Rule, near.Field
-			message.NearWant, message.NearGot = clip(near.Want, maxReportText), clip(near.Got, maxReportText)
-		}
+		message.NearRule, message.NearField = near.Rule, near.Field
+		message.NearWant, message.NearGot = clip(near.Want, maxReportText), clip(near.Got, maxReportText)
 	}
 	select {
 	case w.reports.queue <- message:

@@ -33,11 +33,17 @@ func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
 		w.cfg.Log.Error("policy refused, everything is denied", "revision", slice.GetRevision(), "error", err)
 	}
 	w.policy.Store(takeOver(w.policy.Load(), next))
+	if next.timed() {
+		w.nudgeClock()
+	}
 	cut := w.live.decideAgain(w)
 	w.first.policy()
 	w.cfg.Log.Debug("policy in force", "revision", next.revision, "service", next.service, "cut", cut)
 	return ack
 }
+
+// timed says whether what is allowed depends on the time.
+func (r *ruling) timed() bool { return r.table.Reads()&policy.ReadsTime != 0 }
 
 // compileSlice makes a ruling of a slice. With an error it still says as much
 // as it found out.

@@ -198,7 +198,11 @@ func PathOf(target string) string {
 // (CONNECT, *, an absolute form, a fragment anywhere) have no normal form and
 // are refused with those that have two.
 func requestOf(r *http.Request, port uint16) Request {
-	request := Request{Protocol: HTTP, Method: r.Method, Path: PathOf(r.RequestURI), Host: r.Host, Port: port}
+	path := PathOf(r.RequestURI)
+	request := Request{
+		Protocol: HTTP, Method: r.Method, Path: path, Host: r.Host, Port: port,
+		Query: strings.TrimPrefix(r.RequestURI[len(path):], "?"), Headers: r.Header,
+	}
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		request.Protocol, request.GRPC = GRPC, true
 	}

@@ -71,7 +71,7 @@ type Workload struct {
 	targets resolvers // gRPC clients
 	first   firsts    // what Open waits for
 
-	renewed    chan struct{} // a nudge: another identity
+	nudged     chan struct{} // another identity, or a policy that looks at the time
 	advertised chan struct{} // a nudge: addresses changed
 	addresses  atomic.Pointer[[]string]
 
@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Workload{cfg: cfg, socket: socket, conn: conn, renewed: make(chan struct{}, 1), advertised: make(chan struct{}, 1)}
+	w := &Workload{cfg: cfg, socket: socket, conn: conn, nudged: make(chan struct{}, 1), advertised: make(chan struct{}, 1)}
 	w.first.init()
 	w.live.init()
 	w.accepts.init(maxOfOnePeer)
@@ -111,7 +111,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
 	w.done.Go(func() { w.attach(life) })
-	w.done.Go(func() { w.watchExpiry(life) })
+	w.done.Go(func() { w.watchClock(life) })
 	if err := w.awaitFirst(ctx); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}

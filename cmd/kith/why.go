@@ -105,6 +105,8 @@ type decisionView struct {
 	Path     string `json:"path,omitempty"`
 	Port     uint32 `json:"port,omitempty"`
 	Node     string `json:"node,omitempty"`
+	Observed bool   `json:"observed,omitempty"`
+	Shadow   string `json:"shadow,omitempty"`
 	NearRule string `json:"near_rule,omitempty"`
 	NearWhy  string `json:"near_why,omitempty"`
 	Fix      string `json:"fix,omitempty"`
@@ -114,7 +116,7 @@ func viewDecision(d *pb.Decision) decisionView {
 	v := decisionView{
 		ID: d.GetId(), Effect: d.GetEffect(), Reason: d.GetReason(), Rule: d.GetRule(), Revision: d.GetRevision(),
 		From: d.GetFrom(), To: d.GetTo(), ToID: d.GetToId(), Protocol: d.GetProtocol(), Method: d.GetMethod(),
-		Path: d.GetPath(), Port: d.GetPort(), Node: d.GetNode(), NearRule: d.GetNearRule(), NearWhy: nearMiss(d), Fix: d.GetHint(),
+		Path: d.GetPath(), Port: d.GetPort(), Node: d.GetNode(), Observed: d.GetObserved(), Shadow: shadowText(d), NearRule: d.GetNearRule(), NearWhy: nearMiss(d), Fix: d.GetHint(),
 	}
 	if d.GetTimeUnixNano() != 0 {
 		v.Time = time.Unix(0, d.GetTimeUnixNano()).UTC().Format(time.RFC3339Nano)
@@ -147,6 +149,9 @@ func (a *app) printDecision(ctx context.Context, d *pb.Decision) error {
 	if d.GetEffect() == "allow" {
 		verdict = "allowed"
 	}
+	if d.GetTimeUnixNano() == 0 {
+		verdict = "would be " + verdict
+	}
 	fmt.Fprintf(a.stdout, "%s: %s on %s\n", verdict, visible(call(d)), visible(d.GetTo()))
 	when := ""
 	if d.GetTimeUnixNano() != 0 {
@@ -159,6 +164,8 @@ func (a *app) printDecision(ctx context.Context, d *pb.Decision) error {
 		"  who", who(d),
 		"  rule", a.ruleText(ctx, d),
 		"  reason", reasonText(d),
+		"  observed", observedText(d),
+		"  shadow", shadowText(d),
 		"  nearest", nearMiss(d),
 		"  evidence", a.evidence(ctx, d),
 		"  when", when,
@@ -166,6 +173,26 @@ func (a *app) printDecision(ctx context.Context, d *pb.Decision) error {
 		"  revision", revisionText(d.GetRevision()),
 		"  to allow it", d.GetHint(),
 	)
+}
+
+// observedText says that a denial does not hold.
+func observedText(d *pb.Decision) string {
+	if !d.GetObserved() {
+		return ""
+	}
+	return fmt.Sprintf("%s is in observe mode; enforced, this would be denied", d.GetTo())
+}
+
+// shadowText says what rules in shadow mode would change.
+func shadowText(d *pb.Decision) string {
+	switch d.GetShadowEffect() {
+	case "":
+		return ""
+	case "allow":
+		return fmt.Sprintf("rule %s would allow it", d.GetShadowRule())
+	default:
+		return fmt.Sprintf("rule %s would deny it", d.GetShadowRule())
+	}
 }
 
 // revisionText is empty for a decision without a policy.
@@ -262,6 +289,9 @@ func reasonText(d *pb.Decision) string {
 func nearMiss(d *pb.Decision) string {
 	if d.GetNearRule() == "" {
 		return ""
+	}
+	if d.GetNearField() == "when" {
+		return fmt.Sprintf("rule %s, but when %s: %s", d.GetNearRule(), d.GetNearWant(), d.GetNearGot())
 	}
 	return fmt.Sprintf("rule %s, but %s is %q, not %q", d.GetNearRule(), d.GetNearField(), d.GetNearGot(), d.GetNearWant())
 }

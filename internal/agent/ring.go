@@ -59,7 +59,7 @@ func (r *ring) answer(q *pb.WhyQuery) []*pb.Decision {
 		switch {
 		case q.GetId() != "" && d.GetId() != q.GetId():
 			continue
-		case q.GetDeniedOnly() && d.GetEffect() == "allow":
+		case q.GetDeniedOnly() && d.GetEffect() == "allow" && !d.GetObserved():
 			continue
 		}
 		if out = append(out, d); len(out) >= limit {

@@ -3,14 +3,21 @@ package policy
 import "strings"
 
 // Fix is the one command that would allow what d denied, or "" where no allow
-// could: another rule denied it, the path had no one reading, or the caller has
-// no identity to name. from and to are a service's name or an ID; method and path
+// could: another rule denied it, the path had no one reading, the caller has no
+// identity to name, or all that is missing is a user's token. from and to are a service's name or an ID; method and path
 // are empty for a connection. The path is taken as it is, never as a pattern.
 func Fix(d Decision, from, to, method, path string) string {
 	switch {
-	case d.Effect == Allow || from == "" || to == "" || from == "anonymous" || d.Near.Field == FieldProtocol:
+	case !d.Denies() || from == "" || to == "" || from == "anonymous" || d.Near.Field == FieldProtocol:
 		return ""
-	case d.Reason != NoRule && d.Reason != NoSource && d.Reason != UnknownTrustDomain:
+	}
+	switch d.Reason {
+	case NoRule, NoSource, UnknownTrustDomain, CondFalse:
+	case CondError:
+		if d.Rule != "" {
+			return "" // a deny
+		}
+	default:
 		return ""
 	}
 	action := "tcp"

@@ -123,6 +123,16 @@ func (h *head) value(name string) string {
 	return ""
 }
 
+// Values are those of all fields of a name, for rules with conditions.
+func (h *head) Values(name string) (values []string) {
+	for i := range h.fields {
+		if bytes.EqualFold(h.fields[i].name, []byte(name)) {
+			values = append(values, string(h.fields[i].value))
+		}
+	}
+	return values
+}
+
 // trailers are the names of those that the request announces and that may pass.
 func (h *head) trailers() (names string) {
 	for i := range h.fields {

@@ -110,7 +110,7 @@ func (in *inbound) serveTCP(work context.Context, conn *tls.Conn) {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(work)
 	defer cancel()
-	peer, err := in.p.cfg.Workload.Peer(conn.ConnectionState())
+	peer, err := in.p.cfg.Workload.PeerOn(conn)
 	if err != nil {
 		return
 	}

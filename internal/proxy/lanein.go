@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"strings"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -30,7 +31,7 @@ type callerFacts struct {
 }
 
 func (a *inLane) facts(conn *tls.Conn) (*callerFacts, error) {
-	peer, err := a.in.p.cfg.Workload.Peer(conn.ConnectionState())
+	peer, err := a.in.p.cfg.Workload.PeerOn(conn)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,10 @@ func (a *inLane) ask(l *line, out []byte) ([]byte, http.HandlerFunc) {
 	target := string(h.target)
 	path := kith.PathOf(target)
 	method := methodName(h.method)
-	d := w.Decide(c.peer, kith.Request{Protocol: kith.HTTP, Method: method, Path: path, Host: c.host, Port: c.port})
+	d := w.Decide(c.peer, kith.Request{
+		Protocol: kith.HTTP, Method: method, Path: path, Host: c.host, Port: c.port,
+		Query: strings.TrimPrefix(target[len(path):], "?"), Headers: h,
+	})
 	h.closes = h.closes || w.Outlived(c.peer)
 	if !d.Allowed {
 		return nil, func(rw http.ResponseWriter, r *http.Request) { kith.Deny(rw, r, d) }

@@ -48,7 +48,7 @@ func (s *Server) Why(ctx context.Context, req *pb.WhyRequest) ([]*pb.Decision, e
 
 // explained fills in the one-line fix of a denial.
 func (s *snapshot) explained(d *pb.Decision) *pb.Decision {
-	if d.GetHint() != "" || d.GetEffect() == policy.Allow.String() {
+	if d.GetHint() != "" || d.GetEffect() == policy.Allow.String() && !d.GetObserved() {
 		return d
 	}
 	decision, err := policy.DecisionFromPB(d)
@@ -116,7 +116,6 @@ func (s *Server) Test(_ context.Context, req *pb.TestRequest) (*pb.Decision, err
 	}
 	decision := table.Explain(table.Peer(from), request)
 	out := decision.PB()
-	out.TimeUnixNano = s.cfg.Now().UnixNano()
 	out.From, out.To, out.Protocol = from.String(), req.GetTo(), request.Protocol.String()
 	out.Method, out.Path, out.Port = request.Method, request.Path, req.GetPort()
 	return snap.explained(out), nil
