@@ -19,7 +19,7 @@ type Node struct {
 	Attributes   Attributes `json:"attributes"`   // node.* facts; name, attestor and class are the fields above
 	Joined       time.Time  `json:"joined"`       // first admission
 	LastAttested time.Time  `json:"lastAttested"` // latest proof of the key
-	Expires      time.Time  `json:"expires"`      // when it can no longer rejoin by its key
+	Expires      time.Time  `json:"expires"`      // end of the newest SVID it got, written some time later
 	Banned       bool       `json:"banned"`
 }
 

@@ -38,7 +38,7 @@ func (s *Server) Apply(ctx context.Context, by api.Actor, req *pb.ApplyRequest) 
 	if err != nil {
 		return nil, err
 	}
-	changes, err := p.changes()
+	changes, err := p.changes(req.GetDryRun())
 	if err != nil {
 		return nil, err
 	}

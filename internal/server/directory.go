@@ -1,9 +1,10 @@
 package server
 
 import (
-	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -45,8 +46,9 @@ type directory struct {
 	log     *slog.Logger
 	dirty   chan struct{} // capacity 1
 
-	mu    sync.Mutex
-	nodes map[string]*presence // guarded by mu
+	mu      sync.Mutex
+	nodes   map[string]*presence // guarded by mu
+	resting bool                 // guarded by mu; nothing is built until a node connects
 }
 
 // presence is what one node reported.
@@ -116,6 +118,9 @@ func readEndpoint(e *pb.LocalEndpoint) (reported, error) {
 func (d *directory) seen(node string, connected bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if connected && d.resting {
+		d.touch()
+	}
 	p := d.nodes[node]
 	switch {
 	case p == nil:
@@ -154,18 +159,33 @@ func (d *directory) touch() {
 }
 
 // run builds and publishes the directory whenever something it depends on has
-// changed, until ctx ends. publish gets only what differs from the former.
-func (d *directory) run(ctx context.Context, snap func() *snapshot, publish func(*api.Frame) time.Duration) error {
-	var last []byte
+// changed, until ctx ends. publish gets only what differs from the former; while
+// nobody is connected it gets nil once, and nothing is built.
+func (d *directory) run(ctx context.Context, snap func() *snapshot, connected func() int, publish func(*api.Frame) time.Duration) error {
+	var last [sha256.Size]byte
 	var version uint64
-	pause := time.Duration(0)
+	published, pause := false, time.Duration(0)
 	for {
 		now := d.now()
+		if d.rest(connected) {
+			if published {
+				publish(nil)
+				published = false
+			}
+			if !d.sleep(ctx, now, time.Time{}, 0) {
+				return nil
+			}
+			continue
+		}
 		partial := now.Before(d.started.Add(settleTime))
 		entries, next := d.build(snap(), now)
 		message := &pb.Directory{Partial: partial, Entries: entries}
-		if text, err := (proto.MarshalOptions{Deterministic: true}).Marshal(message); err == nil && (version == 0 || !bytes.Equal(text, last)) {
-			last = text
+		text, err := (proto.MarshalOptions{Deterministic: true}).Marshal(message)
+		if err != nil {
+			return fmt.Errorf("marshal directory: %w", err)
+		}
+		if sum := sha256.Sum256(text); !published || sum != last {
+			last, published = sum, true
 			version++
 			message.Version = version
 			frame, err := api.NewFrame(&pb.SyncResponse{Message: &pb.SyncResponse_Directory{Directory: message}})
@@ -182,6 +202,18 @@ func (d *directory) run(ctx context.Context, snap func() *snapshot, publish func
 		}
 		pause = 0
 	}
+}
+
+// rest says whether there is nobody to build the directory for.
+func (d *directory) rest(connected func() int) bool {
+	d.mu.Lock()
+	d.resting = true // before the look, so that no connection falls in between
+	d.mu.Unlock()
+	resting := connected() == 0
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.resting = resting
+	return resting
 }
 
 // sleep waits for something to do, and gathers what comes within the pause.

@@ -170,8 +170,11 @@ func (s *Server) nodeMoved(name string) {
 
 // runDirectory builds and pushes the directory until ctx ends.
 func (s *Server) runDirectory(ctx context.Context) error {
-	return s.directory.run(ctx, s.snap, func(dir *api.Frame) time.Duration {
+	return s.directory.run(ctx, s.snap, s.hub.connected, func(dir *api.Frame) time.Duration {
 		s.hub.direct(dir)
+		if dir == nil {
+			return 0
+		}
 		return pushPause(dir.Len(), s.hub.connected())
 	})
 }

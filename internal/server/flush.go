@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"runtime/debug"
 	"time"
 
 	"github.com/kith-id/kith/internal/registry"
@@ -11,11 +12,16 @@ const (
 	flushEvery = 30 * time.Second
 	flushBatch = 500
 	sweepEvery = 5 * time.Minute
+	// manyObjects is from when on what a start leaves behind is worth giving back.
+	manyObjects = 10_000
 )
 
 // flush writes what renewals left behind in batches, and the clock, until ctx
 // ends; then once more. It also clears away what nobody came for.
 func (s *Server) flush(ctx context.Context) error {
+	if len(s.snap().objects) > manyObjects {
+		debug.FreeOSMemory()
+	}
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	sweep := time.NewTicker(sweepEvery)

@@ -223,7 +223,7 @@ func (h *hub) offer(snap *snapshot, delta *api.Frame, scope names) []claim {
 	return claims
 }
 
-// direct makes dir the newest directory.
+// direct makes dir the newest directory; nil: none until the next.
 func (h *hub) direct(dir *api.Frame) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -316,17 +316,24 @@ func (p *planner) unused() []string {
 	return out
 }
 
+// maxDiffs is how many edits are shown line by line once they are made. Before,
+// in a dry run, all are.
+const maxDiffs = 200
+
 // changes renders the edits for people, in the order of kinds and names.
-func (p plan) changes() ([]*pb.Change, error) {
+func (p plan) changes(dryRun bool) ([]*pb.Change, error) {
 	edits := slices.Clone(p.edits)
 	slices.SortStableFunc(edits, func(a, b edit) int { return compareKeys(a.key, b.key) })
 	out := make([]*pb.Change, 0, len(edits))
 	for _, e := range edits {
-		diff, err := config.Diff(e.before, e.after)
-		if err != nil {
-			return nil, err
+		change := &pb.Change{Verb: e.verb, Key: e.key.pb()}
+		if dryRun || len(edits) <= maxDiffs {
+			var err error
+			if change.Diff, err = config.Diff(e.before, e.after); err != nil {
+				return nil, err
+			}
 		}
-		out = append(out, &pb.Change{Verb: e.verb, Key: e.key.pb(), Diff: diff})
+		out = append(out, change)
 	}
 	return out, nil
 }

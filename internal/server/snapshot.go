@@ -3,6 +3,7 @@ package server
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kith-id/kith/internal/fault"
@@ -47,15 +48,16 @@ type snapshot struct {
 	bundles map[string]registry.FederatedBundle // of other trust domains, by name
 }
 
-// identitiesOf is the whole SPIFFE IDs of a service.
+// identitiesOf is the whole SPIFFE IDs of a service. They were parsed when it was
+// applied; the directory has a hundred thousand of them to write.
 func (s *snapshot) identitiesOf(service string) []string {
-	ids, err := s.policy.Services[service].IDs(s.trustDomain)
-	if err != nil {
-		return nil // refused at apply; nobody is the service then
-	}
-	out := make([]string, len(ids))
-	for i, id := range ids {
-		out[i] = id.String()
+	identities := s.policy.Services[service].Identities
+	out := make([]string, len(identities))
+	for i, id := range identities {
+		if strings.HasPrefix(id, "/") {
+			id = s.trustDomain.ID().String() + id
+		}
+		out[i] = id
 	}
 	return out
 }
