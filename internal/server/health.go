@@ -15,6 +15,8 @@ const (
 	probeEvery = 2 * time.Second
 	probeAgain = 200 * time.Millisecond // while it does not answer
 	probeLimit = time.Second
+	// awayLook is how often a call that waits longer than that looks again.
+	awayLook = 50 * time.Millisecond
 	// returnLimit is how long a change waits for a store that is away: one that
 	// was killed is back in half a second.
 	returnLimit = 600 * time.Millisecond
@@ -145,14 +147,22 @@ func (s *Server) awaitWritable(ctx context.Context) error {
 func (s *Server) patience(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, commitLimit)
 	go func() {
-		tick := time.NewTicker(awayLimit)
+		least := time.NewTimer(awayLimit)
+		defer least.Stop()
+		select {
+		case <-least.C:
+		case <-ctx.Done():
+			return
+		}
+		tick := time.NewTicker(awayLook)
 		defer tick.Stop()
 		for {
+			if state, _ := s.storeState(); state != storeOK {
+				cancel()
+				return
+			}
 			select {
 			case <-tick.C:
-				if state, _ := s.storeState(); state != storeOK {
-					cancel()
-				}
 			case <-ctx.Done():
 				return
 			}

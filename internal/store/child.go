@@ -205,6 +205,12 @@ func (c *child) pid() int {
 	return c.process.Pid
 }
 
+// stands says whether the member was stopped by a signal.
+func (c *child) stands() bool {
+	pid := c.pid()
+	return pid != 0 && stopped(pid)
+}
+
 // memberWords keeps what a member said last, which tells why it ended.
 type memberWords struct {
 	mu     sync.Mutex

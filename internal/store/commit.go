@@ -32,6 +32,10 @@ func (e *Etcd) Commit(ctx context.Context, txn registry.Txn) (registry.Version, 
 	case <-ctx.Done():
 		return 0, fmt.Errorf("commit: wait for turn: %w", ctx.Err())
 	}
+	// A member that stands still says nothing, and a busy disk is no reason to
+	// give up: after a while its state is looked at.
+	look := time.AfterFunc(suspicious, func() { e.noticeStop() })
+	defer look.Stop()
 	version, err := e.commit(ctx, txn)
 	if err != nil {
 		e.last = revision{} // unknown now; read it before the next commit

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -89,5 +90,54 @@ func TestWriteErrorsEndTheMember(t *testing.T) {
 	}
 	if item, err := e.Get(t.Context(), "a/x"); err != nil || string(item.Value) != "two" {
 		t.Errorf("got %q, %v", item.Value, err)
+	}
+}
+
+// A member that stands still answers nothing, and nobody is to wait for a limit
+// to say so (bar 13). Once it goes on, so does the store.
+func TestMemberThatStandsStillIsAway(t *testing.T) {
+	t.Parallel()
+	e := openEtcd(t, testConfig(t))
+	pid := e.child.pid()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := putOne(ctx, e, "a/x", "one")
+		failed <- err
+	}()
+	for e.Health().Reason != standsStill {
+		_, changed := e.health.get()
+		if e.Health().Reason == standsStill {
+			break
+		}
+		select {
+		case <-changed:
+		case err := <-failed:
+			t.Fatalf("the commit ended first: %v", err)
+		}
+	}
+	cancel()
+	if err := <-failed; err == nil {
+		t.Error("a member that stands still has acknowledged a commit")
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		h, changed := e.health.get()
+		if h.State == OK {
+			break
+		}
+		<-changed
+	}
+	if _, err := putOne(t.Context(), e, "a/y", "two"); err != nil {
+		t.Errorf("after it went on: %v", err)
+	}
+	if e.child.pid() != pid {
+		t.Error("the member was started again, want the same one")
 	}
 }

@@ -17,11 +17,15 @@ import (
 const (
 	probeEvery   = time.Second
 	probeLimit   = 2 * time.Second
-	probesMissed = 2               // silent probes before the member counts as away
-	repairEvery  = 3 * time.Second // between attempts to free the database's space
+	probesMissed = 2                      // silent probes before the member counts as away
+	suspicious   = 250 * time.Millisecond // how long a commit takes before the member is looked at
+	repairEvery  = 3 * time.Second        // between attempts to free the database's space
 	repairLimit  = 30 * time.Second
 	defaultFree  = 64 << 20 // free disk below which commits are refused
 )
+
+// standsStill is why a member is away that a signal has stopped.
+const standsStill = "the store member was stopped by a signal"
 
 // healthBox holds the health and tells those who wait for it to change.
 type healthBox struct {
@@ -41,6 +45,16 @@ func newHealthBox(now func() time.Time, log *slog.Logger) *healthBox {
 
 func (h *healthBox) away(reason string) { h.set(func() { h.absent = reason }) }
 func (h *healthBox) back()              { h.set(func() { h.absent = "" }) }
+
+// goesOn ends the absence of a member that stood still, and no other.
+func (h *healthBox) goesOn() {
+	h.set(func() {
+		if h.absent == standsStill {
+			h.absent = ""
+		}
+	})
+}
+
 func (h *healthBox) refuse(reason string) {
 	h.set(func() { h.refusing = reason })
 }
@@ -98,6 +112,9 @@ func (e *Etcd) look(ctx context.Context) {
 		if e.child.pid() == 0 {
 			continue // its supervisor speaks for it
 		}
+		if e.noticeStop() {
+			continue
+		}
 		status, err := e.probe(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -110,6 +127,7 @@ func (e *Etcd) look(ctx context.Context) {
 		case missed >= probesMissed:
 			e.health.back()
 		}
+		e.health.goesOn()
 		missed = 0
 		e.health.refuse(e.whyReadOnly(status))
 		if alarmed(status, pb.AlarmType_NOSPACE) && e.cfg.Now().Sub(repaired) >= repairEvery {
@@ -119,6 +137,15 @@ func (e *Etcd) look(ctx context.Context) {
 			repaired = e.cfg.Now()
 		}
 	}
+}
+
+// noticeStop marks a member that was stopped as away.
+func (e *Etcd) noticeStop() bool {
+	if !e.child.stands() {
+		return false
+	}
+	e.health.away(standsStill)
+	return true
 }
 
 func (e *Etcd) probe(ctx context.Context) (*clientv3.StatusResponse, error) {
