@@ -199,6 +199,8 @@ func TestJWTNeedsTheJournal(t *testing.T) {
 	}
 }
 
+// Rule 113: a key is published an hour, twelve refresh hints, before it signs, and goes
+// when no token of it can be about.
 func TestJWTRingByAge(t *testing.T) {
 	f := newFixture(t)
 	ring := f.advance(t, nil)
