@@ -190,7 +190,7 @@ func (s *points) serving() map[attest.Process]int {
 	defer s.mu.Unlock()
 	out := make(map[attest.Process]int)
 	for p := range s.all {
-		if p.open.GetServes() {
+		if p.open.GetServes() && !p.inside {
 			out[p.peer.Process()]++
 		}
 	}

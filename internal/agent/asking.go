@@ -123,8 +123,11 @@ func (s *asking) attach(ctx context.Context, w *asker, caller attest.Peer) error
 		release(hold)
 		return err
 	}
-	open := &pb.Open{As: as, Serves: true, Schema: policy.Schema}
-	p := a.points.attach(a.world.Load, hold, ev.Attributes, open)
+	p := &point{
+		peer: hold, attrs: ev.Attributes, open: &pb.Open{As: as, Serves: true, Schema: policy.Schema},
+		wake: make(chan struct{}, 1), inside: true,
+	}
+	a.points.enter(a.world.Load, p)
 	w.hold = hold
 	w.point = extauthz.NewPoint(extauthz.PointConfig{
 		As: as, Stale: a.stale, Now: a.cfg.Now,
@@ -132,6 +135,7 @@ func (s *asking) attach(ctx context.Context, w *asker, caller attest.Peer) error
 		Missing: func(provider, keyID string) {
 			a.missingKey(p, &pb.MissingKey{Provider: provider, KeyId: keyID})
 		},
+		Count: a.flows.one,
 	})
 	for !s.rule(w, p) {
 		select {
@@ -179,6 +183,17 @@ func (s *asking) rule(w *asker, p *point) (ruled bool) {
 		ruled = true
 	}
 	return ruled
+}
+
+// one counts one request.
+func (t *flowTable) one(f policy.Flow) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tooLong(f) {
+		t.uncounted++
+		return
+	}
+	t.merge(f)
 }
 
 // run forgets processes that are gone or have been silent, until ctx ends.

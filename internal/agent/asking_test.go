@@ -86,6 +86,22 @@ func TestWhoAsksIsAnEnforcementPoint(t *testing.T) {
 	}
 }
 
+// Who asks decides in here: a restarted agent has nothing to wait for.
+func TestRestartedAgentWaitsForNobodyWhoAsks(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	n.envoy(200).want("before", "GET", "/v1/x", "allow_rule")
+	n.agent.savePoints()
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r := s.change([]*pb.Object{ruleObject("more", "web", "shop", "GET /more")})
+	n.start()
+	eventually(t, "ack", func() bool { return s.acked(r) != nil })
+	n.envoy(200).want("after", "GET", "/more", "allow_rule")
+}
+
 // An ack means in force: the question after it is answered by the new rules.
 func TestAckOfWhoAsksMeansInForce(t *testing.T) {
 	s := shopServer(t)

@@ -46,10 +46,11 @@ type change struct {
 
 // point is one attached enforcement point.
 type point struct {
-	peer  attest.Peer
-	attrs registry.Attributes
-	open  *pb.Open
-	wake  chan struct{} // capacity 1
+	peer   attest.Peer
+	attrs  registry.Attributes
+	open   *pb.Open
+	wake   chan struct{} // capacity 1
+	inside bool          // decides in this process, and ends with it
 
 	ids      []spiffe.ID
 	services []string
@@ -91,16 +92,20 @@ func (p *point) late(revision uint64) bool {
 // attach adds a point under the world of now.
 func (s *points) attach(current func() *world, peer attest.Peer, attrs registry.Attributes, open *pb.Open) *point {
 	p := &point{peer: peer, attrs: attrs, open: open, wake: make(chan struct{}, 1), catalog: open.GetCalls()}
+	s.enter(current, p)
+	return p
+}
+
+func (s *points) enter(current func() *world, p *point) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := current() // with the lock, so that no push comes in between
 	s.place(w, p, nil)
 	p.first = p.wanted
-	p.returned = open.GetServes() && s.back(peer.Process())
+	p.returned = p.open.GetServes() && !p.inside && s.back(p.peer.Process())
 	s.all[p] = struct{}{}
 	s.need()
 	p.poke()
-	return p
 }
 
 // place computes a point's slice; it reports whether it differs.

@@ -81,7 +81,28 @@ func (p *Point) Decide(q Question) Answer {
 		answer.Reason = policy.NoSource // a peer that is nobody
 	}
 	p.record(&answer, &q, table, peer)
+	p.count(&answer, &q)
 	return answer
+}
+
+// count counts a request. One that was refused for its form is not counted, which
+// no rule changes.
+func (p *Point) count(a *Answer, q *Question) {
+	if a.Malformed() || len(q.Request.Path) > maxText || len(q.Request.Method) > maxShort {
+		return
+	}
+	now := p.cfg.Now().Unix()
+	flow := policy.Flow{
+		From: a.From, To: a.Service, Protocol: q.Request.Protocol, Method: q.Request.Method, Template: q.Request.Path, Port: q.Request.Port,
+		Rule: a.Rule, Reason: a.Reason, Effect: a.Effect, Count: 1, First: now, Last: now,
+	}
+	if flow.Protocol != policy.TCP {
+		flow.Samples = []string{q.Request.Path}
+	}
+	if flow.Protocol == policy.HTTP {
+		flow.Template = string(policy.AppendTemplate(nil, q.Request.Path))
+	}
+	p.cfg.Count(flow)
 }
 
 func (p *Point) judge(ruling *ruling, table *policy.Table, peer policy.Peer, q *Question) policy.Decision {

@@ -34,6 +34,7 @@ type desk struct {
 	point *Point
 	err   error
 	kept  []*pb.Decision
+	flows []policy.Flow
 	stale bool
 }
 
@@ -68,6 +69,7 @@ func newDesk(t testing.TB, s *pb.Slice) (*desk, *Service) {
 	d.point = NewPoint(PointConfig{
 		Stale: func() bool { return d.stale }, Now: time.Now,
 		Report: func(m *pb.Decision) { d.kept = append(d.kept, m) },
+		Count:  func(f policy.Flow) { d.flows = append(d.flows, f) },
 	})
 	if s != nil {
 		if ack := d.point.Rule(s); ack.GetError() != "" || ack.GetRevision() != 7 {
@@ -129,6 +131,9 @@ func TestEnvoyIsAnsweredByTheRules(t *testing.T) {
 	}
 	if last := d.kept[len(d.kept)-1]; last.GetId() != id || last.GetNearRule() != "web-orders" || last.GetNearField() != "method" || last.GetMethod() != "POST" {
 		t.Errorf("reported: %v", last)
+	}
+	if f := d.flows[0]; len(d.flows) != 2 || f.Effect != policy.Allow || f.Rule != "web-orders" || f.From.String() != web || f.To != "orders" || f.Samples[0] != "/v1/orders" {
+		t.Errorf("counted: %+v", d.flows)
 	}
 	for name, principal := range map[string]string{
 		"another service": "spiffe://acme.example/vms/reporting", "another trust domain": "spiffe://other.example/vms/web",

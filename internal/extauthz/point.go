@@ -36,10 +36,12 @@ type PointConfig struct {
 	// Stale says that the policy is older than an identity may be: nothing is
 	// allowed by it any more.
 	Stale func() bool
-	// Report keeps a decision, and Missing hears that a user token names a key that
-	// its provider's set lacks. They must not block for long.
+	// Report keeps a decision, Missing hears that a user token names a key that its
+	// provider's set lacks, and Count counts a request for replays of proposed
+	// rules. They must not block for long.
 	Report  func(*pb.Decision)
 	Missing func(provider, keyID string)
+	Count   func(policy.Flow)
 	Now     func() time.Time
 }
 
