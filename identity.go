@@ -109,6 +109,8 @@ func (w *Workload) adopt(next *identity) {
 		w.accepts.verifyAgain(w)
 		w.dials.verifyAgain(w)
 	}
+	renewal := make(chan struct{})
+	close(*w.renewal.Swap(&renewal))
 	w.calls.closeIdle()
 	w.targets.again()
 	w.nudgeClock()

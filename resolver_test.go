@@ -112,6 +112,34 @@ func TestGRPCSurvivesRotation(t *testing.T) {
 	}
 }
 
+// A program that keeps copies of its identity learns when there is another, and
+// no earlier.
+func TestRenewedIsClosedByTheNextIdentity(t *testing.T) {
+	agent := proxytest.Start(t)
+	client, _ := grpcClient(t, agent, "web", "orders")
+	for range 2 {
+		renewed := client.Renewed()
+		before, err := client.X509SVID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-renewed:
+			t.Fatal("closed before there was another identity")
+		default:
+		}
+		agent.Rotate()
+		select {
+		case <-renewed:
+		case <-within(t).Done():
+			t.Fatal("not closed in time")
+		}
+		if after, err := client.X509SVID(); err != nil || after == before {
+			t.Fatalf("after it was closed: got %v, %v, want another identity", after, err)
+		}
+	}
+}
+
 // awaitTrue asks until it is so; what changes it has no event a test can see.
 func awaitTrue(t *testing.T, is func() bool) {
 	t.Helper()

@@ -72,6 +72,7 @@ type Workload struct {
 	first   firsts    // what Open waits for
 
 	nudged     chan struct{} // another identity, or a policy that looks at the time
+	renewal    atomic.Pointer[chan struct{}]
 	advertised chan struct{} // a nudge: addresses changed
 	addresses  atomic.Pointer[[]string]
 
@@ -96,6 +97,8 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 		return nil, err
 	}
 	w := &Workload{cfg: cfg, socket: socket, conn: conn, nudged: make(chan struct{}, 1), advertised: make(chan struct{}, 1)}
+	renewal := make(chan struct{})
+	w.renewal.Store(&renewal)
 	w.first.init()
 	w.live.init()
 	w.accepts.init(maxOfOnePeer)
@@ -176,6 +179,10 @@ func (w *Workload) ID() spiffe.ID {
 	}
 	return spiffe.ID{}
 }
+
+// Renewed is closed when the identity or a bundle has been replaced after this
+// call. A program that keeps copies of them, as files, asks before it copies.
+func (w *Workload) Renewed() <-chan struct{} { return *w.renewal.Load() }
 
 // Service is the name of the service this program answers for, "" when its
 // identity belongs to none.
