@@ -36,20 +36,44 @@ func (a *app) getSVID() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "svid", Short: "fetch an X.509-SVID", Args: atMost(0),
 		Long: `Fetch the X.509-SVID of this process, or with --as the one of a service that you
-may claim. --dir writes svid.pem (leaf first, then the issuing CA), chain.pem (the
-issuing CA alone), key.pem (0600) and bundle.pem; without it the certificates are
-printed and the key is not. The files are not renewed: see --help of kith run.`,
-		Example: "  kith get svid --as web\n  kith get svid --as web --dir ./web-identity\n  kith get svid --as web -o json",
+may claim. Without --dir the certificates are printed and the key is not.
+
+--dir writes svid.pem (leaf first, then the issuing CA), chain.pem (the issuing CA
+alone), key.pem, identity.pem (key and certificates in one file) and bundle.pem
+(whom to trust). All of them are replaced in one step: each is a link through
+"current", which leads to the directory of the identity in force.
+
+With --watch it stays and writes them again at each renewal, then runs --exec or
+sends --signal until that works. Under systemd, Type=notify says when the first
+files are there.`,
+		Example: "  kith get svid --as web\n  kith get svid --as web --dir ./web-identity\n  kith get svid --as web -o json\n" +
+			"  kith get svid --as orders --dir /etc/nginx/kith --watch --exec 'nginx -s reload'\n" +
+			"  kith get svid --dir /etc/haproxy/kith --mode 0640 --owner :haproxy --watch --signal USR2 --pid-file /run/haproxy.pid",
 	}
 	as := cmd.Flags().String("as", "", "the service to be")
-	dir := cmd.Flags().String("dir", "", "write PEM files into this directory")
+	files := &dirFlags{}
+	files.add(cmd)
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		w, err := a.open(cmd.Context(), kith.Config{As: *as, Calls: true})
+		if err := files.check(cmd); err != nil {
+			return err
+		}
+		log, err := logTo(a.stderr, "info", "text")
+		if err != nil {
+			return err
+		}
+		cfg := kith.Config{As: *as, Calls: true}
+		if files.watch {
+			cfg.Log = log
+		}
+		w, err := a.open(cmd.Context(), cfg)
 		if err != nil {
 			return err
 		}
 		defer w.Close()
+		if files.watch {
+			return a.watchFiles(cmd.Context(), w, files, log)
+		}
 		svid, err := w.X509SVID()
 		if err != nil {
 			return err
@@ -58,8 +82,8 @@ printed and the key is not. The files are not renewed: see --help of kith run.`,
 		if !ok {
 			return fmt.Errorf("the agent sent no bundle of %s", svid.ID.TrustDomain())
 		}
-		if *dir != "" {
-			return a.writeSVID(*dir, svid, bundle)
+		if files.dir != "" {
+			return a.writeSVID(files, svid, bundle)
 		}
 		if *f != asTable {
 			return a.print(*f, table{values: map[string]any{
@@ -122,27 +146,20 @@ func (a *app) open(ctx context.Context, cfg kith.Config) (*kith.Workload, error)
 	return nil, err
 }
 
-func (a *app) writeSVID(dir string, svid *spiffe.X509SVID, bundle *spiffe.Bundle) error {
-	key, err := keyPEM(svid)
+func (a *app) writeSVID(f *dirFlags, svid *spiffe.X509SVID, bundle *spiffe.Bundle) error {
+	dir, err := newIdentityDir(f.dir, f.mode, f.owner)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	files, err := identityFiles(svid, bundle)
+	if err != nil {
 		return err
 	}
-	files := []pemFile{
-		{"svid.pem", chainPEM(svid), false},
-		{"chain.pem", certificatesPEM(derOf(svid)[1:]), false},
-		{"bundle.pem", bundlePEM(bundle), false},
-		{"key.pem", key, true},
+	if err := dir.write(files); err != nil {
+		return err
 	}
-	for _, f := range files {
-		if err := replaceFile(filepath.Join(dir, f.name), f); err != nil {
-			return err
-		}
-	}
-	fmt.Fprintf(a.stderr, "%s, %s left: svid.pem chain.pem key.pem bundle.pem in %s\n",
-		svid.ID, short(svid.Expiry().Sub(a.now())), dir)
+	fmt.Fprintf(a.stderr, "%s, %s left: svid.pem chain.pem key.pem identity.pem bundle.pem in %s\n",
+		svid.ID, short(svid.Expiry().Sub(a.now())), f.dir)
 	return nil
 }
 

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/spiffe"
+)
+
+// currentLink leads to the directory of the identity in force; versionPrefix
+// begins the names of those directories.
+const (
+	currentLink   = "current"
+	versionPrefix = ".identity-"
+)
+
+// identityDir is a directory that other programs read an identity from. All files
+// of one identity are in a directory of their own, and `current` leads to the one
+// in force: one rename replaces key and certificates together. The plain names
+// beside it lead through `current`.
+type identityDir struct {
+	path string
+	// mode is of the files that hold the key; directories are entered by whoever
+	// may read those. uid and gid own all of it, -1 for who we are.
+	mode     os.FileMode
+	uid, gid int
+}
+
+// newIdentityDir reads --mode and --owner.
+func newIdentityDir(path, mode, owner string) (identityDir, error) {
+	d := identityDir{path: path, mode: 0o600, uid: -1, gid: -1}
+	if mode != "" {
+		bits, err := strconv.ParseUint(mode, 8, 32)
+		if err != nil || bits&^0o640 != 0 || bits&0o400 == 0 {
+			return d, fault.Hint(fault.Invalidf("--mode %q: a key may be read by its owner and its group, and by nobody else", mode), "0600, 0640, 0400 or 0440")
+		}
+		d.mode = os.FileMode(bits)
+	}
+	name, group, grouped := strings.Cut(owner, ":")
+	if name != "" {
+		u, err := user.Lookup(name)
+		if err != nil {
+			return d, fault.Hint(fault.Invalidf("--owner: there is no user %q", name), "USER or USER:GROUP, as in chown")
+		}
+		if d.uid, err = strconv.Atoi(u.Uid); err != nil {
+			return d, fmt.Errorf("uid of %s: %w", name, err)
+		}
+	}
+	if grouped {
+		g, err := user.LookupGroup(group)
+		if err != nil {
+			return d, fault.Hint(fault.Invalidf("--owner: there is no group %q", group), "USER, USER:GROUP or :GROUP, as in chown")
+		}
+		if d.gid, err = strconv.Atoi(g.Gid); err != nil {
+			return d, fmt.Errorf("gid of %s: %w", group, err)
+		}
+	}
+	return d, nil
+}
+
+// identityFiles are the files of an identity; what holds the key is private.
+func identityFiles(svid *spiffe.X509SVID, bundle *spiffe.Bundle) ([]pemFile, error) {
+	key, err := keyPEM(svid)
+	if err != nil {
+		return nil, err
+	}
+	return []pemFile{
+		{"svid.pem", chainPEM(svid), false},
+		{"chain.pem", certificatesPEM(derOf(svid)[1:]), false},
+		{"bundle.pem", bundlePEM(bundle), false},
+		{"key.pem", key, true},
+		{"identity.pem", append(append([]byte(nil), key...), chainPEM(svid)...), true},
+	}, nil
+}
+
+// write puts files in force: a new directory is filled and on disk before
+// `current` leads to it. The one of before stays until the next time, for who has
+// just followed the link; older ones go.
+func (d identityDir) write(files []pemFile) error {
+	if err := d.prepare(); err != nil {
+		return err
+	}
+	former, err := os.Readlink(filepath.Join(d.path, currentLink))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is not ours: %w", filepath.Join(d.path, currentLink), err)
+	}
+	version := versionPrefix + strings.ToLower(rand.Text()[:12])
+	if err := d.fill(filepath.Join(d.path, version), files); err != nil {
+		return err
+	}
+	if err := d.link(version, currentLink); err != nil {
+		return err
+	}
+	for _, f := range files {
+		want := filepath.Join(currentLink, f.name)
+		if at, err := os.Readlink(filepath.Join(d.path, f.name)); err == nil && at == want {
+			continue
+		}
+		if err := d.link(want, f.name); err != nil {
+			return err
+		}
+	}
+	return d.sweep(version, former)
+}
+
+// prepare makes the directory. In one that others may write, what we put there
+// could be exchanged.
+func (d identityDir) prepare() error {
+	err := os.MkdirAll(filepath.Dir(d.path), 0o755)
+	if err == nil {
+		err = os.Mkdir(d.path, 0o700)
+	}
+	if err == nil {
+		return d.give(d.path, d.dirMode())
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir():
+		return fault.Invalidf("%s is not a directory", d.path)
+	case info.Mode().Perm()&0o002 != 0 || info.Mode().Perm()&0o020 != 0 && d.gid < 0:
+		return fault.Hint(fault.Deniedf("directory %s can be written by others", d.path), "chmod go-w %s", d.path)
+	case ok && st.Uid != 0 && int(st.Uid) != os.Getuid() && int(st.Uid) != d.uid:
+		return fault.Hint(fault.Deniedf("directory %s belongs to user %d", d.path, st.Uid), "choose another one, or --owner")
+	}
+	return nil
+}
+
+// dirMode lets in who may read the key.
+func (d identityDir) dirMode() os.FileMode { return 0o700 | d.mode&0o040 | d.mode&0o040>>2 }
+
+func (d identityDir) give(path string, mode os.FileMode) error {
+	if d.uid >= 0 || d.gid >= 0 {
+		if err := os.Lchown(path, d.uid, d.gid); err != nil {
+			return fault.Hint(fmt.Errorf("--owner: %w", err), "only root gives files away")
+		}
+	}
+	return os.Chmod(path, mode)
+}
+
+// fill makes a version, complete and on disk.
+func (d identityDir) fill(dir string, files []pemFile) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	for _, f := range files {
+		mode := os.FileMode(0o644)
+		if f.private {
+			mode = d.mode
+		}
+		if err := d.put(filepath.Join(dir, f.name), f.text, mode); err != nil {
+			return errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	if err := errors.Join(d.give(dir, d.dirMode()), syncDir(dir)); err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return nil
+}
+
+func (d identityDir) put(path string, text []byte, mode os.FileMode) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return d.give(path, mode)
+}
+
+// link makes name lead to target, in one step.
+func (d identityDir) link(target, name string) error {
+	tmp := filepath.Join(d.path, versionPrefix+"link-"+strings.ToLower(rand.Text()[:12]))
+	if err := os.Symlink(target, tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, filepath.Join(d.path, name)); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return syncDir(d.path)
+}
+
+// sweep removes versions but those, and what a crash has left.
+func (d identityDir) sweep(keep ...string) error {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), versionPrefix) || e.Name() == keep[0] || e.Name() == keep[1] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(d.path, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
