@@ -30,28 +30,16 @@ var binary = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), err
 })
 
-// guide is docs/envoy.md.
-func guide(t *testing.T) string {
+// block is the first fenced block of the guide after a text.
+func block(t *testing.T, after string) string {
 	t.Helper()
-	text, err := os.ReadFile("../../../docs/envoy.md")
+	page, err := os.ReadFile("../../../docs/envoy.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(text)
-}
-
-// block is the first fenced block of the guide after a line.
-func block(t *testing.T, after string) string {
-	t.Helper()
-	_, rest, ok := strings.Cut(guide(t), after)
-	if !ok {
-		t.Fatalf("docs/envoy.md has no %q", after)
-	}
-	_, rest, _ = strings.Cut(rest, "```")
-	_, rest, _ = strings.Cut(rest, "\n")
-	text, _, ok := strings.Cut(rest, "```")
-	if !ok {
-		t.Fatalf("docs/envoy.md has no block after %q", after)
+	text, err := lab.ParseGuide(page).Block(after)
+	if err != nil {
+		t.Fatalf("docs/envoy.md: %v", err)
 	}
 	return text
 }

@@ -20,33 +20,13 @@ import (
 // rotations is how often all certificates are renewed under load.
 const rotations = 100
 
-// joined starts a server and an agent of its own process, which SIGHUP makes
-// renew every SVID.
-func joined(t *testing.T, h *lab.Host) (agent *lab.Process) {
-	t.Helper()
-	h.WriteConfig(fmt.Sprintf("trust_domain: dev.kith.local\nserver: {listen: \"127.0.0.1:%[1]d\", address: \"127.0.0.1:%[1]d\", metrics: \"127.0.0.1:0\"}\n"+
-		"agent: {advertise: \"127.0.0.1\", metrics: \"127.0.0.1:0\"}\n", lab.Port(t)))
-	h.WaitReady(h.Start("kith", "server"))
-	for line := range strings.Lines(h.Kith("nodes", "add", "vm-1", "--class", "vms")) {
-		if f := strings.Fields(line); len(f) >= 3 && f[0] == "kith" && f[1] == "join" {
-			h.Kith(f[1:]...)
-		}
-	}
-	agent = h.Start("kith", "agent")
-	lab.Eventually(t, lab.Soon, "the agent is connected", func() error {
-		if out := h.Kith("nodes", "-o", "json"); !strings.Contains(strings.ReplaceAll(out, " ", ""), `"connected":true`) {
-			return errors.New(out)
-		}
-		return nil
-	})
-	h.Kith("apply", "-f", h.WriteFile("state.yaml", `services:
+// state is the two services and the one rule of the load.
+const state = `services:
   web: {identities: [/vms/web], protocol: http, run_as: [root]}
   orders: {identities: [/vms/orders], protocol: http, run_as: [root]}
 rules:
   - {name: web-reads, from: web, to: orders, allow: ["GET /ok/{**}"]}
-`))
-	return agent
-}
+`
 
 // load asks for a permitted path from several clients until stop, and keeps what
 // was not answered 200.
@@ -120,7 +100,8 @@ func TestCertificatesRotateUnderLoad(t *testing.T) {
 			"        common_http_protocol_options: {max_requests_per_connection: 10}\n        explicit_http_config:", 1)
 	})
 	m.app()
-	agent := joined(t, m.Host)
+	agent := m.Joined("dev.kith.local")
+	m.Kith("apply", "-f", m.WriteFile("state.yaml", state))
 	m.sidecar("orders", "9901")
 	m.sidecar("web", "9902")
 	m.want("before the load", "/ok/x", http.StatusOK)
