@@ -63,11 +63,7 @@ func newMesh(t *testing.T, h *lab.Host) *mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, kv := range h.Env {
-		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
-			h.Env[i] = "PATH=" + filepath.Dir(kith) + ":" + filepath.Dir(bin) + ":" + path
-		}
-	}
+	h.Setenv("PATH=" + filepath.Dir(kith) + ":" + filepath.Dir(bin) + ":" + os.Getenv("PATH"))
 	m := &mesh{Host: h, t: t, envoy: bin, ports: make(map[string]int)}
 	pairs := []string{"/run/kith/agent.sock", h.AgentSocket(), "0.0.0.0", "127.0.0.1"}
 	for _, port := range []string{"8080", "8443", "9901", "9902", "10000"} {

@@ -40,12 +40,7 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	h := lab.NewHost(t)
-	for i, kv := range h.Env {
-		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
-			h.Env[i] = "PATH=" + filepath.Dir(kith) + ":" + path + ":/usr/sbin:/sbin"
-		}
-	}
-	h.Env = append(h.Env, "HOME="+h.Dir) // Caddy keeps things there
+	h.Setenv("PATH="+filepath.Dir(kith)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "HOME="+h.Dir) // Caddy keeps things at home
 	s := &site{Host: h, t: t, guide: lab.ParseGuide(page), ports: make(map[string]int)}
 	pairs := []string{"/run/kith/authz.sock", filepath.Join(h.Dir, "run", "authz.sock"), "0.0.0.0", "127.0.0.1"}
 	for _, port := range []string{"8080", "8443", "8444", "8445"} {
@@ -92,12 +87,12 @@ func (s *site) start(command string) *lab.Process { return s.Start("bash", "-c",
 func (s *site) curl(port, path, who string, more ...string) (code, body string) {
 	s.t.Helper()
 	args := append([]string{
-		"-sk", "-m", "20", "--path-as-is", "-w", "\n%{http_code}", "--cert", who + "/svid.pem", "--key", who + "/key.pem",
+		"-sSk", "-m", "20", "--path-as-is", "-w", "\n%{http_code}", "--cert", who + "/svid.pem", "--key", who + "/key.pem",
 		fmt.Sprintf("https://127.0.0.1:%d%s", s.ports[port], path),
 	}, more...)
-	out := s.Try("curl", args...).Stdout
-	i := strings.LastIndexByte(out, '\n')
-	return out[i+1:], out[:max(i, 0)]
+	r := s.Try("curl", args...)
+	i := strings.LastIndexByte(r.Stdout, '\n')
+	return r.Stdout[i+1:], r.Stdout[:max(i, 0)] + r.Stderr
 }
 
 func (s *site) want(what, port, path, who, code, text string, more ...string) {
@@ -267,7 +262,13 @@ func (s *site) load() func() (int, []string) {
 					return
 				default:
 				}
-				code, body := s.curl(port, "/v1/x", "web/current")
+				// curl opens certificate and key one after the other: both below one identity.
+				version, err := os.Readlink(filepath.Join(s.Dir, "web", "current"))
+				if err != nil {
+					failed = append(failed, err.Error())
+					return
+				}
+				code, body := s.curl(port, "/v1/x", filepath.Join("web", version))
 				if asked++; code != "200" {
 					failed = append(failed, port+": "+code+" "+body)
 				}
