@@ -62,6 +62,10 @@ test-attacks: deps build ## attacks that must fail, against real processes
 test-vectors: ## published vectors: zlint, BetterTLS, Wycheproof (a module of its own)
 	cd test/vectors && $(GO) vet ./... && $(GO) test ./...
 
+.PHONY: test-policy
+test-policy: ## some ten million random decisions beside a naive evaluator
+	KITH_POLICY_CHECKS=6000 $(GO) test -count=1 -timeout 30m -v -run 'Reference|Cited|Agree' ./internal/policy
+
 .PHONY: test-chaos
 test-chaos: deps build ## kill, stop, partition, full disk, EIO, clocks, under load: CHAOS_FOR=10m CHAOS_SEED=
 	$(SUITE) -tags chaos -timeout $(CHAOS_LIMIT) ./test/chaos/...

@@ -20,6 +20,7 @@ func (a *app) allowVerb() *cobra.Command {
   kith allow web "GET,HEAD /v1/orders/{id}" "POST /v1/orders" on orders --name web-reads
   kith allow batch "grpc orders.v1.Orders/*" on orders
   kith allow orders tcp on postgres
+  kith allow web "GET /v1/prices" on orders --when 'request.headers["x-env"] == "prod"'
   kith allow "/vms/*" "GET /healthz" on orders --dry-run`,
 	}, false)
 }
@@ -31,11 +32,14 @@ func (a *app) ruleVerb(cmd *cobra.Command, deny bool) *cobra.Command {
 FROM is a service, an ID pattern (/vms/web, /vms/*, /vms/**), any or anonymous;
 several are joined by commas. An ACTION is "METHOD[,METHOD] /path/template" with
 {x} for one segment and {**} for any number, "grpc pkg.Service/Method", tcp or
-"tcp PORT". A deny beats every allow. The command returns when all live nodes
+"tcp PORT". --when adds a condition in CEL (docs/policy.md); --shadow computes and
+reports what the rule would do, and enforces nothing. A deny beats every allow. The command returns when all live nodes
 enforce the rule, also on connections that are open already.`
 	f := addChangeFlags(cmd)
 	name := cmd.Flags().String("name", "", "the rule's name (default: made from what it says)")
 	replace := cmd.Flags().Bool("replace", false, "replace the rule of that name")
+	when := cmd.Flags().String("when", "", `a condition that must hold, as 'request.headers["x-env"] == "prod"'`)
+	shadow := cmd.Flags().Bool("shadow", false, "compute and report what the rule would do, enforce nothing")
 	var except []string
 	var guardrail bool
 	if deny {
@@ -47,7 +51,10 @@ enforce the rule, also on connections that are open already.`
 		if err != nil {
 			return err
 		}
-		rule := &pb.Rule{Name: *name, From: from, To: to, Except: except, Guardrail: guardrail, Owner: ownerCLI}
+		rule := &pb.Rule{Name: *name, From: from, To: to, Except: except, Guardrail: guardrail, When: *when, Owner: ownerCLI}
+		if *shadow {
+			rule.Mode = policy.Shadow.String()
+		}
 		if deny {
 			rule.Deny = actions
 		} else {
@@ -88,6 +95,9 @@ func derivedName(r *pb.Rule) string {
 		strings.Join(r.GetFrom(), ","), r.GetTo(), strings.Join(r.GetAllow(), "\n"),
 		strings.Join(r.GetDeny(), "\n"), strings.Join(r.GetExcept(), ","),
 	}, "\x00")
+	if r.GetWhen() != "" || r.GetMode() != "" {
+		text += "\x00" + r.GetWhen() + "\x00" + r.GetMode()
+	}
 	sum := sha256.Sum256([]byte(text))
 	tail := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:5]
 	words := []string{slug(r.GetFrom()[0]), slug(r.GetTo()), tail}

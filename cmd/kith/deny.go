@@ -9,6 +9,7 @@ func (a *app) denyVerb() *cobra.Command {
 		Short: "forbid one service something on another one",
 		Example: `  kith deny web "DELETE /v1/orders/{**}" on orders
   kith deny any "* /admin/{**}" on orders --except ops --name no-admin
+  kith deny web "GET /v1/orders" on orders --shadow --name no-lists
   kith deny web "GET /v1/orders" on orders --dry-run`,
 	}, true)
 }

@@ -30,6 +30,9 @@ type ruleView struct {
 	Deny      []string `json:"deny,omitempty"`
 	Except    []string `json:"except,omitempty"`
 	Guardrail bool     `json:"guardrail,omitempty"`
+	Boundary  []string `json:"boundary,omitempty"`
+	When      string   `json:"when,omitempty"`
+	Mode      string   `json:"mode,omitempty"`
 	Owner     string   `json:"owner,omitempty"`
 }
 
@@ -52,19 +55,33 @@ func (a *app) rulesList() *cobra.Command {
 			if *to != "" && r.GetTo() != *to {
 				continue
 			}
-			views = append(views, ruleView{r.GetName(), r.GetFrom(), r.GetTo(), r.GetAllow(), r.GetDeny(), r.GetExcept(), r.GetGuardrail(), r.GetOwner()})
-			from := strings.Join(r.GetFrom(), ",")
-			for _, action := range r.GetAllow() {
-				t.rows = append(t.rows, []string{r.GetName(), from, r.GetTo(), "allow", action, r.GetOwner()})
-			}
-			for _, action := range r.GetDeny() {
-				t.rows = append(t.rows, []string{r.GetName(), from, r.GetTo(), "deny", action, r.GetOwner()})
-			}
+			views = append(views, ruleView{r.GetName(), r.GetFrom(), r.GetTo(), r.GetAllow(), r.GetDeny(), r.GetExcept(), r.GetGuardrail(), r.GetBoundary(), r.GetWhen(), r.GetMode(), r.GetOwner()})
+			t.rows = append(t.rows, ruleRows(r)...)
 		}
 		t.values = views
 		return a.print(*f, t)
 	}
 	return cmd
+}
+
+// ruleRows is a row for each action of a rule.
+func ruleRows(r *pb.Rule) (rows [][]string) {
+	for _, list := range []struct {
+		effect  string
+		actions []string
+	}{{"allow", r.GetAllow()}, {"deny", r.GetDeny()}, {"boundary", r.GetBoundary()}} {
+		effect := list.effect
+		if r.GetMode() != "" {
+			effect += " (" + r.GetMode() + ")"
+		}
+		for _, action := range list.actions {
+			if r.GetWhen() != "" {
+				action += " when " + r.GetWhen()
+			}
+			rows = append(rows, []string{r.GetName(), strings.Join(r.GetFrom(), ","), r.GetTo(), effect, action, r.GetOwner()})
+		}
+	}
+	return rows
 }
 
 func (a *app) rulesShow() *cobra.Command {

@@ -99,6 +99,7 @@ type serviceFlags struct {
 	protocol                     string
 	identities, runAs, endpoints []string
 	encodedSlash, doubleSlash    bool
+	mode                         string
 }
 
 func addServiceFlags(cmd *cobra.Command) *serviceFlags {
@@ -110,6 +111,8 @@ func addServiceFlags(cmd *cobra.Command) *serviceFlags {
 	flags.StringSliceVar(&f.endpoints, "endpoint", nil, "fixed host:port addresses, beside those that register themselves")
 	flags.BoolVar(&f.encodedSlash, "keep-encoded-slash", false, "match %2f as it was sent instead of refusing it")
 	flags.BoolVar(&f.doubleSlash, "keep-double-slash", false, "match // as it was sent instead of refusing it")
+	flags.StringVar(&f.mode, "mode", "enforce", "enforce, or observe: decide and report, deny only what the platform denies")
+	complete(cmd, "mode", "enforce", "observe")
 	complete(cmd, "protocol", "http", "grpc", "tcp")
 	return f
 }
@@ -128,6 +131,11 @@ func (f *serviceFlags) set(cmd *cobra.Command, s *pb.Service) {
 	}
 	if changed("endpoint") {
 		s.Endpoints = f.endpoints
+	}
+	if changed("mode") {
+		if s.Mode = f.mode; f.mode == "enforce" {
+			s.Mode = ""
+		}
 	}
 	if changed("keep-encoded-slash") || changed("keep-double-slash") {
 		if s.GetPaths() == nil {
@@ -182,6 +190,9 @@ func (a *app) servicesEdit() *cobra.Command {
 		}
 		s := objects[0].GetService()
 		fields.set(cmd, s)
+		if s.GetOwner() == "kith" {
+			s.Owner = ownerCLI // who edits what dev declared takes it over
+		}
 		return a.change(cmd.Context(), f, &pb.ApplyRequest{
 			Put: []*pb.Object{{Kind: &pb.Object_Service{Service: s}}}, Owner: s.GetOwner(),
 		})

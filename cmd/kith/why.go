@@ -20,17 +20,29 @@ func (a *app) whyVerb() *cobra.Command {
 		Use:   "why last | DECISION | FROM ACTION on TO",
 		Short: "say who was allowed or denied, by which rule, on what evidence",
 		Long: `Explain the latest decision, one by its id (the kith-decision header and the body
-of a 403 carry it), or what would be decided for a call that has not happened.`,
+of a 403 carry it), or what would be decided for a call that has not happened. Such
+a call has no headers, query or token: conditions on them are not met.`,
 		Example: `  kith why last
   kith why last --denied -n 5
   kith why k2m4x7q3abcd5efg
-  kith why web "GET /v1/orders/7" on orders`,
+  kith why web "GET /v1/orders/7" on orders
+  kith why --from web --to orders --method GET --path /v1/orders/7`,
 	}
 	denied := cmd.Flags().Bool("denied", false, "with last: only denials")
 	limit := cmd.Flags().Uint32P("number", "n", 1, "with last: how many")
+	from := cmd.Flags().String("from", "", "who would call: a service, a path or an ID")
+	to := cmd.Flags().String("to", "", "the service that would be called")
+	method := cmd.Flags().String("method", "GET", "with --path")
+	path := cmd.Flags().String("path", "", "what would be asked for; none: a connection")
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
+		case len(args) == 0 && *from != "" && *to != "":
+			action := "tcp"
+			if *path != "" {
+				action = *method + " " + *path
+			}
+			return a.whyIf(cmd, *f, *from, action, *to)
 		case len(args) == 4 && args[2] == "on":
 			return a.whyIf(cmd, *f, args[0], args[1], args[3])
 		case len(args) != 1:
