@@ -2,22 +2,25 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
 // loadRole keeps one way to the backend under one kind of load and says who
-// serves it, so that a profiler can look:
+// serves it, so that a profiler can look. With several binaries they take turns,
+// which tells a change of a few per cent from what else the machine does:
 //
 //	kith-bench load -kith ../bin/kith -for 30s kith requests
 //	perf record -g -p <pids> -- sleep 10; strace -c -f -p <pid>
+//	kith-bench load -kith /tmp/before,/tmp/after -for 60s kith bytes
 func loadRole(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("load", flag.ContinueOnError)
-	b := &bench{}
-	flags.StringVar(&b.kith, "kith", "../bin/kith", "the kith binary")
+	binaries := flags.String("kith", "../bin/kith", "the kith binaries, comma-separated")
 	d := flags.Duration("for", 30*time.Second, "how long")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -44,31 +47,54 @@ func loadRole(ctx context.Context, args []string) error {
 	if !ok {
 		return fmt.Errorf("load kith|nginx|direct|plain requests|bytes|connections|paced, got %q", flags.Args())
 	}
-	var err error
-	if b.kith, err = filepath.Abs(b.kith); err != nil {
-		return err
-	}
-	if b.work, err = os.MkdirTemp("", "kb"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.work)
-	p, err := startPairs(ctx, b)
-	if err != nil {
-		return err
-	}
-	defer p.stop()
-	for _, t := range p.targets {
-		if t.name != flags.Arg(0) {
-			continue
+	var targets []*target
+	for _, binary := range strings.Split(*binaries, ",") {
+		t, stop, err := loadTarget(ctx, binary, flags.Arg(0))
+		if err != nil {
+			return err
 		}
-		fmt.Println(t.name, "is served by", t.pids)
-		for began := time.Now(); time.Since(began) < *d && ctx.Err() == nil; {
+		defer stop()
+		fmt.Println(binary, t.name, "is served by", t.pids)
+		targets = append(targets, t)
+	}
+	all := make([][]float64, len(targets))
+	for began := time.Now(); time.Since(began) < *d && ctx.Err() == nil; {
+		line := ""
+		for i, t := range targets {
 			value, unit, err := load(t)
 			if err != nil {
 				return err
 			}
-			fmt.Printf("%.4g CPU-%s\n", value, unit)
+			all[i] = append(all[i], value)
+			line += fmt.Sprintf("%.4g (median %.4g) CPU-%s  ", value, median(all[i]), unit)
 		}
+		fmt.Println(line)
 	}
 	return nil
+}
+
+// loadTarget starts what is needed for one way to the backend.
+func loadTarget(ctx context.Context, binary, name string) (t *target, stop func(), err error) {
+	b := &bench{}
+	if b.kith, err = filepath.Abs(binary); err != nil {
+		return nil, nil, err
+	}
+	if b.work, err = os.MkdirTemp("", "kb"); err != nil {
+		return nil, nil, err
+	}
+	p, err := startPairs(ctx, b)
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(b.work))
+	}
+	stop = func() {
+		p.stop()
+		os.RemoveAll(b.work)
+	}
+	for _, t := range p.targets {
+		if t.name == name {
+			return t, stop, nil
+		}
+	}
+	stop()
+	return nil, nil, fmt.Errorf("no way %q", name)
 }
