@@ -266,7 +266,7 @@ func (c *caller) handshake(ctx context.Context, expect func(spiffe.ID) error, ad
 
 // meet does the handshake of a dialled connection; prove is its other half.
 func (w *Workload) meet(ctx context.Context, raw net.Conn, config *tls.Config) (*tls.Conn, error) {
-	tracked := &acceptedConn{Conn: raw, gone: w.dials.remove}
+	tracked := &acceptedConn{Conn: newWire(raw, w.wires), gone: w.dials.remove}
 	conn := tls.Client(tracked, config)
 	known := w.identity.Load()
 	if err := conn.HandshakeContext(ctx); err != nil {

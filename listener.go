@@ -111,7 +111,7 @@ func (l *listener) admit(conn net.Conn) {
 		c.SetKeepAlivePeriod(keepAlivePeriod) //nolint:errcheck // a closed connection shows at the handshake
 	}
 	l.open.Add(1)
-	tracked := &acceptedConn{Conn: conn, gone: func(c *acceptedConn) {
+	tracked := &acceptedConn{Conn: newWire(conn, l.w.wires), gone: func(c *acceptedConn) {
 		l.open.Add(-1)
 		l.w.accepts.remove(c)
 	}}

@@ -62,14 +62,15 @@ type Workload struct {
 	policy    atomic.Pointer[ruling]
 	directory atomic.Pointer[directory]
 
-	live    live      // exchanges decided again at each change of policy
-	accepts conns     // accepted connections, verified again at each change of bundle
-	dials   conns     // dialled ones, likewise
-	reports reports   // decisions on their way to the agent
-	flows   flows     // what was decided, counted
-	calls   caller    // the client half
-	targets resolvers // gRPC clients
-	first   firsts    // what Open waits for
+	live    live       // exchanges decided again at each change of policy
+	accepts conns      // accepted connections, verified again at each change of bundle
+	dials   conns      // dialled ones, likewise
+	reports reports    // decisions on their way to the agent
+	flows   flows      // what was decided, counted
+	calls   caller     // the client half
+	targets resolvers  // gRPC clients
+	first   firsts     // what Open waits for
+	wires   *sync.Pool // space under TLS connections
 
 	nudged     chan struct{} // another identity, or a policy that looks at the time
 	renewal    atomic.Pointer[chan struct{}]
@@ -96,7 +97,10 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Workload{cfg: cfg, socket: socket, conn: conn, nudged: make(chan struct{}, 1), advertised: make(chan struct{}, 1)}
+	w := &Workload{
+		cfg: cfg, socket: socket, conn: conn, wires: newWirePool(),
+		nudged: make(chan struct{}, 1), advertised: make(chan struct{}, 1),
+	}
 	renewal := make(chan struct{})
 	w.renewal.Store(&renewal)
 	w.first.init()

@@ -26,8 +26,8 @@ func (l *line) exchange(n int) (goesOn bool) {
 	mark := l.set.tally.begin()
 	outcome := asAllowed
 	defer func() { l.set.tally.end(mark, outcome) }()
-	out := l.set.buffers.Get()
-	defer l.set.buffers.Put(out)
+	out := l.set.sheets.Get()
+	defer l.set.sheets.Put(out)
 	request, refuse := l.lane.ask(l, out[:0])
 	method, closes := methodName(l.head.method), l.head.closes
 	l.begin()
@@ -204,7 +204,6 @@ func (s *send) start() (*far, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.in, f.r, f.w = s.l.set.buffers.Get(), 0, 0
 		s.l.far.Store(f)
 		n, err := f.conn.Write(s.request)
 		if err == nil && !whole {
@@ -257,8 +256,13 @@ func (s *send) pump(f *far) {
 // rest reads the body and sends it, until its end.
 func (s *send) rest(f *far) error {
 	l := s.l
-	space := l.set.buffers.Get()
-	defer l.set.buffers.Put(space)
+	if l.body.at == inLength && l.body.left > longBody {
+		if err := s.sendLong(f); err != nil {
+			return err
+		}
+	}
+	space := l.set.sheets.Get()
+	defer l.set.sheets.Put(space)
 	for !l.body.over() {
 		if err := l.readBody(); err != nil {
 			return errBody
@@ -295,8 +299,8 @@ func (s *send) finish(f *far, err error) (whole bool) {
 		s.settle(f, err != nil)
 	}
 	if f != nil {
-		if l.far.Store(nil); err == nil && s.sent.Load() && !l.answer.closes && f.buffered() == 0 {
-			f.release(l.set.buffers)
+		if l.far.Store(nil); err == nil && s.sent.Load() && !l.answer.closes && f.spent() {
+			f.release()
 			l.lane.done(l, f)
 		} else {
 			s.drop(f)
@@ -329,7 +333,7 @@ const lastPiece = 50 * time.Millisecond
 // drop closes a connection that nothing more can be asked on.
 func (s *send) drop(f *far) {
 	f.conn.Close()
-	f.release(s.l.set.buffers)
+	f.release()
 }
 
 // await reads the first bytes of an answer, for as long as the caller is there.

@@ -37,7 +37,7 @@ func newInbound(p *Proxy, e Exposure) (*inbound, error) {
 		return nil, err
 	}
 	in := &inbound{p: p, e: e, listener: l, app: newApp(p, e), queue: newHandover(l.Addr())}
-	in.lane = &inLane{in: in, pool: newPool[struct{}](appIdle)}
+	in.lane = &inLane{in: in, pool: newPool[struct{}](appIdle, p.meter.sheets)}
 	return in, nil
 }
 

@@ -177,7 +177,8 @@ func discard(conn net.Conn, into []byte) {
 // lines are the connections of one listener that are served here.
 type lines struct {
 	lane     lane
-	buffers  *buffers
+	buffers  *buffers // for long bodies
+	sheets   *sheets
 	tally    *tally
 	draining atomic.Bool
 
@@ -187,7 +188,7 @@ type lines struct {
 }
 
 func newLines(lane lane, m *meter, direction string) *lines {
-	return &lines{lane: lane, buffers: m.buffers, tally: m.tally(direction), all: make(map[*line]struct{})}
+	return &lines{lane: lane, buffers: m.buffers, sheets: m.sheets, tally: m.tally(direction), all: make(map[*line]struct{})}
 }
 
 // serve serves one connection until it ends; known is what the lane keeps of it.

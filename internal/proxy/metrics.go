@@ -28,7 +28,7 @@ const (
 	outcomeError     = "error" // allowed, but the other side was not reached or answered 5xx
 )
 
-// meter holds the proxy's metrics, and the buffers all copying shares.
+// meter holds the proxy's metrics, and the spaces all copying shares.
 type meter struct {
 	requests    *prometheus.CounterVec
 	seconds     *prometheus.HistogramVec
@@ -37,6 +37,7 @@ type meter struct {
 	all         []prometheus.Collector
 
 	buffers *buffers
+	sheets  *sheets
 }
 
 func newMeter(w *kith.Workload) *meter {
@@ -60,6 +61,7 @@ func newMeter(w *kith.Workload) *meter {
 			Help: "Requests and raw connections under way.",
 		}, []string{"direction"}),
 		buffers: newBuffers(),
+		sheets:  newSheets(),
 	}
 	count := func(name, help string, value func(kith.Stats) uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: space, Subsystem: system, Name: name, Help: help}, func() float64 {

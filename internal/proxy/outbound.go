@@ -43,7 +43,7 @@ func newOutbound(p *Proxy) (*outbound, error) {
 		return nil, err
 	}
 	o := &outbound{p: p, listener: newGate(l, p.cfg.AllowUIDs, p.log), before: newBefore(p.cfg.Environ), queue: newHandover(l.Addr())}
-	o.lane = &outLane{o: o, pool: newPool[kith.Endpoint](serviceIdle)}
+	o.lane = &outLane{o: o, pool: newPool[kith.Endpoint](serviceIdle, p.meter.sheets)}
 	o.plain = &http.Transport{
 		Proxy: o.before.proxyOf, DisableCompression: true,
 		MaxIdleConns: 256, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,

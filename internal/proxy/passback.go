@@ -43,9 +43,6 @@ func (l *line) awaitAnswer(f *far, method string) error {
 		if seen = f.buffered(); seen >= maxAnswerHead {
 			return fmt.Errorf("%w: its head has more than %d bytes", errAnswer, maxAnswerHead)
 		}
-		if f.w == len(f.in) {
-			f.grow()
-		}
 		if err := l.await(f); err != nil {
 			return err
 		}
@@ -131,8 +128,13 @@ func (l *line) passBody(f *far, s *send, out []byte) error {
 		if err := l.write(s, out); err != nil || b.over() {
 			return err
 		}
-		if out = out[:0]; f.r == 0 && f.w == len(f.in) {
+		if out = out[:0]; f.buffered() >= sheet {
 			return fmt.Errorf("%w: a line in its body has no end", errAnswer)
+		}
+		if b.at == inLength && b.left > longBody {
+			if err := l.passLong(f, &b); err != nil || b.over() {
+				return err
+			}
 		}
 		switch err := l.await(f); {
 		case err == errEnd && b.at == untilEnd:
@@ -152,7 +154,6 @@ func (l *line) takeAnswer(f *far, s *send, b *body, framed bool, out []byte) ([]
 			return out, fmt.Errorf("%w: %w", errAnswer, err)
 		}
 		if n == 0 {
-			f.pack()
 			return out, nil
 		}
 		f.r += n
@@ -177,8 +178,8 @@ func (l *line) takeAnswer(f *far, s *send, b *body, framed bool, out []byte) ([]
 }
 
 const (
-	chunkOverhead = 64       // more than a chunk's framing
-	directly      = 16 << 10 // from here on a copy costs more than it saves
+	chunkOverhead = 64        // more than a chunk's framing
+	directly      = sheet / 2 // from here on a copy costs more than it saves
 )
 
 // write sends a part of the answer.

@@ -20,7 +20,8 @@ const (
 type far struct {
 	conn   net.Conn
 	socket *socket
-	in     []byte // what was read and not used: in[r:w]; borrowed while an exchange is under way
+	intake *intake
+	in     []byte // what was read and not used: in[r:w]; borrowed while there is something in it
 	r, w   int
 
 	reused bool      // it has carried an exchange before
@@ -28,32 +29,46 @@ type far struct {
 	until  time.Time // the read deadline
 }
 
-func newFar(conn net.Conn) (*far, error) {
+func newFar(conn net.Conn, from *sheets) (*far, error) {
 	s, err := socketOf(conn)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &far{conn: conn, socket: s}, nil
+	return &far{conn: conn, socket: s, intake: newIntake(conn, from)}, nil
 }
 
 // fill reads more. It gives up after a while, with an error that is a timeout:
 // then the caller may be looked after and fill be called again.
 func (f *far) fill() error {
+	f.patience()
 	if f.r == f.w {
-		f.r, f.w = 0, 0
-	}
-	if now := time.Now(); f.until.Sub(now) < answerPatience {
-		f.until = now.Add(2 * answerPatience)
-		if err := f.conn.SetReadDeadline(f.until); err != nil {
-			return err
+		f.release()
+		piece, err := f.intake.next()
+		f.in, f.w = f.intake.piece, len(piece)
+		if f.intake.piece = nil; f.w > 0 {
+			return nil
 		}
+		return err
+	}
+	if f.pack(); f.w == len(f.in) {
+		f.in = append(f.in, make([]byte, len(f.in))...)
 	}
 	n, err := f.conn.Read(f.in[f.w:])
-	if f.w += n; n > 0 {
+	f.w += n
+	f.intake.unsure = f.intake.wire != nil && f.w == len(f.in)
+	if n > 0 {
 		return nil
 	}
 	return err
+}
+
+// patience bounds the next read.
+func (f *far) patience() {
+	if now := time.Now(); f.until.Sub(now) < answerPatience {
+		f.until = now.Add(2 * answerPatience)
+		f.conn.SetReadDeadline(f.until) //nolint:errcheck // a closed connection shows in the read
+	}
 }
 
 // pack moves what is left to the front, so that there is room to read more.
@@ -64,27 +79,26 @@ func (f *far) pack() {
 	}
 }
 
-// grow makes room for the rest of a long head.
-func (f *far) grow() {
-	if f.pack(); f.w == len(f.in) {
-		f.in = append(f.in, make([]byte, len(f.in))...)
+// release gives the borrowed space back.
+func (f *far) release() {
+	if f.in != nil {
+		f.intake.pool.Put(f.in)
+		f.in, f.r, f.w = nil, 0, 0
 	}
-}
-
-// release gives the borrowed space back, if it is still that.
-func (f *far) release(to *buffers) {
-	if len(f.in) == relayBuffer {
-		to.Put(f.in)
-	}
-	f.in, f.r, f.w = nil, 0, 0
 }
 
 // buffered says how much of what arrived has not been looked at.
 func (f *far) buffered() int { return f.w - f.r }
 
+// spent says that all of what arrived was used: nothing waits anywhere.
+func (f *far) spent() bool {
+	return f.r == f.w && !f.intake.unsure && (f.intake.wire == nil || f.intake.wire.Buffered() == 0)
+}
+
 // pool keeps idle connections by where they lead.
 type pool[K comparable] struct {
-	keep time.Duration // how long
+	keep   time.Duration // how long
+	sheets *sheets
 
 	mu    sync.Mutex
 	idle  map[K][]*far // the latest used last; guarded by mu
@@ -93,8 +107,8 @@ type pool[K comparable] struct {
 	ended bool         // guarded by mu
 }
 
-func newPool[K comparable](keep time.Duration) *pool[K] {
-	return &pool[K]{keep: keep, idle: make(map[K][]*far)}
+func newPool[K comparable](keep time.Duration, from *sheets) *pool[K] {
+	return &pool[K]{keep: keep, sheets: from, idle: make(map[K][]*far)}
 }
 
 // take is an idle connection on which nothing has happened, or nil.
@@ -102,7 +116,7 @@ func (p *pool[K]) take(to K) *far {
 	now := time.Now()
 	for {
 		f := p.last(to)
-		if f == nil || now.Sub(f.idle) < p.keep && f.socket.isQuiet() {
+		if f == nil || now.Sub(f.idle) < p.keep && f.spent() && f.socket.isQuiet() {
 			return f
 		}
 		f.conn.Close()
@@ -199,5 +213,5 @@ func (p *pool[K]) borrow(ctx context.Context, to K, fresh bool, dial func(contex
 	if err != nil {
 		return nil, err
 	}
-	return newFar(conn)
+	return newFar(conn, p.sheets)
 }

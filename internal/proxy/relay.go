@@ -11,7 +11,9 @@ import (
 )
 
 const (
-	relayBuffer = 32 << 10
+	relayBuffer = 64 << 10
+	sheet       = 16 << 10
+	maxRecord   = 16 << 10 // what TLS puts into one record
 	// halfOpenSilence is how long one direction may be silent after the other
 	// has ended: a peer that never closes its half must not hold two
 	// descriptors for ever.
@@ -31,6 +33,23 @@ func (b *buffers) Get() []byte { return b.pool.Get().(*[relayBuffer]byte)[:] }
 // Put gives a buffer of Get back.
 func (b *buffers) Put(buf []byte) { b.pool.Put((*[relayBuffer]byte)(buf)) }
 
+// sheets is a pool of smaller spaces, for heads and short bodies.
+type sheets struct{ pool sync.Pool }
+
+func newSheets() *sheets {
+	return &sheets{pool: sync.Pool{New: func() any { return new([sheet]byte) }}}
+}
+
+// Get returns a sheet.
+func (s *sheets) Get() []byte { return s.pool.Get().(*[sheet]byte)[:] }
+
+// Put gives a sheet of Get back; what has grown beyond is left.
+func (s *sheets) Put(buf []byte) {
+	if len(buf) == sheet {
+		s.pool.Put((*[sheet]byte)(buf))
+	}
+}
+
 // relay copies both ways until both have ended, one has failed, or ctx ends.
 // The end of one direction is passed on as a half-close, so that a client that
 // says "that was all" still gets its answer. A failure ends both connections
@@ -49,16 +68,28 @@ func relay(ctx context.Context, pool *buffers, a, b net.Conn) (aToB, bToA int64)
 }
 
 // pour copies src to dst and then ends dst's direction.
-func pour(pool *buffers, dst, src net.Conn, half *atomic.Bool) int64 {
-	buf := pool.Get()
-	defer pool.Put(buf)
-	// The wrappers hide ReadFrom and WriteTo, which would ignore our buffer;
-	// between TCP and TLS there is nothing to splice anyway.
-	n, err := io.CopyBuffer(struct{ io.Writer }{dst}, &impatient{src, half}, buf)
-	if err != nil {
-		abort(dst)
-		abort(src)
-		return n
+func pour(pool *buffers, dst, src net.Conn, half *atomic.Bool) (n int64) {
+	in, out := newIntake(src, pool), newOutlet(dst)
+	for {
+		if half.Load() {
+			src.SetReadDeadline(time.Now().Add(halfOpenSilence)) //nolint:errcheck // a closed connection shows in the read
+		}
+		piece, err := in.next()
+		if len(piece) > 0 {
+			n += int64(len(piece))
+			if _, failed := out.Write(piece); failed != nil {
+				err = failed
+			}
+		}
+		in.done()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			abort(dst)
+			abort(src)
+			return n
+		}
 	}
 	half.Store(true)
 	if closer, ok := dst.(interface{ CloseWrite() error }); !ok || closer.CloseWrite() != nil {
@@ -67,21 +98,6 @@ func pour(pool *buffers, dst, src net.Conn, half *atomic.Bool) int64 {
 	}
 	dst.SetReadDeadline(time.Now().Add(halfOpenSilence)) //nolint:errcheck // a closed connection shows in the read
 	return n
-}
-
-// impatient reads with a deadline once the other direction has ended.
-type impatient struct {
-	net.Conn
-
-	half *atomic.Bool
-}
-
-// Read reads from the connection.
-func (i *impatient) Read(p []byte) (int, error) {
-	if i.half.Load() {
-		i.SetReadDeadline(time.Now().Add(halfOpenSilence)) //nolint:errcheck // a closed connection shows in the read
-	}
-	return i.Conn.Read(p)
 }
 
 // abort closes a connection with a reset and without the goodbye of TLS, so
