@@ -39,6 +39,9 @@ func (d *desk) Consume(ctx context.Context, hash [32]byte) (registry.JoinToken, 
 	if d.token != nil {
 		return registry.JoinToken{}, fault.Deniedf("a second token in one attestation")
 	}
+	if err := d.s.clockGoesOn(); err != nil {
+		return registry.JoinToken{}, err
+	}
 	if err := d.s.awaitWritable(ctx); err != nil {
 		return registry.JoinToken{}, err
 	}

@@ -156,6 +156,21 @@ func clockFault(now, last time.Time) error {
 	return nil
 }
 
+// clockGoesOn refuses what must not be done by a clock that was set back while we
+// ran: a token that had expired would be good again.
+func (s *Server) clockGoesOn() error {
+	now := s.cfg.Now()
+	for {
+		last := s.latest.Load()
+		if now.UnixNano() <= last {
+			return clockFault(now, time.Unix(0, last))
+		}
+		if s.latest.CompareAndSwap(last, now.UnixNano()) {
+			return nil
+		}
+	}
+}
+
 func clockValue(now time.Time) []byte { return []byte(strconv.FormatInt(now.Unix(), 10)) }
 
 func parseClock(value []byte) (time.Time, error) {

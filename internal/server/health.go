@@ -62,6 +62,7 @@ func (s *Server) following(lost error) {
 func (s *Server) probe(ctx context.Context) error {
 	tick := time.NewTimer(probeEvery)
 	defer tick.Stop()
+	behind := false
 	for {
 		select {
 		case <-tick.C:
@@ -69,8 +70,13 @@ func (s *Server) probe(ctx context.Context) error {
 			return nil
 		}
 		tick.Reset(probeEvery)
+		err := s.clockGoesOn()
+		if err != nil && !behind {
+			s.log.Error("clock went back; no token is taken until it is right", "error", err, "hint", fault.HintOf(err))
+		}
+		behind = err != nil
 		limit, cancel := context.WithTimeout(ctx, probeLimit)
-		_, err := s.cfg.Store.Get(limit, revisionKey)
+		_, err = s.cfg.Store.Get(limit, revisionKey)
 		cancel()
 		switch {
 		case ctx.Err() != nil:

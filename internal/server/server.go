@@ -86,6 +86,7 @@ type Server struct {
 	seen      *seenTable
 	events    *events
 	store     storeWatch
+	latest    atomic.Int64   // the latest time seen, Unix nanoseconds
 	streams   sync.WaitGroup // receivers of sync streams
 	stopping  chan struct{}  // closed when watches must end
 
