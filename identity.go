@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -39,12 +40,20 @@ type identity struct {
 func (w *Workload) follow(ctx context.Context) {
 	pause := newBackoff()
 	level := slog.LevelWarn // once for each failure
+	refusals := 0
 	for ctx.Err() == nil {
-		err := w.fetch(ctx, func() { pause.reset(); level = slog.LevelWarn })
+		err := w.fetch(ctx, func() { pause.reset(); level, refusals = slog.LevelWarn, 0 })
 		if ctx.Err() != nil {
 			return
 		}
-		w.first.fail(agentError("fetch identity", err))
+		failed := agentError("fetch identity", err)
+		w.first.fail(failed)
+		if refusals++; fault.KindOf(failed) != fault.Denied {
+			refusals = 0
+		}
+		if refusals == refusalsToWithdraw {
+			w.withdraw()
+		}
 		w.cfg.Log.Log(ctx, level, "identity not renewed", "error", err)
 		level = slog.LevelDebug
 		pause.wait(ctx)
@@ -116,6 +125,30 @@ func (w *Workload) adopt(next *identity) {
 	w.nudgeClock()
 	w.first.identity()
 	w.cfg.Log.Info("identity received", "spiffe_id", next.svid.ID.String(), "expires", next.expires)
+}
+
+// refusalsToWithdraw is how often in a row the agent must say that this process
+// has no identity, before the one from before is used no more. An agent that is
+// away, or whose server is, says something else.
+const refusalsToWithdraw = 2
+
+// withdraw ends the use of an identity that is ours no longer, as when the node
+// was banned or the rule that gave it is gone: from now on it is as if expired,
+// and connections that were made with it end.
+func (w *Workload) withdraw() {
+	current := w.identity.Load()
+	if current == nil || current.expires.IsZero() {
+		return
+	}
+	gone := *current
+	gone.expires, gone.epoch = time.Time{}, "0" // no pooled connection has this epoch
+	if !w.identity.CompareAndSwap(current, &gone) {
+		return // another has just come
+	}
+	w.cfg.Log.Error("identity withdrawn by the agent", "spiffe_id", gone.svid.ID.String())
+	w.live.decideAgain(w)
+	w.accepts.closeAll()
+	w.dials.closeAll()
 }
 
 // clockPause is how long an exchange may live on beyond the time in which a rule

@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -248,6 +250,16 @@ func (c *conns) remove(conn *acceptedConn) {
 	}
 }
 
+// closeAll closes every accepted connection.
+func (c *conns) closeAll() {
+	c.mu.Lock()
+	all := slices.Collect(maps.Keys(c.all))
+	c.mu.Unlock()
+	for _, conn := range all {
+		conn.Close()
+	}
+}
+
 // verifyAgain closes the connections whose peer the present bundles no longer
 // vouch for. The time is that of the handshake: a leaf that has merely expired
 // since is replaced by its owner and no reason to break a request.
@@ -264,6 +276,10 @@ func (c *conns) verifyAgain(w *Workload) {
 }
 
 func (c *conns) check(w *Workload, conn *acceptedConn) {
+	if own := w.identity.Load(); own != nil && own.expires.IsZero() {
+		conn.Close() // made while the identity was withdrawn
+		return
+	}
 	if _, err := spiffe.Verify(conn.chain, w.Bundle, conn.met); err != nil {
 		w.cfg.Log.Warn("peer no longer trusted", "remote", conn.RemoteAddr().String(), "error", err)
 		conn.Close()

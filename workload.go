@@ -159,6 +159,9 @@ func (w *Workload) X509SVID() (*spiffe.X509SVID, error) {
 	if current == nil {
 		return nil, fault.Deniedf("no identity has been issued to this process")
 	}
+	if current.expires.IsZero() {
+		return nil, fault.Hint(fault.Deniedf("SVID of %s was withdrawn by the agent", current.svid.ID), "kith ids explain")
+	}
 	if now := w.cfg.Now(); !now.Before(current.expires) {
 		return nil, fault.Hint(fault.Deniedf("SVID of %s expired at %s", current.svid.ID, current.expires.UTC().Format(time.RFC3339)),
 			"kith doctor")

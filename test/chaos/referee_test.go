@@ -33,6 +33,7 @@ type referee struct {
 	tallies    map[string]*tally    // by service
 	lastFailed map[string]time.Time // a permitted request, by service: its end
 	passedRow  map[string]int       // permitted requests that passed since
+	lastPassed time.Time
 	violations []string
 	violated   chan struct{} // closed at the first violation
 }
@@ -94,6 +95,7 @@ func (r *referee) judge(a answer) {
 	case a.Passed:
 		c.passed++
 		r.passedRow[a.Service]++
+		r.lastPassed = a.Ended
 	case a.Hope != passes:
 		c.denied++
 	case slices.ContainsFunc(r.disturbed[a.Service], overlaps):
