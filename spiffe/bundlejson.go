@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"math/big"
 	"strconv"
@@ -223,38 +222,6 @@ func parseKeyEntry(raw json.RawMessage) (*x509.Certificate, error) {
 	return x509.ParseCertificate(der)
 }
 
-// parseObject reads one JSON object whose names are unique. encoding/json
-// alone would fold case and let the last of two equal names win.
-func parseObject(data []byte) (map[string]json.RawMessage, error) {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
-		return nil, errors.New("not a JSON object")
-	}
-	object := make(map[string]json.RawMessage)
-	for decoder.More() {
-		token, err := decoder.Token()
-		if err != nil {
-			return nil, fmt.Errorf("not a JSON object: %w", err)
-		}
-		name, _ := token.(string)
-		if _, ok := object[name]; ok {
-			return nil, fmt.Errorf("name %q occurs twice", clip(name))
-		}
-		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil {
-			return nil, fmt.Errorf("value of %q: %w", clip(name), err)
-		}
-		object[name] = value
-	}
-	if _, err := decoder.Token(); err != nil {
-		return nil, fmt.Errorf("not a JSON object: %w", err)
-	}
-	if _, err := decoder.Token(); err != io.EOF {
-		return nil, errors.New("something follows the JSON object")
-	}
-	return object, nil
-}
-
 // parseInteger reads a whole number without going through a float.
 func parseInteger(object map[string]json.RawMessage, name string, most uint64) (uint64, error) {
 	raw, ok := object[name]
@@ -266,14 +233,6 @@ func parseInteger(object map[string]json.RawMessage, name string, most uint64) (
 		return 0, fmt.Errorf("%s is not a whole number from 0 to %d", name, most)
 	}
 	return n, nil
-}
-
-func stringOf(raw json.RawMessage) (string, bool) {
-	var s *string
-	if raw == nil || json.Unmarshal(raw, &s) != nil || s == nil {
-		return "", false
-	}
-	return *s, true
 }
 
 func checkBundleSize(n int) error {

@@ -1,7 +1,6 @@
 package spiffe
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,8 +16,6 @@ import (
 	"strings"
 	"unicode/utf8"
 )
-
-const maxJSONDepth = 32
 
 // signedJWT is the three parts of a token, decoded.
 type signedJWT struct {
@@ -114,47 +111,11 @@ func parseStrict(data []byte) (map[string]json.RawMessage, error) {
 		if value[0] != '{' && value[0] != '[' {
 			continue
 		}
-		decoder := json.NewDecoder(bytes.NewReader(value))
-		decoder.UseNumber()
-		if err := uniqueNames(decoder, 1); err != nil {
+		if err := uniqueNames(value, 1); err != nil {
 			return nil, fmt.Errorf("in %q: %w", clip(name), err)
 		}
 	}
 	return object, nil
-}
-
-// uniqueNames reads one value, which is known to be good JSON.
-func uniqueNames(decoder *json.Decoder, depth int) error {
-	token, err := decoder.Token()
-	if err != nil {
-		return err
-	}
-	kind, nested := token.(json.Delim)
-	if !nested {
-		return nil
-	}
-	if depth == maxJSONDepth {
-		return fmt.Errorf("nested deeper than %d", maxJSONDepth)
-	}
-	seen := make(map[string]bool)
-	for decoder.More() {
-		if kind == '{' {
-			token, err := decoder.Token()
-			if err != nil {
-				return err
-			}
-			name, _ := token.(string)
-			if seen[name] {
-				return fmt.Errorf("name %q occurs twice", clip(name))
-			}
-			seen[name] = true
-		}
-		if err := uniqueNames(decoder, depth+1); err != nil {
-			return err
-		}
-	}
-	_, err = decoder.Token()
-	return err
 }
 
 // algorithm is one of the nine of JWT-SVID 2.1.

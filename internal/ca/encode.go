@@ -3,6 +3,7 @@ package ca
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -22,7 +23,7 @@ func create(template, parent *x509.Certificate, key crypto.PublicKey, signer cry
 	if !ok || !plainLeaf(template) {
 		return x509.CreateCertificate(rand.Reader, template, parent, key, signer)
 	}
-	spki, err := x509.MarshalPKIXPublicKey(key)
+	spki, err := encodeKey(key)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +41,25 @@ func create(template, parent *x509.Certificate, key crypto.PublicKey, signer cry
 		return nil, errors.New("the signature made does not verify")
 	}
 	return der(0x30, tbs, ecdsaWithSHA256(), der(0x03, []byte{0}, signature)), nil
+}
+
+// encodeKey is the SubjectPublicKeyInfo of a key: for P-256, which nearly all are,
+// what crypto/x509 would write and a test compares.
+func encodeKey(key crypto.PublicKey) ([]byte, error) {
+	public, ok := key.(*ecdsa.PublicKey)
+	if !ok || public.Curve != elliptic.P256() {
+		return x509.MarshalPKIXPublicKey(key)
+	}
+	point, err := public.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return der(0x30,
+		[]byte{
+			0x30, 19, 0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, // id-ecPublicKey
+			0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7, // prime256v1
+		},
+		der(0x03, []byte{0}, point)), nil
 }
 
 // plainLeaf reports whether leafTBS writes all that a template says.

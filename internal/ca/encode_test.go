@@ -2,8 +2,13 @@ package ca
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/asn1"
 	"fmt"
 	"math/big"
 	"net/url"
@@ -106,4 +111,50 @@ func TestOnlyAPlainLeafIsWrittenHere(t *testing.T) {
 			t.Errorf("%s: taken for plain", name)
 		}
 	}
+}
+
+// Keys of every kind are written as crypto/x509 writes them.
+func TestKeysAreWrittenAsCryptoX509WouldWriteThem(t *testing.T) {
+	small, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edwards, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []crypto.PublicKey{small.Public(), large.Public(), edwards} {
+		want, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := encodeKey(key); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%T: got %x, %v, want %x", key, got, err, want)
+		}
+	}
+}
+
+// A signature in both its forms is the same two numbers, also where they are short.
+func TestSignaturesForTokensAreTheSameNumbers(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		var want [64]byte
+		numbers := struct{ R, S *big.Int }{new(big.Int), new(big.Int)}
+		for i, n := range []*big.Int{numbers.R, numbers.S} {
+			n.SetBytes(rapid.SliceOfN(rapid.Byte(), 1, 32).Draw(r, "number")).FillBytes(want[32*i : 32*i+32])
+		}
+		text, err := asn1.Marshal(numbers)
+		if err != nil {
+			r.Fatal(err)
+		}
+		if got, err := signatureHalves(text); err != nil || got != want {
+			r.Fatalf("%x: got %x, %v, want %x", text, got, err, want)
+		}
+		if _, err := signatureHalves(text[:rapid.IntRange(0, len(text)-1).Draw(r, "cut")]); err == nil {
+			r.Fatalf("%x cut short was taken", text)
+		}
+	})
 }

@@ -1,16 +1,15 @@
 package ca
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"strings"
 	"time"
 
@@ -195,14 +194,36 @@ func encodeJWT(key jwtKey, claims jwtClaims) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var signature struct{ R, S *big.Int }
-	if rest, err := asn1.Unmarshal(der, &signature); err != nil || len(rest) > 0 {
-		return "", errors.New("the signature is malformed")
+	halves, err := signatureHalves(der)
+	if err != nil {
+		return "", err
 	}
-	var halves [64]byte
-	signature.R.FillBytes(halves[:32])
-	signature.S.FillBytes(halves[32:])
 	return string(base64.RawURLEncoding.AppendEncode(append(token, '.'), halves[:])), nil
+}
+
+// signatureHalves turns an ECDSA signature of P-256 from its ASN.1 form, two
+// integers in a sequence, into that of JWS: both in full.
+func signatureHalves(der []byte) (halves [64]byte, err error) {
+	malformed := errors.New("the signature is malformed")
+	if len(der) < 2 || der[0] != 0x30 || int(der[1]) != len(der)-2 { // at most 72 bytes: one byte of length
+		return halves, malformed
+	}
+	rest := der[2:]
+	for _, half := range [][]byte{halves[:32], halves[32:]} {
+		if len(rest) < 2 || rest[0] != 0x02 || int(rest[1]) > len(rest)-2 {
+			return halves, malformed
+		}
+		n := rest[2 : 2+rest[1]]
+		rest = rest[2+len(n):]
+		if n = bytes.TrimLeft(n, "\x00"); len(n) > len(half) {
+			return halves, malformed
+		}
+		copy(half[len(half)-len(n):], n)
+	}
+	if len(rest) > 0 {
+		return halves, malformed
+	}
+	return halves, nil
 }
 
 // voidJWTs notes which intents came to nothing, as journalVoids does.

@@ -116,7 +116,7 @@ func (c *CA) plan(j *job, issuer *issuer, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	spki, err := x509.MarshalPKIXPublicKey(j.request.PublicKey)
+	spki, err := encodeKey(j.request.PublicKey)
 	if err != nil {
 		return fault.Invalidf("sign %s: %w", j.request.ID, err)
 	}
