@@ -113,7 +113,7 @@ func (sizes) EstimateSize(e cost.AstNode) *cost.SizeEstimate {
 // EstimateCallCost prices our own functions.
 func (sizes) EstimateCallCost(function, _ string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
 	if function == "within" {
-		return &cost.CallEstimate{CostEstimate: cost.CostEstimate{Min: 1, Max: 4 * maxNets}}
+		return &cost.CallEstimate{CostEstimate: cost.FixedCostEstimate(4 * maxNets)}
 	}
 	return nil
 }
