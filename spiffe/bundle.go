@@ -19,6 +19,7 @@ type Bundle struct {
 	hint     time.Duration // 0: none was given
 	roots    []*x509.Certificate
 	pool     *x509.CertPool
+	issuers  *issuers
 	jwtKeys  []JWTKey
 }
 
@@ -26,7 +27,7 @@ type Bundle struct {
 // changes; 0 means unknown. A refreshHint below one second means none. Roots
 // given twice are kept once.
 func NewBundle(td TrustDomain, sequence uint64, refreshHint time.Duration, roots ...*x509.Certificate) *Bundle {
-	b := &Bundle{td: td, sequence: sequence, hint: max(0, refreshHint.Truncate(time.Second)), pool: x509.NewCertPool()}
+	b := &Bundle{td: td, sequence: sequence, hint: max(0, refreshHint.Truncate(time.Second)), pool: x509.NewCertPool(), issuers: &issuers{}}
 	for _, root := range roots {
 		if root == nil || contains(b.roots, root) {
 			continue

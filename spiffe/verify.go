@@ -43,18 +43,7 @@ func Verify(chain []*x509.Certificate, bundle func(TrustDomain) (*Bundle, bool),
 	case len(b.roots) == 0:
 		return ID{}, fmt.Errorf("verify %s: the bundle of %s is empty, nothing in it is trusted", id, td)
 	}
-	intermediates := x509.NewCertPool()
-	for _, cert := range chain[1:] {
-		intermediates.AddCert(cert)
-	}
-	paths, err := leaf.Verify(x509.VerifyOptions{
-		Roots:         b.pool,
-		Intermediates: intermediates,
-		CurrentTime:   now,
-		// One of the two must be allowed all the way up; that the leaf has
-		// both is checked above.
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	})
+	paths, err := b.paths(leaf, chain[1:], now)
 	if err != nil {
 		return ID{}, fmt.Errorf("verify %s: %w", id, err)
 	}
