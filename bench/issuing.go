@@ -208,11 +208,11 @@ func startCA(ctx context.Context, dir string) (*ca.CA, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	ring, _, err := ca.AdvanceJWTRing(nil, ca.JWTRingConfig{TrustDomain: td, KEK: kek, Now: time.Now()})
+	ring, err := ca.AdvanceJWTRing(nil, ca.JWTRingConfig{TrustDomain: td, KEK: kek, Now: time.Now()})
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := authority.UseJWTRing(ring); err != nil {
+	if err := authority.UseJWTRing(ring.Ring); err != nil {
 		return nil, nil, err
 	}
 	life, cancel := context.WithCancel(ctx)

@@ -120,6 +120,9 @@ func (s *JWTSVID) Token() string { return s.token }
 // KeyID is the kid of the key the token says it is signed with.
 func (s *JWTSVID) KeyID() string { return s.signed.keyID }
 
+// Algorithm is the alg by which the token says it is signed.
+func (s *JWTSVID) Algorithm() string { return s.signed.alg.name }
+
 // Claims is everything the token says, numbers as json.Number. The map is the
 // caller's.
 func (s *JWTSVID) Claims() map[string]any {

@@ -143,7 +143,7 @@ func serverConfig(file config.File, paths config.Paths) (server.Config, error) {
 		Name: file.Server.Name, Version: obs.BuildVersion().Version,
 		Listen: file.Server.Listen, Address: file.Server.Address, Metrics: file.Server.Metrics,
 		AdminSocket: paths.AdminSocket, AdminListen: file.Server.AdminListen, JournalPath: filepath.Join(paths.State, "issuance.journal"),
-		Verifiers: verifiers(obs.Now),
+		Verifiers: verifiers(obs.Now), RS256Audiences: file.Server.RS256Audiences,
 	}
 	if file.TrustDomain != "" {
 		td, err := spiffe.ParseTrustDomain(file.TrustDomain)

@@ -47,6 +47,7 @@ type Config struct {
 	Lifetimes      Lifetimes     // default DefaultLifetimes
 	BundleSequence uint64        // default 1
 	RefreshHint    time.Duration // of the bundle, default none
+	RS256Audiences []string      // whose tokens are signed with RS256, default none: ES256
 	Now            func() time.Time
 	Log            *slog.Logger          // default: discard
 	Metrics        prometheus.Registerer // default: none

@@ -40,6 +40,7 @@ type fixture struct {
 	*CA
 	clock  *clock
 	config Config
+	late   []string // nodes that have acked nothing
 }
 
 func newFixture(t testing.TB, changes ...func(*Config)) *fixture {

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,6 +59,7 @@ type jwtClaims struct {
 // jwtJob is one request on its way.
 type jwtJob struct {
 	request JWTRequest
+	key     jwtKey
 	claims  jwtClaims
 	want    jwtExpectation
 	result  lintedJWT
@@ -72,45 +74,55 @@ func (c *CA) SignJWTs(ctx context.Context, requests []JWTRequest) []JWTResult {
 	defer func() { c.metrics.seconds.Observe(time.Since(begin).Seconds()) }()
 	jobs := make([]jwtJob, len(requests))
 	now := c.config.Now().UTC().Truncate(time.Second)
-	key, err := c.jwtReady(ctx, now, len(requests)) // 1
+	ring, err := c.jwtReady(ctx, now, len(requests)) // 1
 	for i := range jobs {
 		jobs[i].request, jobs[i].err = requests[i], err
 		if err == nil {
-			jobs[i].err = c.planJWT(&jobs[i], key, now) // 2
+			jobs[i].err = c.planJWT(&jobs[i], ring, now) // 2
 		}
 	}
 	c.journalJWTs(ctx, now, jobs) // 3
 	inParallel(len(jobs), func(i int) {
 		if jobs[i].err == nil {
-			c.makeJWT(&jobs[i], key) // 4, 5, 6
+			c.makeJWT(&jobs[i]) // 4, 5, 6
 		}
 	})
 	c.voidJWTs(ctx, now, jobs) // 7
 	return c.releaseJWTs(jobs) // 8
 }
 
-func (c *CA) jwtReady(ctx context.Context, now time.Time, n int) (jwtKey, error) {
+func (c *CA) jwtReady(ctx context.Context, now time.Time, n int) (*jwtRing, error) {
 	if n > maxBatch {
-		return jwtKey{}, c.refuse(refusedInvalid, fault.Invalidf("batch of %d requests, at most %d are allowed", n, maxBatch))
+		return nil, c.refuse(refusedInvalid, fault.Invalidf("batch of %d requests, at most %d are allowed", n, maxBatch))
 	}
 	if err := ctx.Err(); err != nil {
-		return jwtKey{}, err
+		return nil, err
 	}
 	if err := c.checkClock(now); err != nil {
-		return jwtKey{}, c.refuse(refusedClock, err)
+		return nil, c.refuse(refusedClock, err)
 	}
-	key, ok := c.jwt.Load().signing(now)
-	if !ok {
-		return jwtKey{}, c.refuse(refusedIssuer, errors.New("there is no key for JWT-SVIDs yet"))
-	}
-	return key, nil
+	return c.jwt.Load(), nil
 }
 
-// planJWT makes the claims and, apart from them, what the result must be.
-func (c *CA) planJWT(j *jwtJob, key jwtKey, now time.Time) error {
+// algorithmFor is what the receivers of a token read: RS256 all of them do.
+func (c *CA) algorithmFor(audience []string) string {
+	if slices.ContainsFunc(audience, func(name string) bool { return slices.Contains(c.config.RS256Audiences, name) }) {
+		return rs256
+	}
+	return es256
+}
+
+// planJWT chooses the key and makes the claims and, apart from them, what the
+// result must be.
+func (c *CA) planJWT(j *jwtJob, ring *jwtRing, now time.Time) error {
 	r := j.request
 	if err := c.validateJWT(r); err != nil {
 		return c.refuse(refusedInvalid, fmt.Errorf("sign JWT of %s: %w", r.ID, err))
+	}
+	algorithm := c.algorithmFor(r.Audience)
+	key, ok := ring.signing(algorithm)
+	if !ok {
+		return c.refuse(refusedIssuer, fmt.Errorf("there is no key for %s yet that every node knows", algorithm))
 	}
 	id, err := randomID()
 	if err != nil {
@@ -120,7 +132,8 @@ func (c *CA) planJWT(j *jwtJob, key jwtKey, now time.Time) error {
 	if r.TTL > 0 {
 		ttl = min(ttl, r.TTL.Truncate(time.Second))
 	}
-	j.want = jwtExpectation{id: r.ID, audience: r.Audience, issuedAt: now, expiry: now.Add(ttl), jti: id, keyID: key.id}
+	j.key = key
+	j.want = jwtExpectation{id: r.ID, audience: r.Audience, issuedAt: now, expiry: now.Add(ttl), jti: id, keyID: key.id, algorithm: algorithm}
 	j.claims = jwtClaims{Subject: r.ID.String(), Audience: r.Audience, Expiry: now.Add(ttl).Unix(), IssuedAt: now.Unix(), ID: id}
 	return nil
 }
@@ -168,8 +181,9 @@ func (c *CA) journalJWTs(ctx context.Context, now time.Time, jobs []jwtJob) {
 }
 
 // makeJWT signs, parses what was signed, and lints it.
-func (c *CA) makeJWT(j *jwtJob, key jwtKey) {
-	token, err := c.encode(key, j.claims)
+func (c *CA) makeJWT(j *jwtJob) {
+	j.key.signed(j.want.expiry) // before it is: a key that has signed is kept
+	token, err := c.encode(j.key, j.claims)
 	if err != nil {
 		j.err = c.refuse(refusedInternal, fmt.Errorf("sign JWT of %s: %w", j.want.id, err))
 		return
@@ -180,7 +194,7 @@ func (c *CA) makeJWT(j *jwtJob, key jwtKey) {
 	}
 }
 
-// encodeJWT is the compact serialization, signed. RFC 7515 7.1, RFC 7518 3.4.
+// encodeJWT is the compact serialization, signed. RFC 7515 7.1, RFC 7518 3.3, 3.4.
 func encodeJWT(key jwtKey, claims jwtClaims) (string, error) {
 	payload, err := json.Marshal(claims)
 	if err != nil {
@@ -190,15 +204,18 @@ func encodeJWT(key jwtKey, claims jwtClaims) (string, error) {
 	token = append(append(token, key.header...), '.')
 	token = base64.RawURLEncoding.AppendEncode(token, payload)
 	digest := sha256.Sum256(token)
-	der, err := key.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
+	signature, err := key.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
 		return "", err
 	}
-	halves, err := signatureHalves(der)
-	if err != nil {
-		return "", err
+	if key.algorithm == es256 {
+		halves, err := signatureHalves(signature)
+		if err != nil {
+			return "", err
+		}
+		signature = halves[:]
 	}
-	return string(base64.RawURLEncoding.AppendEncode(append(token, '.'), halves[:])), nil
+	return string(base64.RawURLEncoding.AppendEncode(append(token, '.'), signature)), nil
 }
 
 // signatureHalves turns an ECDSA signature of P-256 from its ASN.1 form, two

@@ -15,23 +15,26 @@ import (
 )
 
 func (f *fixture) ringConfig() JWTRingConfig {
-	return JWTRingConfig{TrustDomain: f.config.TrustDomain, KEK: f.config.KEK, Now: f.clock.Now()}
+	return JWTRingConfig{
+		TrustDomain: f.config.TrustDomain, KEK: f.config.KEK, Now: f.clock.Now(), RS256: len(f.config.RS256Audiences) > 0,
+		Refresh: 5 * time.Minute, Laggards: func(uint64) []string { return f.late }, SignedUntil: f.JWTSignedUntil,
+	}
 }
 
 // advance does what the server does: it makes the ring what it must be now, and
 // uses it.
 func (f *fixture) advance(t testing.TB, ring []byte) []byte {
 	t.Helper()
-	next, changed, err := AdvanceJWTRing(ring, f.ringConfig())
+	next, err := AdvanceJWTRing(ring, f.ringConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if changed {
-		if err := f.UseJWTRing(next); err != nil {
+	if next.Changed {
+		if err := f.UseJWTRing(next.Ring); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return next
+	return next.Ring
 }
 
 func jwtRequest(t testing.TB, path string, audience ...string) JWTRequest {
@@ -319,7 +322,7 @@ func TestJWTRingThatIsRefused(t *testing.T) {
 		}
 		return out
 	}
-	foreign, _, err := AdvanceJWTRing(nil, JWTRingConfig{TrustDomain: f.config.TrustDomain, KEK: kek, Now: epoch})
+	foreign, err := AdvanceJWTRing(nil, JWTRingConfig{TrustDomain: f.config.TrustDomain, KEK: kek, Now: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +339,9 @@ func TestJWTRingThatIsRefused(t *testing.T) {
 		"wrong order":          changed(func(r *storedJWTRing) { r.Keys[0], r.Keys[1] = r.Keys[1], r.Keys[0] }),
 		"kids exchanged":       changed(func(r *storedJWTRing) { r.Keys[1].ID = strings.Repeat("0", 32) }),
 		"public key exchanged": changed(func(r *storedJWTRing) { r.Keys[1].Public = r.Keys[0].Public; r.Keys[1].ID += "x" }),
-		"sealed by another":    foreign,
+		"sealed by another":    foreign.Ring,
+		"unknown algorithm":    changed(func(r *storedJWTRing) { r.Keys[1].Algorithm = "HS256" }),
+		"two that sign":        changed(func(r *storedJWTRing) { r.Keys[1].SignsFrom = r.Keys[0].SignsFrom }),
 	} {
 		if err := f.UseJWTRing(bad); err == nil {
 			t.Errorf("%s: the ring is used", name)

@@ -20,6 +20,7 @@ type jwtExpectation struct {
 	audience         []string
 	issuedAt, expiry time.Time
 	jti, keyID       string
+	algorithm        string
 }
 
 // lintJWT reads what was signed as its receiver will and holds it against the
@@ -39,6 +40,8 @@ func lintJWT(token string, want jwtExpectation) (lintedJWT, error) {
 		return lintedJWT{}, fmt.Errorf("lint validity: is %s to %s, not %s to %s", svid.IssuedAt, svid.Expiry, want.issuedAt, want.expiry)
 	case svid.KeyID() != want.keyID:
 		return lintedJWT{}, errors.New("lint kid: is not that of the signing key")
+	case svid.Algorithm() != want.algorithm:
+		return lintedJWT{}, fmt.Errorf("lint alg: is %s, not %s", svid.Algorithm(), want.algorithm)
 	case string(svid.Claim("jti")) != `"`+want.jti+`"`:
 		return lintedJWT{}, errors.New("lint jti: is not the journalled one")
 	}
@@ -56,7 +59,7 @@ func (k jwtKey) provesItself(td spiffe.TrustDomain) error {
 	if err != nil {
 		return err
 	}
-	bundle, err := spiffe.NewBundle(td, 0, 0).WithJWTKeys(spiffe.JWTKey{ID: k.id, Public: k.public, Algorithm: jwtAlgorithm})
+	bundle, err := spiffe.NewBundle(td, 0, 0).WithJWTKeys(spiffe.JWTKey{ID: k.id, Public: k.public, Algorithm: k.algorithm})
 	if err != nil {
 		return err
 	}

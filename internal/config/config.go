@@ -60,6 +60,12 @@ type Server struct {
 	// 0400. Empty: kek in the state directory, made at the first start. Keep a
 	// copy elsewhere: without it a backup cannot be opened.
 	KEKFile string `yaml:"kek_file"`
+	// RS256Audiences names the audiences whose JWT-SVIDs are signed with RS256
+	// instead of ES256: receivers that read nothing else, such as
+	// `sts.amazonaws.com`. Names are exact; a token for several audiences is
+	// signed with RS256 if one is listed. The first one makes RSA keys, which
+	// sign once every live node knows them. Each server needs the same list.
+	RS256Audiences []string `yaml:"rs256_audiences"`
 	// Federation is how bundles are exchanged with other trust domains; with
 	// whom is applied state (`kith federate`).
 	Federation Federation `yaml:"federation"`

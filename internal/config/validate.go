@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -41,6 +42,9 @@ func (f File) Validate() error {
 	v.optional("server.metrics", f.Server.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("server.admin_listen", f.Server.AdminListen, func(s string) error { return checkAddress(s, false) })
 	v.optional("server.socket", f.Server.Socket, CheckSocketPath)
+	for i, s := range f.Server.RS256Audiences {
+		v.check(fmt.Sprintf("server.rs256_audiences[%d]", i), registry.ValidateAudience([]string{s}))
+	}
 	v.federation(f.Server.Federation)
 	v.optional("agent.server", f.Agent.Server, func(s string) error { return checkAddress(s, true) })
 	v.optional("agent.pin", f.Agent.Pin, func(s string) error { _, err := spiffe.ParsePin(s); return err })

@@ -2,8 +2,10 @@ package keys
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -230,11 +232,21 @@ func TestKeysDoNotPrint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key.signer)
+	scalar, err := key.signer.(*ecdsa.PrivateKey).Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	scalar, err := key.signer.Bytes()
+	checkPrints(t, kek, key, scalar)
+	large, err := GenerateRSA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPrints(t, kek, large, large.signer.(*rsa.PrivateKey).D.Bytes())
+}
+
+func checkPrints(t *testing.T, kek *KEK, key *Authority, scalar []byte) {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key.signer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,6 +272,41 @@ func TestKeysDoNotPrint(t *testing.T) {
 		if text, err := json.Marshal(value); err == nil {
 			t.Errorf("%s is encoded as %s", name, text)
 		}
+	}
+}
+
+func TestRSAAuthoritySignsAndSurvivesSealing(t *testing.T) {
+	kek := newKEK(t)
+	key, err := GenerateRSA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := key.Seal(kek, purpose)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenAuthority(kek, purpose, sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256([]byte("message"))
+	signature, err := again.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := key.Public().(*rsa.PublicKey)
+	if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature); err != nil || public.N.BitLen() != 2048 {
+		t.Errorf("%d bits: %v", public.N.BitLen(), err)
+	}
+	other, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sealed, err = newAuthority(other).Seal(kek, purpose); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenAuthority(kek, purpose, sealed); err == nil {
+		t.Error("a key of another size was opened")
 	}
 }
 

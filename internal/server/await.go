@@ -158,3 +158,22 @@ func (h *hub) effectOf(w *wait) effect {
 		last:     w.last,
 	}
 }
+
+// laggards are the live nodes that have not acked a revision, sorted.
+func (h *hub) laggards(revision uint64) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []string
+	for name, l := range h.links {
+		if l.acked < revision {
+			out = append(out, name)
+		}
+	}
+	for name, was := range h.lost {
+		if _, back := h.links[name]; !back && h.now().Sub(was.at) < liveGrace {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

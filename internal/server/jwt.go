@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kith-id/kith/internal/api"
@@ -13,8 +14,13 @@ import (
 	"github.com/kith-id/kith/internal/registry"
 )
 
-// jwtKeysEvery is how often the age of the keys for JWT-SVIDs is looked at.
-const jwtKeysEvery = time.Minute
+// How often it is looked at whether a key for JWT-SVIDs can go on: seldom, and
+// soon again after one has been published or is waited for.
+const (
+	jwtKeysEvery   = time.Minute
+	jwtKeysChanged = time.Second
+	jwtKeysWaiting = 2 * time.Second
+)
 
 // SignJWTs evaluates the rules again with what the server knows of the node and
 // signs what they give, as SignWorkloads does.
@@ -56,11 +62,13 @@ func (s *Server) SignJWTs(ctx context.Context, node api.Caller, reqs []api.JWTRe
 // newJWTRingOp makes the first keys and the operation that keeps them sealed in
 // the store.
 func newJWTRingOp(cfg Config) (registry.Op, error) {
-	ring, _, err := ca.AdvanceJWTRing(nil, ca.JWTRingConfig{TrustDomain: cfg.TrustDomain, KEK: cfg.KEK, Now: cfg.Now()})
+	first, err := ca.AdvanceJWTRing(nil, ca.JWTRingConfig{
+		TrustDomain: cfg.TrustDomain, KEK: cfg.KEK, Now: cfg.Now(), RS256: len(cfg.RS256Audiences) > 0,
+	})
 	if err != nil {
 		return registry.Op{}, err
 	}
-	return registry.Put(registry.JWTRingKey, ring), nil
+	return registry.Put(registry.JWTRingKey, first.Ring), nil
 }
 
 // useJWTRing gives the CA the keys of a snapshot. Keys that cannot be used leave
@@ -74,18 +82,31 @@ func (s *Server) useJWTRing(snap *snapshot) {
 	}
 }
 
-// keepJWTKeys replaces the keys for JWT-SVIDs by age, until ctx ends. What
-// fails is tried again: the present keys serve meanwhile.
+// keepJWTKeys takes the keys for JWT-SVIDs through their phases, until ctx ends.
+// What fails is tried again: the present keys serve meanwhile.
 func (s *Server) keepJWTKeys(ctx context.Context) error {
-	tick := time.NewTicker(jwtKeysEvery)
-	defer tick.Stop()
+	var named []string
 	for {
-		if err := s.advanceJWTKeys(ctx); err != nil && ctx.Err() == nil {
+		next, err := s.advanceJWTKeys(ctx)
+		if err != nil && ctx.Err() == nil {
 			s.log.Warn("JWT keys not advanced", "error", err)
 		}
+		if len(next.Laggards) > 0 && !slices.Equal(next.Laggards, named) {
+			s.log.Warn("JWT key waits for nodes that do not know it", "nodes", next.Laggards)
+		}
+		named = next.Laggards
+		wait := jwtKeysEvery
+		switch {
+		case len(next.Laggards) > 0 || s.settling():
+			wait = jwtKeysWaiting
+		case next.Changed && err == nil:
+			wait = jwtKeysChanged
+		}
+		timer := time.NewTimer(wait)
 		select {
-		case <-tick.C:
+		case <-timer.C:
 		case <-ctx.Done():
+			timer.Stop()
 			return nil
 		}
 	}
@@ -94,18 +115,31 @@ func (s *Server) keepJWTKeys(ctx context.Context) error {
 // advanceJWTKeys writes what the ring must be now, if that is another than it
 // is. It is a change like any other: a revision of its own takes the new bundle
 // to every agent.
-func (s *Server) advanceJWTKeys(ctx context.Context) error {
+func (s *Server) advanceJWTKeys(ctx context.Context) (ca.JWTAdvance, error) {
 	select {
 	case s.changing <- struct{}{}:
 		defer func() { <-s.changing }()
 	case <-ctx.Done():
-		return nil
+		return ca.JWTAdvance{}, nil
 	}
 	snap := s.snap()
-	next, changed, err := ca.AdvanceJWTRing(snap.jwtRing.Value, ca.JWTRingConfig{TrustDomain: snap.trustDomain, KEK: s.cfg.KEK, Now: s.cfg.Now()})
-	if err != nil || !changed {
-		return err
+	revision := snap.revision + 1
+	next, err := ca.AdvanceJWTRing(snap.jwtRing.Value, ca.JWTRingConfig{
+		TrustDomain: snap.trustDomain, KEK: s.cfg.KEK, Now: s.cfg.Now(), RS256: len(s.cfg.RS256Audiences) > 0,
+		Revision: revision, Laggards: s.hub.laggards, Refresh: refreshHint, SignedUntil: s.ca.JWTSignedUntil,
+		Settling: s.settling(),
+	})
+	if err != nil || !next.Changed {
+		return next, err
 	}
+	return next, s.writeJWTKeys(ctx, snap, revision, next.Ring)
+}
+
+// settling says that this server has just started: nodes that have not come back
+// yet must not be taken for none.
+func (s *Server) settling() bool { return s.cfg.Now().Before(s.started.Add(settleTime)) }
+
+func (s *Server) writeJWTKeys(ctx context.Context, snap *snapshot, revision uint64, ring []byte) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
@@ -113,10 +147,9 @@ func (s *Server) advanceJWTKeys(ctx context.Context) error {
 	if snap.jwtRing.Value != nil {
 		before = registry.IfUnchanged(snap.jwtRing)
 	}
-	revision := snap.revision + 1
 	txn := registry.Txn{
 		If: []registry.Condition{registry.IfUnchanged(snap.counter), before},
-		Do: []registry.Op{registry.Put(revisionKey, revisionValue(revision)), registry.Put(registry.JWTRingKey, next)},
+		Do: []registry.Op{registry.Put(revisionKey, revisionValue(revision)), registry.Put(registry.JWTRingKey, ring)},
 	}
 	event := audit.Event{Kind: audit.Rotated, Actor: s.id.String(), Object: "JWT keys of " + snap.trustDomain.String(), Revision: revision}
 	version, err := s.audited(ctx, event, func() (registry.Version, error) { return s.commit(ctx, txn) })

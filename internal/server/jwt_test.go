@@ -121,16 +121,16 @@ func (r *rig) advance(at time.Time) (changed bool, revision uint64) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	next, changed, err := ca.AdvanceJWTRing(item.Value, ca.JWTRingConfig{TrustDomain: r.s.TrustDomain(), KEK: r.cfg.KEK, Now: at})
+	revision = r.status().GetRevision()
+	next, err := ca.AdvanceJWTRing(item.Value, ca.JWTRingConfig{TrustDomain: r.s.TrustDomain(), KEK: r.cfg.KEK, Now: at, Revision: revision + 1})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	revision = r.status().GetRevision()
-	if !changed {
+	if !next.Changed {
 		return false, revision
 	}
 	_, err = r.store.Commit(ctx, registry.Txn{Do: []registry.Op{
-		registry.Put("meta/revision", fmt.Append(nil, revision+1)), registry.Put(registry.JWTRingKey, next),
+		registry.Put("meta/revision", fmt.Append(nil, revision+1)), registry.Put(registry.JWTRingKey, next.Ring),
 	}})
 	if err != nil {
 		r.t.Fatal(err)
@@ -220,4 +220,39 @@ func TestJWTWithTheStoreAway(t *testing.T) {
 		t.Error(err)
 	}
 	r.store.set(false)
+}
+
+// A key for an algorithm that is new here signs when every live node knows it:
+// without an ack of one there is no token, and no token that a node cannot check.
+func TestRS256KeyWaitsForEveryLiveNode(t *testing.T) {
+	r := start(t, nil)
+	r.apply(&pb.ApplyRequest{Put: shop()})
+	r.stop()
+	r.cfg.RS256Audiences = []string{"billing"}
+	r.start()
+	a := r.joined("n1")
+	a.mu.Lock()
+	a.held = true // it takes in what comes, and says nothing
+	a.mu.Unlock()
+	a.connect()
+	within(t, "two keys in the bundle", func() bool {
+		return get(a, func() int { return len(a.bundles) }) == 1 && len(a.jwtBundle().JWTKeys()) == 2
+	})
+	r.clock.add(10 * time.Second) // the nodes of before are back, if they live
+	if got := a.signJWT(unchanged)[0]; got.GetToken() != "" || got.GetErrorKind() == fault.Denied.String() {
+		t.Errorf("before the node has acked: %d bytes of token, %s", len(got.GetToken()), got.GetErrorKind())
+	}
+	a.mu.Lock()
+	a.held = false
+	a.mu.Unlock()
+	a.ack()
+	var token string
+	within(t, "a token for billing", func() bool {
+		token = a.signJWT(unchanged)[0].GetToken()
+		return token != ""
+	})
+	svid, err := a.validate(token)
+	if err != nil || svid.Algorithm() != "RS256" {
+		t.Errorf("got %v, %v, want RS256", svid, err)
+	}
 }

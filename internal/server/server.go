@@ -61,7 +61,9 @@ type Config struct {
 	KEK         *keys.KEK
 	JournalPath string
 	Lifetimes   ca.Lifetimes
-	Audit       Auditor // nil: no audit log
+
+	RS256Audiences []string // whose JWT-SVIDs are signed with RS256
+	Audit          Auditor  // nil: no audit log
 
 	// Attestations a second, as in api.PublicConfig; 0 is the default.
 	AttestRate, AttestRateEach float64
@@ -196,7 +198,8 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 	s.ca, err = ca.New(ctx, ca.Config{
 		TrustDomain: s.snap().trustDomain, Server: s.cfg.Name, Root: root, KEK: s.cfg.KEK,
 		JournalPath: s.cfg.JournalPath, Ship: ship, Lifetimes: s.cfg.Lifetimes, RefreshHint: refreshHint,
-		Now: s.cfg.Now, Log: s.log, Metrics: s.registry,
+		RS256Audiences: s.cfg.RS256Audiences,
+		Now:            s.cfg.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return err
