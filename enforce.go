@@ -75,6 +75,8 @@ func (w *Workload) enforce(ctx context.Context, progress func()) error {
 				running.Go(func() { w.follow(ctx) })
 				running.Go(func() { w.send(ctx, cancel, stream, acks) })
 			}
+		case *pb.EnforceResponse_Keys:
+			w.learn(m.Keys)
 		case *pb.EnforceResponse_Directory:
 			w.chart(m.Directory)
 		}
@@ -122,6 +124,8 @@ func (w *Workload) send(ctx context.Context, cancel func(), stream enforceStream
 				message = &pb.EnforceRequest{Message: &pb.EnforceRequest_Register{
 					Register: &pb.Register{Addresses: addresses, Service: w.Service()},
 				}}
+			case missing := <-w.missing:
+				message = &pb.EnforceRequest{Message: &pb.EnforceRequest_MissingKey{MissingKey: missing}}
 			case <-w.flows.changed:
 				counted = time.After(flowPause)
 				continue

@@ -7,6 +7,8 @@ import (
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/usertoken"
+	"github.com/kith-id/kith/spiffe"
 )
 
 // ruling is the policy in force: immutable, swapped as a whole. Without a table
@@ -19,13 +21,14 @@ type ruling struct {
 	paths    policy.PathOptions
 	node     string
 	dev      bool
+	tokens   *usertoken.Checker // of end users
 }
 
 // rule puts a slice in force and returns the ack: the table is compiled aside,
 // swapped, and every live exchange decided again before the ack is sent. A
 // slice that cannot be enforced leaves a ruling that denies everything.
 func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
-	next, err := compileSlice(slice, w.cfg)
+	next, err := compileSlice(slice, w.cfg, w.keys)
 	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
 	if err != nil {
 		ack.Error = clip(err.Error(), maxReportText)
@@ -47,7 +50,7 @@ func (r *ruling) timed() bool { return r.table.Reads()&policy.ReadsTime != 0 }
 
 // compileSlice makes a ruling of a slice. With an error it still says as much
 // as it found out.
-func compileSlice(slice *pb.Slice, cfg Config) (*ruling, error) {
+func compileSlice(slice *pb.Slice, cfg Config, keys map[string]*spiffe.JWKSet) (*ruling, error) {
 	next := &ruling{revision: slice.GetRevision(), node: slice.GetNode(), dev: slice.GetDev()}
 	set, err := policy.FromSlice(slice)
 	if err != nil {
@@ -69,7 +72,11 @@ func compileSlice(slice *pb.Slice, cfg Config) (*ruling, error) {
 	if err != nil {
 		return next, fmt.Errorf("policy of %s: %w", next.service, err)
 	}
-	next.table = table
+	providers, err := providersOf(slice, next.service)
+	if err != nil {
+		return next, err
+	}
+	next.table, next.tokens = table, usertoken.NewChecker(providers, keys)
 	return next, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -61,6 +62,7 @@ type Workload struct {
 	identity  atomic.Pointer[identity]
 	policy    atomic.Pointer[ruling]
 	directory atomic.Pointer[directory]
+	keys      map[string]*spiffe.JWKSet // of providers of user tokens, by URL; owned by attach
 
 	live    live       // exchanges decided again at each change of policy
 	accepts conns      // accepted connections, verified again at each change of bundle
@@ -75,6 +77,7 @@ type Workload struct {
 	nudged     chan struct{} // another identity, or a policy that looks at the time
 	renewal    atomic.Pointer[chan struct{}]
 	advertised chan struct{} // a nudge: addresses changed
+	missing    chan *pb.MissingKey
 	addresses  atomic.Pointer[[]string]
 
 	stop context.CancelFunc
@@ -99,7 +102,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	}
 	w := &Workload{
 		cfg: cfg, socket: socket, conn: conn, wires: newWirePool(),
-		nudged: make(chan struct{}, 1), advertised: make(chan struct{}, 1),
+		nudged: make(chan struct{}, 1), advertised: make(chan struct{}, 1), missing: make(chan *pb.MissingKey, maxMissing),
 	}
 	renewal := make(chan struct{})
 	w.renewal.Store(&renewal)

@@ -31,7 +31,7 @@ type points struct {
 	mu       sync.Mutex
 	all      map[*point]struct{} // guarded by mu, as is all below and in each point
 	pending  []change            // by revision
-	keys     map[string][]byte   // by provider; replaced, not changed
+	keys     map[string][]byte   // of providers, by URL; replaced, not changed
 	revision uint64              // newest pushed
 	faults   []string            // of the world at that revision
 	absent   map[attest.Process]absence
@@ -65,7 +65,7 @@ type point struct {
 	fault    string
 	catalog  bool // the directory is to be sent
 	register *pb.Register
-	told     map[string][]byte // keys that were handed to the stream, by provider
+	told     map[string][]byte // keys that were handed to the stream, by URL
 }
 
 func (p *point) name() string {

@@ -37,13 +37,13 @@ func (s *points) know(keys map[string][]byte) {
 // holds mu.
 func (s *points) untold(p *point) *pb.ProviderKeys {
 	for _, provider := range p.slice.GetProviders() {
-		name := provider.GetName()
-		if now := s.keys[name]; !bytes.Equal(now, p.told[name]) {
+		url := provider.GetJwksUrl()
+		if now := s.keys[url]; url != "" && !bytes.Equal(now, p.told[url]) {
 			if p.told == nil {
 				p.told = make(map[string][]byte)
 			}
-			p.told[name] = now
-			return &pb.ProviderKeys{Provider: name, Jwks: now}
+			p.told[url] = now
+			return &pb.ProviderKeys{Url: url, Jwks: now}
 		}
 	}
 	return nil

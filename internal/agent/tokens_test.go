@@ -64,12 +64,12 @@ func (p *attached) keys() *pb.ProviderKeys {
 	}
 }
 
-func (p *attached) wantKeys(what string, kids ...string) {
+func (p *attached) wantKeys(what, url string, kids ...string) {
 	p.t.Helper()
 	m := p.keys()
 	set, err := spiffe.ParseJWKSet(m.GetJwks())
-	if err != nil || m.GetProvider() != "login" || set.Len() != len(kids) {
-		p.t.Fatalf("%s: keys %s of %q: %v", what, m.GetJwks(), m.GetProvider(), err)
+	if err != nil || m.GetUrl() != url || set.Len() != len(kids) {
+		p.t.Fatalf("%s: keys %s of %q: %v", what, m.GetJwks(), m.GetUrl(), err)
 	}
 	for _, kid := range kids {
 		if !set.Has(kid) {
@@ -90,10 +90,10 @@ func TestKeysOfProvidersReachThePoints(t *testing.T) {
 	if got := orders.slice().GetProviders(); len(got) != 1 || got[0].GetName() != "login" {
 		t.Fatalf("providers of the slice: %v", got)
 	}
-	orders.wantKeys("at first", "k1")
+	orders.wantKeys("at first", l.url, "k1")
 	l.Rotate("k2")
 	orders.send(&pb.EnforceRequest{Message: &pb.EnforceRequest_MissingKey{MissingKey: &pb.MissingKey{Provider: "login", KeyId: "k2"}}})
-	orders.wantKeys("after a token that names a new one", "k1", "k2")
+	orders.wantKeys("after a token that names a new one", l.url, "k1", "k2")
 	status := n.agent.status().GetProviders()
 	if len(status) != 1 || status[0].GetKeys() != 2 || status[0].GetError() != "" || status[0].GetFetchedUnix() == 0 {
 		t.Errorf("status: %v", status)
@@ -125,13 +125,13 @@ func TestKeysOutliveARestartOfTheAgent(t *testing.T) {
 	n := newNode(t, s)
 	n.cfg.KeyHosts = []string{l.host}
 	n.start()
-	n.attach(&pb.Open{As: "orders", Serves: true}).wantKeys("before", "k1")
+	n.attach(&pb.Open{As: "orders", Serves: true}).wantKeys("before", l.url, "k1")
 	if err := n.stop(); err != nil {
 		t.Fatal(err)
 	}
 	l.down.Store(true)
 	n.start()
-	n.attach(&pb.Open{As: "orders", Serves: true}).wantKeys("after", "k1")
+	n.attach(&pb.Open{As: "orders", Serves: true}).wantKeys("after", l.url, "k1")
 }
 
 // A provider of a newer schema goes to the points as it is, which refuse it.

@@ -26,7 +26,7 @@ type Point struct {
 	cfg    PointConfig
 	ruling atomic.Pointer[ruling]
 	sample sample
-	keys   map[string]*spiffe.JWKSet // of providers; owned by who calls Rule and Learn
+	keys   map[string]*spiffe.JWKSet // of providers, by URL; owned by who calls Rule and Learn
 }
 
 // PointConfig is what a Point needs.
@@ -114,18 +114,20 @@ func (r *ruling) check(keys map[string]*spiffe.JWKSet) error {
 	return nil
 }
 
-// Learn puts the keys of a provider in force.
+// Learn puts fetched keys in force.
 func (p *Point) Learn(m *pb.ProviderKeys) {
-	keys := maps.Clone(p.keys)
-	if keys == nil {
-		keys = make(map[string]*spiffe.JWKSet)
+	next := *p.ruling.Load()
+	keys := make(map[string]*spiffe.JWKSet)
+	for _, provider := range next.providers {
+		if set := p.keys[provider.URL]; set != nil {
+			keys[provider.URL] = set
+		}
 	}
-	delete(keys, m.GetProvider())
+	delete(keys, m.GetUrl())
 	if set, err := spiffe.ParseJWKSet(m.GetJwks()); err == nil {
-		keys[m.GetProvider()] = set
+		keys[m.GetUrl()] = set
 	}
 	p.keys = keys
-	next := *p.ruling.Load()
 	if next.check(keys) == nil { // it was checked once, by Rule
 		p.ruling.Store(&next)
 	}

@@ -145,15 +145,15 @@ func (k *Keeper) Missing(provider, keyID string) {
 	}
 }
 
-// Keys are the sets that count now, by provider.
+// Keys are the sets that count now, by URL.
 func (k *Keeper) Keys() map[string][]byte {
 	now := k.cfg.Now()
 	out := map[string][]byte{}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for name, w := range k.workers {
+	for _, w := range k.workers {
 		if h := w.held.Load(); h.good(now, k.times.hold) {
-			out[name] = h.text
+			out[w.url] = h.text
 		}
 	}
 	return out

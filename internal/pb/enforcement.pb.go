@@ -545,11 +545,11 @@ func (*EnforceResponse_Directory) isEnforceResponse_Message() {}
 
 func (*EnforceResponse_Keys) isEnforceResponse_Message() {}
 
-// ProviderKeys are the keys of one provider of the slice that the agent has
-// fetched. They replace those sent before.
+// ProviderKeys are the keys that the agent has fetched at one place, for the
+// providers of the slice that name it. They replace those sent before.
 type ProviderKeys struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Provider      string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	Jwks          []byte                 `protobuf:"bytes,2,opt,name=jwks,proto3" json:"jwks,omitempty"` // empty: none that count
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -585,9 +585,9 @@ func (*ProviderKeys) Descriptor() ([]byte, []int) {
 	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *ProviderKeys) GetProvider() string {
+func (x *ProviderKeys) GetUrl() string {
 	if x != nil {
-		return x.Provider
+		return x.Url
 	}
 	return ""
 }
@@ -1253,9 +1253,9 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\x05slice\x18\x01 \x01(\v2\x0e.kith.v1.SliceH\x00R\x05slice\x126\n" +
 	"\tdirectory\x18\x02 \x01(\v2\x16.kith.v1.DirectoryViewH\x00R\tdirectory\x12+\n" +
 	"\x04keys\x18\x03 \x01(\v2\x15.kith.v1.ProviderKeysH\x00R\x04keysB\t\n" +
-	"\amessage\">\n" +
-	"\fProviderKeys\x12\x1a\n" +
-	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x12\n" +
+	"\amessage\"4\n" +
+	"\fProviderKeys\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04jwks\x18\x02 \x01(\fR\x04jwks\"\x97\x03\n" +
 	"\x05Slice\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +

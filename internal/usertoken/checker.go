@@ -17,7 +17,7 @@ const maxRemembered = 1024
 // new Checker. The nil Checker knows no provider. It is safe for concurrent use.
 type Checker struct {
 	set  *Set
-	keys map[string]*spiffe.JWKSet
+	keys map[string]*spiffe.JWKSet // by URL, so that those of a former place never count for the next
 
 	mu   sync.Mutex
 	good map[remembered]*Token // guarded by mu
@@ -28,8 +28,8 @@ type remembered struct {
 	at   location
 }
 
-// NewChecker checks by the providers of a set and the keys that were fetched of
-// them, by name. Neither may change afterwards.
+// NewChecker checks by the providers of a set and the keys that were fetched, by
+// URL. Neither may change afterwards.
 func NewChecker(set *Set, keys map[string]*spiffe.JWKSet) *Checker {
 	return &Checker{set: set, keys: keys, good: make(map[remembered]*Token)}
 }

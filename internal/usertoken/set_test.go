@@ -59,7 +59,7 @@ func refused(t *testing.T, name string, err error, why string) {
 	}
 }
 
-// keys are what was fetched of providers, by name.
+// keys are what was fetched, by URL.
 type keys = map[string]*spiffe.JWKSet
 
 // checker checks by these providers and what was fetched of them.
@@ -75,12 +75,12 @@ func shown(token string) usertoken.Carrier { return header("Authorization: Beare
 // whose issuer has no keys here.
 func TestAttack44UnknownIssuer(t *testing.T) {
 	theirs, ours := usertokentest.New(t, other), usertokentest.New(t, login)
-	known := keys{"login": keysOf(t, ours), "other": keysOf(t, theirs)}
+	known := keys{login + "/jwks": keysOf(t, ours), other + "/jwks": keysOf(t, theirs)}
 	check := checker(t, known, provider("login", login))
 	_, err := check.Check(shown(theirs.Token(now(), nil)), nil, now())
 	refused(t, "unknown issuer", err, "no provider's")
 	good := shown(ours.Token(now(), nil))
-	for name, without := range map[string]keys{"other keys": {"other": known["other"]}, "no keys": nil} {
+	for name, without := range map[string]keys{"other keys": {other + "/jwks": known[login+"/jwks"]}, "no keys": nil} {
 		_, err = checker(t, without, provider("login", login)).Check(good, nil, now())
 		refused(t, name, err, "keys are not known here")
 	}
@@ -98,7 +98,7 @@ func TestAttack44UnknownIssuer(t *testing.T) {
 // the token says and however the kids collide.
 func TestAttack45KeysOfAnotherProvider(t *testing.T) {
 	ours, theirs := usertokentest.New(t, login), usertokentest.New(t, other) // both have a key k1
-	check := checker(t, keys{"login": keysOf(t, ours), "other": keysOf(t, theirs)}, provider("login", login), provider("other", other))
+	check := checker(t, keys{login + "/jwks": keysOf(t, ours), other + "/jwks": keysOf(t, theirs)}, provider("login", login), provider("other", other))
 	_, err := check.Check(shown(theirs.Token(now(), map[string]any{"iss": login})), nil, now())
 	refused(t, "issuer of one, key of the other", err, "not that of")
 	_, err = check.Check(shown(ours.Token(now(), map[string]any{"iss": login + "/"})), nil, now())
@@ -177,14 +177,14 @@ func TestAttack47TokenInAnotherProvidersPlace(t *testing.T) {
 	ours := usertokentest.New(t, login)
 	a, b := provider("login", login), provider("other", other)
 	b.Locations = []string{"header X-Other"}
-	_, err := checker(t, keys{"login": keysOf(t, ours)}, a, b).Check(header("X-Other: "+ours.Token(now(), nil)), nil, now())
+	_, err := checker(t, keys{login + "/jwks": keysOf(t, ours)}, a, b).Check(header("X-Other: "+ours.Token(now(), nil)), nil, now())
 	refused(t, "login's token where other's stand", err, "stands in header X-Other")
 }
 
 // Attack 48: the audiences are the provider's, the times those of now.
 func TestAttack48AudienceAndTimeOfTheProvider(t *testing.T) {
 	ours := usertokentest.New(t, login)
-	check := checker(t, keys{"login": keysOf(t, ours)}, provider("login", login))
+	check := checker(t, keys{login + "/jwks": keysOf(t, ours)}, provider("login", login))
 	for name, c := range map[string]struct {
 		claims map[string]any
 		at     time.Time
@@ -207,7 +207,7 @@ func TestAttack53TokenReplay(t *testing.T) {
 		return map[string]any{"cnf": map[string]any{"x5t#S256": base64.RawURLEncoding.EncodeToString(hash[:])}}
 	}
 	p := provider("login", login)
-	known := keys{"login": keysOf(t, ours)}
+	known := keys{login + "/jwks": keysOf(t, ours)}
 	check := checker(t, known, p)
 	bound := shown(ours.Token(now(), bind(leaf)))
 	for round := range 2 { // the second time it is remembered
@@ -243,7 +243,7 @@ func TestRememberedTokensEnd(t *testing.T) {
 	p.Locations = []string{"bearer"}
 	q := provider("other", other)
 	q.Locations = []string{"header X-Other"}
-	check := checker(t, keys{"login": keysOf(t, ours)}, p, q)
+	check := checker(t, keys{login + "/jwks": keysOf(t, ours)}, p, q)
 	token := ours.Token(now(), nil)
 	if _, err := check.Check(shown(token), nil, now()); err != nil {
 		t.Fatal(err)
