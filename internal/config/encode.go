@@ -75,6 +75,9 @@ func (f *stateFile) put(o *pb.Object) error {
 			Identities: s.GetIdentities(), Protocol: s.GetProtocol(),
 			RunAs: s.GetRunAs(), Endpoints: s.GetEndpoints(), Mode: serviceMode(s.GetMode()),
 		}
+		for _, e := range s.GetExternal() {
+			b.External = append(b.External, externalOf(e))
+		}
 		if f := s.GetForwarded(); len(f.GetBy()) > 0 || f.GetHops() != 0 {
 			b.Forwarded = &forwarded{By: f.GetBy(), Hops: count(f.GetHops())}
 		}

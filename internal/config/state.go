@@ -67,6 +67,7 @@ type serviceBody struct {
 	Endpoints  []string     `yaml:"endpoints,omitempty,flow"`
 	Mode       serviceMode  `yaml:"mode,omitempty"`
 	Forwarded  *forwarded   `yaml:"forwarded,omitempty,flow"`
+	External   []external   `yaml:"external,omitempty"`
 }
 
 type forwarded struct {
@@ -238,6 +239,9 @@ func (b serviceBody) object(name, owner string) *pb.Object {
 	s := &pb.Service{
 		Name: name, Identities: b.Identities, Protocol: cmp.Or(b.Protocol, defaultProtocol),
 		RunAs: b.RunAs, Endpoints: b.Endpoints, Mode: string(b.Mode), Owner: owner,
+	}
+	for _, e := range b.External {
+		s.External = append(s.External, e.message())
 	}
 	if f := b.Forwarded; f != nil && (len(f.By) > 0 || f.Hops != 0) {
 		s.Forwarded = &pb.Forwarded{By: f.By, Hops: uint32(f.Hops)}

@@ -249,6 +249,7 @@ type Service struct {
 	Owner         string                 `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
 	Mode          string                 `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`           // empty or enforce: decisions hold; observe: they are made and reported only
 	Forwarded     *Forwarded             `protobuf:"bytes,9,opt,name=forwarded,proto3" json:"forwarded,omitempty"` // whose word on a caller's address is taken
+	External      []*External            `protobuf:"bytes,12,rep,name=external,proto3" json:"external,omitempty"`  // who must agree to what rules allow, in this order
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -346,6 +347,114 @@ func (x *Service) GetForwarded() *Forwarded {
 	return nil
 }
 
+func (x *Service) GetExternal() []*External {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
+// An external decision: a program that is asked about what rules allow.
+type External struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Actions       []string               `protobuf:"bytes,2,rep,name=actions,proto3" json:"actions,omitempty"`                   // what it is asked about; empty: everything
+	Opa           string                 `protobuf:"bytes,3,opt,name=opa,proto3" json:"opa,omitempty"`                           // URL of a document in OPA's data API, or
+	ExtAuthz      string                 `protobuf:"bytes,4,opt,name=ext_authz,json=extAuthz,proto3" json:"ext_authz,omitempty"` // URL of an Envoy ext_authz v3 gRPC service
+	Socket        string                 `protobuf:"bytes,5,opt,name=socket,proto3" json:"socket,omitempty"`                     // dial this unix socket, whatever the URL's host
+	Ca            string                 `protobuf:"bytes,6,opt,name=ca,proto3" json:"ca,omitempty"`                             // PEM: verifies an https host instead of the web's authorities
+	Timeout       *durationpb.Duration   `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`                   // default 500 ms
+	Headers       []string               `protobuf:"bytes,8,rep,name=headers,proto3" json:"headers,omitempty"`                   // of the request that are sent along; *: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *External) Reset() {
+	*x = External{}
+	mi := &file_kith_v1_object_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *External) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*External) ProtoMessage() {}
+
+func (x *External) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_object_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use External.ProtoReflect.Descriptor instead.
+func (*External) Descriptor() ([]byte, []int) {
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *External) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *External) GetActions() []string {
+	if x != nil {
+		return x.Actions
+	}
+	return nil
+}
+
+func (x *External) GetOpa() string {
+	if x != nil {
+		return x.Opa
+	}
+	return ""
+}
+
+func (x *External) GetExtAuthz() string {
+	if x != nil {
+		return x.ExtAuthz
+	}
+	return ""
+}
+
+func (x *External) GetSocket() string {
+	if x != nil {
+		return x.Socket
+	}
+	return ""
+}
+
+func (x *External) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
+}
+
+func (x *External) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *External) GetHeaders() []string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
 // Forwarded names the gateways in front of a service, and how many of them a
 // request passes.
 type Forwarded struct {
@@ -358,7 +467,7 @@ type Forwarded struct {
 
 func (x *Forwarded) Reset() {
 	*x = Forwarded{}
-	mi := &file_kith_v1_object_proto_msgTypes[4]
+	mi := &file_kith_v1_object_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -370,7 +479,7 @@ func (x *Forwarded) String() string {
 func (*Forwarded) ProtoMessage() {}
 
 func (x *Forwarded) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[4]
+	mi := &file_kith_v1_object_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -383,7 +492,7 @@ func (x *Forwarded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forwarded.ProtoReflect.Descriptor instead.
 func (*Forwarded) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{4}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Forwarded) GetBy() []string {
@@ -419,7 +528,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_kith_v1_object_proto_msgTypes[5]
+	mi := &file_kith_v1_object_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +540,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[5]
+	mi := &file_kith_v1_object_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +553,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Rule) GetName() string {
@@ -540,7 +649,7 @@ type Federation struct {
 
 func (x *Federation) Reset() {
 	*x = Federation{}
-	mi := &file_kith_v1_object_proto_msgTypes[6]
+	mi := &file_kith_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +661,7 @@ func (x *Federation) String() string {
 func (*Federation) ProtoMessage() {}
 
 func (x *Federation) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[6]
+	mi := &file_kith_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +674,7 @@ func (x *Federation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Federation.ProtoReflect.Descriptor instead.
 func (*Federation) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Federation) GetTrustDomain() string {
@@ -629,7 +738,7 @@ type Provider struct {
 
 func (x *Provider) Reset() {
 	*x = Provider{}
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +750,7 @@ func (x *Provider) String() string {
 func (*Provider) ProtoMessage() {}
 
 func (x *Provider) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +763,7 @@ func (x *Provider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provider.ProtoReflect.Descriptor instead.
 func (*Provider) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Provider) GetName() string {
@@ -745,7 +854,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +866,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +879,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Object) GetKind() isObject_Kind {
@@ -886,7 +995,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1007,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1020,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Key) GetKind() string {
@@ -938,7 +1047,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1059,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1072,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -993,7 +1102,7 @@ type DirectoryEntry struct {
 
 func (x *DirectoryEntry) Reset() {
 	*x = DirectoryEntry{}
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1114,7 @@ func (x *DirectoryEntry) String() string {
 func (*DirectoryEntry) ProtoMessage() {}
 
 func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1127,7 @@ func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryEntry.ProtoReflect.Descriptor instead.
 func (*DirectoryEntry) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DirectoryEntry) GetService() string {
@@ -1060,7 +1169,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_kith_v1_object_proto_msgTypes[12]
+	mi := &file_kith_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1181,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[12]
+	mi := &file_kith_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1194,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1142,7 +1251,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_kith_v1_object_proto_msgTypes[13]
+	mi := &file_kith_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1263,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[13]
+	mi := &file_kith_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1276,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Decision) GetId() string {
@@ -1358,7 +1467,7 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x05owner\x18\b \x01(\tR\x05owner\"g\n" +
 	"\vPathOptions\x12,\n" +
 	"\x12keep_encoded_slash\x18\x01 \x01(\bR\x10keepEncodedSlash\x12*\n" +
-	"\x11keep_double_slash\x18\x02 \x01(\bR\x0fkeepDoubleSlash\"\x96\x02\n" +
+	"\x11keep_double_slash\x18\x02 \x01(\bR\x0fkeepDoubleSlash\"\xc5\x02\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -1370,7 +1479,17 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\tendpoints\x18\x06 \x03(\tR\tendpoints\x12\x14\n" +
 	"\x05owner\x18\a \x01(\tR\x05owner\x12\x12\n" +
 	"\x04mode\x18\b \x01(\tR\x04mode\x120\n" +
-	"\tforwarded\x18\t \x01(\v2\x12.kith.v1.ForwardedR\tforwarded\"/\n" +
+	"\tforwarded\x18\t \x01(\v2\x12.kith.v1.ForwardedR\tforwarded\x12-\n" +
+	"\bexternal\x18\f \x03(\v2\x11.kith.v1.ExternalR\bexternal\"\xde\x01\n" +
+	"\bExternal\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aactions\x18\x02 \x03(\tR\aactions\x12\x10\n" +
+	"\x03opa\x18\x03 \x01(\tR\x03opa\x12\x1b\n" +
+	"\text_authz\x18\x04 \x01(\tR\bextAuthz\x12\x16\n" +
+	"\x06socket\x18\x05 \x01(\tR\x06socket\x12\x0e\n" +
+	"\x02ca\x18\x06 \x01(\tR\x02ca\x123\n" +
+	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x18\n" +
+	"\aheaders\x18\b \x03(\tR\aheaders\"/\n" +
 	"\tForwarded\x12\x0e\n" +
 	"\x02by\x18\x01 \x03(\tR\x02by\x12\x12\n" +
 	"\x04hops\x18\x02 \x01(\rR\x04hops\"\xf8\x01\n" +
@@ -1478,40 +1597,43 @@ func file_kith_v1_object_proto_rawDescGZIP() []byte {
 	return file_kith_v1_object_proto_rawDescData
 }
 
-var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_kith_v1_object_proto_goTypes = []any{
 	(*NodeRule)(nil),            // 0: kith.v1.NodeRule
 	(*IdentityRule)(nil),        // 1: kith.v1.IdentityRule
 	(*PathOptions)(nil),         // 2: kith.v1.PathOptions
 	(*Service)(nil),             // 3: kith.v1.Service
-	(*Forwarded)(nil),           // 4: kith.v1.Forwarded
-	(*Rule)(nil),                // 5: kith.v1.Rule
-	(*Federation)(nil),          // 6: kith.v1.Federation
-	(*Provider)(nil),            // 7: kith.v1.Provider
-	(*Object)(nil),              // 8: kith.v1.Object
-	(*Key)(nil),                 // 9: kith.v1.Key
-	(*Bundle)(nil),              // 10: kith.v1.Bundle
-	(*DirectoryEntry)(nil),      // 11: kith.v1.DirectoryEntry
-	(*Endpoint)(nil),            // 12: kith.v1.Endpoint
-	(*Decision)(nil),            // 13: kith.v1.Decision
-	(*durationpb.Duration)(nil), // 14: google.protobuf.Duration
+	(*External)(nil),            // 4: kith.v1.External
+	(*Forwarded)(nil),           // 5: kith.v1.Forwarded
+	(*Rule)(nil),                // 6: kith.v1.Rule
+	(*Federation)(nil),          // 7: kith.v1.Federation
+	(*Provider)(nil),            // 8: kith.v1.Provider
+	(*Object)(nil),              // 9: kith.v1.Object
+	(*Key)(nil),                 // 10: kith.v1.Key
+	(*Bundle)(nil),              // 11: kith.v1.Bundle
+	(*DirectoryEntry)(nil),      // 12: kith.v1.DirectoryEntry
+	(*Endpoint)(nil),            // 13: kith.v1.Endpoint
+	(*Decision)(nil),            // 14: kith.v1.Decision
+	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
 }
 var file_kith_v1_object_proto_depIdxs = []int32{
-	14, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
+	15, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
 	2,  // 1: kith.v1.Service.paths:type_name -> kith.v1.PathOptions
-	4,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
-	0,  // 3: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
-	1,  // 4: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
-	3,  // 5: kith.v1.Object.service:type_name -> kith.v1.Service
-	5,  // 6: kith.v1.Object.rule:type_name -> kith.v1.Rule
-	7,  // 7: kith.v1.Object.provider:type_name -> kith.v1.Provider
-	6,  // 8: kith.v1.Object.federation:type_name -> kith.v1.Federation
-	12, // 9: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	5,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
+	4,  // 3: kith.v1.Service.external:type_name -> kith.v1.External
+	15, // 4: kith.v1.External.timeout:type_name -> google.protobuf.Duration
+	0,  // 5: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
+	1,  // 6: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
+	3,  // 7: kith.v1.Object.service:type_name -> kith.v1.Service
+	6,  // 8: kith.v1.Object.rule:type_name -> kith.v1.Rule
+	8,  // 9: kith.v1.Object.provider:type_name -> kith.v1.Provider
+	7,  // 10: kith.v1.Object.federation:type_name -> kith.v1.Federation
+	13, // 11: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_object_proto_init() }
@@ -1519,7 +1641,7 @@ func file_kith_v1_object_proto_init() {
 	if File_kith_v1_object_proto != nil {
 		return
 	}
-	file_kith_v1_object_proto_msgTypes[8].OneofWrappers = []any{
+	file_kith_v1_object_proto_msgTypes[9].OneofWrappers = []any{
 		(*Object_NodeRule)(nil),
 		(*Object_IdentityRule)(nil),
 		(*Object_Service)(nil),
@@ -1533,7 +1655,7 @@ func file_kith_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_object_proto_rawDesc), len(file_kith_v1_object_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

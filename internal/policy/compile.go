@@ -79,6 +79,9 @@ func Compile(set Set, service string) (*Table, error) {
 		return nil, fault.Invalidf("services.%s.forwarded%w", clip(service), err)
 	}
 	c.table.hops = max(1, svc.Forwarded.Hops)
+	if c.table.asked, err = svc.externals(); err != nil {
+		return nil, err
+	}
 	for i, name := range names {
 		r := set.Rules[name]
 		if err := c.rule(&r, uint32(i)); err != nil {

@@ -30,13 +30,17 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 	if err != nil {
 		return Service{}, at("services."+clip(m.GetName())+".mode", err)
 	}
+	externals, err := externalsFromPB(m.GetExternal())
+	if err != nil {
+		return Service{}, at("services."+clip(m.GetName()), err)
+	}
 	return Service{
 		Name: m.GetName(), Identities: m.GetIdentities(), Protocol: protocol, RunAs: m.GetRunAs(),
 		Paths: PathOptions{
 			KeepEncodedSlash: m.GetPaths().GetKeepEncodedSlash(),
 			KeepDoubleSlash:  m.GetPaths().GetKeepDoubleSlash(),
 		},
-		Endpoints: m.GetEndpoints(), Owner: m.GetOwner(), Mode: mode,
+		Endpoints: m.GetEndpoints(), Owner: m.GetOwner(), Mode: mode, Externals: externals,
 		Forwarded: Forwarded{By: m.GetForwarded().GetBy(), Hops: int(min(m.GetForwarded().GetHops(), math.MaxInt32))},
 	}, nil
 }
@@ -49,6 +53,9 @@ func (s Service) PB() *pb.Service {
 	}
 	if len(s.Forwarded.By) > 0 || s.Forwarded.Hops != 0 {
 		m.Forwarded = &pb.Forwarded{By: s.Forwarded.By, Hops: uint32(s.Forwarded.Hops)}
+	}
+	for _, e := range s.Externals {
+		m.External = append(m.External, e.PB())
 	}
 	if s.Paths != (PathOptions{}) {
 		m.Paths = &pb.PathOptions{KeepEncodedSlash: s.Paths.KeepEncodedSlash, KeepDoubleSlash: s.Paths.KeepDoubleSlash}

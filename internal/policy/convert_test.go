@@ -2,6 +2,7 @@ package policy
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -13,6 +14,10 @@ func TestTheWireKeepsEverything(t *testing.T) {
 	s := Service{
 		Name: "orders", Identities: []string{"/n/orders"}, Protocol: GRPC, RunAs: []string{"orders"},
 		Paths: PathOptions{KeepEncodedSlash: true}, Endpoints: []string{"10.0.0.1:80"}, Mode: Observe, Forwarded: Forwarded{By: []string{"edge"}, Hops: 2}, Owner: "cli",
+		Externals: []External{{
+			Name: "fraud", Actions: []string{"POST /v1/orders"}, OPA: "https://opa.example/v1/data/a", Socket: "/run/opa.sock", CA: "pem",
+			Timeout: time.Second, Headers: []string{"*"},
+		}, {Name: "gate", ExtAuthz: "http://127.0.0.1:9191"}},
 	}
 	if got, err := ServiceFromPB(s.PB()); err != nil || !cmp.Equal(got, s) {
 		t.Errorf("got %+v, %v; want %+v", got, err, s)

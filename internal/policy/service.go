@@ -29,6 +29,7 @@ type Service struct {
 	Endpoints  []string // static host:port
 	Mode       Mode     // Enforce or Observe
 	Forwarded  Forwarded
+	Externals  []External // asked in this order about what rules allow
 	Owner      string
 }
 
@@ -80,6 +81,7 @@ func (s Service) check(f *faults) {
 	f.bound(at+".endpoints", len(s.Endpoints), maxEndpoints)
 	f.owner(at, s.Owner)
 	s.checkMode(at, f)
+	s.checkExternals(at, f)
 	for i, identity := range s.Identities {
 		if err := checkIdentity(identity); err != nil {
 			f.add(index(at+".identities", i), err)

@@ -33,6 +33,9 @@ type Table struct {
 	boundaries []boundary   // in the order of their rules
 	observed   bool         // only the platform's rules bind
 	shadows    bool         // some rule is in shadow mode
+
+	externals []External
+	asked     []matcher // by external decision: what it is asked about
 }
 
 // tier orders what is looked at: the first tier with a match decides. Rules in
@@ -72,7 +75,7 @@ func newTable(set Set, svc Service, rules []string) *Table {
 	return &Table{
 		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: set.Revision, own: set.TrustDomain,
 		rules: rules, actions: newTrie(len(rules)), sources: newTrie(0),
-		domains: map[spiffe.TrustDomain]uint32{}, observed: svc.Mode == Observe,
+		domains: map[spiffe.TrustDomain]uint32{}, observed: svc.Mode == Observe, externals: svc.Externals,
 	}
 }
 
