@@ -22,6 +22,8 @@ type ruling struct {
 	node     string
 	dev      bool
 	tokens   *usertoken.Checker // of end users
+
+	externals []*external // asked about what the table allows
 }
 
 // rule puts a slice in force and returns the ack: the table is compiled aside,

@@ -64,6 +64,8 @@ type Workload struct {
 	directory atomic.Pointer[directory]
 	keys      map[string]*spiffe.JWKSet // of providers of user tokens, by URL; owned by attach
 
+	externals externals // who must agree to what policy allows
+
 	live    live       // exchanges decided again at each change of policy
 	accepts conns      // accepted connections, verified again at each change of bundle
 	dials   conns      // dialled ones, likewise

@@ -146,6 +146,7 @@ const (
 	FieldPort     = "port"
 	FieldProtocol = "protocol"
 	FieldWhen     = "when"
+	FieldExternal = "external" // an external decision
 )
 
 // NearMiss names the allow rule that came closest and the first thing about the

@@ -79,6 +79,9 @@ func newTable(set Set, svc Service, rules []string) *Table {
 	}
 }
 
+// Observed says that denials of the service's own rules do not hold.
+func (t *Table) Observed() bool { return t.observed }
+
 // Service is the name of the service the table decides for.
 func (t *Table) Service() string { return t.service }
 
