@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -66,6 +67,12 @@ type Decision struct {
 // Malformed says that the request was refused for its form, which no rule can
 // allow: the answer is 400, not 403.
 func (d Decision) Malformed() bool { return d.Reason == policy.PathNotCanonical.String() }
+
+// WantsToken says that a rule would allow the request with a user token that is
+// good: the answer is 401.
+func (d Decision) WantsToken() bool {
+	return !d.Allowed && (d.Reason == policy.TokenMissing.String() || d.Reason == policy.TokenInvalid.String())
+}
 
 // Peer is the verified caller of one connection.
 type Peer struct {
@@ -133,17 +140,21 @@ func (p *Peer) in(table *policy.Table) policy.Peer {
 
 // Decide asks the policy in force whether peer may do this. The path is
 // normalised here, once; the caller must go on with Decision.Path. Denials and
-// a sample of what is allowed are reported to the agent.
+// a sample of what is allowed are reported to the agent. It blocks where external
+// decisions are asked, for as long as their timeouts say.
 func (w *Workload) Decide(peer *Peer, request Request) Decision {
-	return w.decide(peer, &request, nil, w.cfg.Now())
+	return w.decide(context.Background(), peer, &request, nil, w.cfg.Now())
 }
 
 // decide takes pointers and fills them in, here and below: a server's goroutine
 // starts with two kilobytes of stack, and copies of these structs would make it
 // grow, which costs a request more than deciding does.
-func (w *Workload) decide(peer *Peer, request *Request, own *check, now time.Time) (d Decision) {
+func (w *Workload) decide(ctx context.Context, peer *Peer, request *Request, own *check, now time.Time) (d Decision) {
 	var verdict policy.Decision
 	w.judge(peer, request, now, &d, &verdict)
+	if d.Allowed && !d.Observed {
+		w.consult(ctx, peer, request, &d, &verdict)
+	}
 	if d.Allowed && own != nil {
 		own.narrow(peer, request, &d, &verdict)
 	}
@@ -183,6 +194,9 @@ func (w *Workload) judge(peer *Peer, request *Request, now time.Time, d *Decisio
 	var facts policy.Facts
 	if ruling.table.Reads() != 0 {
 		facts = request.facts(peer, now)
+		if ruling.table.Reads()&policy.ReadsToken != 0 {
+			facts.Token = w.userToken(ruling, request, peer, now)
+		}
 		asked.Facts = &facts
 	}
 	*verdict = ruling.table.Decide(peer.in(ruling.table), asked)

@@ -167,16 +167,21 @@ func (u unanswered) Unwrap() error { return u.error }
 
 // consult asks the external decisions about a request that rules allow, in order,
 // until one does not agree.
-func (w *Workload) consult(ctx context.Context, ruling *ruling, peer *Peer, request *Request, d *Decision, verdict *policy.Decision) {
+func (w *Workload) consult(ctx context.Context, peer *Peer, request *Request, d *Decision, verdict *policy.Decision) {
+	ruling := w.policy.Load()
+	if len(ruling.externals) == 0 {
+		return
+	}
 	asked := request.asked()
 	asked.Path = d.Path
+	own := *request // a copy: the questions must not put every request on the heap
 	for i, e := range ruling.externals {
 		if !ruling.table.Asks(i, asked) {
 			continue
 		}
 		w.externals.asked.Add(1)
 		q := &question{
-			peer: peer, request: request, path: d.Path, rule: d.Rule, service: ruling.service,
+			peer: peer, request: &own, path: d.Path, rule: d.Rule, service: ruling.service,
 			own: w.ID().String(), node: ruling.node, headers: e.Headers, now: w.cfg.Now(),
 		}
 		err := e.ask(ctx, q)
@@ -243,7 +248,7 @@ func (q *question) sent() (map[string]string, error) {
 			size += len(name) + len(value)
 		}
 	}
-	all, whole := q.request.Headers.(http.Header)
+	all, whole := allOf(q.request.Headers)
 	for _, name := range q.headers {
 		switch {
 		case q.request.Headers == nil:
@@ -261,6 +266,18 @@ func (q *question) sent() (map[string]string, error) {
 		return nil, fmt.Errorf("headers of %d bytes, at most %d are sent", size, maxSentHeaders)
 	}
 	return out, nil
+}
+
+// allOf is every header of a request, where that is known.
+func allOf(headers any) (http.Header, bool) {
+	switch h := headers.(type) {
+	case http.Header:
+		return h, true
+	case interface{ All() http.Header }:
+		return h.All(), true
+	default:
+		return nil, false
+	}
 }
 
 // target is the path with the query.

@@ -64,7 +64,7 @@ func (w *Workload) serveHeld(rw http.ResponseWriter, r *http.Request, next http.
 	defer cancel()
 	h := &held{ResponseWriter: rw, grpc: isGRPC(r), cancel: cancel}
 	request.Headers = r.Header.Clone() // the handler may change its own while we decide again
-	d, release := w.hold(peer, request, own, h.deny)
+	d, release := w.hold(ctx, peer, request, own, h.deny)
 	defer release()
 	if !d.Allowed {
 		Deny(rw, r, d)

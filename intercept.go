@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -28,7 +28,7 @@ func (w *Workload) UnaryInterceptor(options ...Option) grpc.UnaryServerIntercept
 		if table := w.policy.Load().table; table.Reads()&policy.ReadsHeaders != 0 || table.Reads()&policy.ReadsToken != 0 {
 			request.Headers = callHeaders{ctx}
 		}
-		d := w.decide(from, &request, serving.callCheck(ctx), w.cfg.Now())
+		d := w.decide(ctx, from, &request, serving.callCheck(ctx), w.cfg.Now())
 		if !d.Allowed {
 			grpc.SetTrailer(ctx, decisionTrailer(d)) //nolint:errcheck // the status says it as well
 			return nil, denialError(d)
@@ -50,7 +50,7 @@ func (w *Workload) StreamInterceptor(options ...Option) grpc.StreamServerInterce
 		from, request := callOf(ctx, info.FullMethod)
 		request.Headers = callHeaders{stream.Context()}
 		denied := make(chan Decision, 1)
-		d, release := w.hold(from, request, serving.callCheck(ctx), func(d Decision) { denied <- d })
+		d, release := w.hold(ctx, from, request, serving.callCheck(ctx), func(d Decision) { denied <- d })
 		defer release()
 		if !d.Allowed {
 			stream.SetTrailer(decisionTrailer(d))
@@ -178,13 +178,22 @@ func (h callHeaders) Values(name string) []string {
 	return metadata.ValueFromIncomingContext(h.ctx, strings.ToLower(name))
 }
 
+// All are all fields.
+func (h callHeaders) All() http.Header {
+	fields := make(http.Header)
+	in, _ := metadata.FromIncomingContext(h.ctx)
+	for name, values := range in {
+		if !strings.HasPrefix(name, ":") {
+			fields[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	return fields
+}
+
 // denialError is the status of a denial. It does not say why: that is for
 // operators, who ask `kith why`.
 func denialError(d Decision) error {
-	if d.Malformed() {
-		return status.Error(codes.InvalidArgument, denialText(d))
-	}
-	return status.Error(codes.PermissionDenied, denialText(d))
+	return status.Error(denialCode(d), denialText(d))
 }
 
 func decisionTrailer(d Decision) metadata.MD {

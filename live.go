@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,17 +32,17 @@ func (l *live) init() { l.held = make(map[*exchange]struct{}) }
 // must return at once; it runs before the change is acknowledged. release ends
 // the watch and may be called more than once; it is never nil.
 func (w *Workload) Hold(peer *Peer, request Request, cut func(Decision)) (d Decision, release func()) {
-	return w.hold(peer, request, nil, cut)
+	return w.hold(context.Background(), peer, request, nil, cut)
 }
 
-func (w *Workload) hold(peer *Peer, request Request, own *check, cut func(Decision)) (d Decision, release func()) {
+func (w *Workload) hold(ctx context.Context, peer *Peer, request Request, own *check, cut func(Decision)) (d Decision, release func()) {
 	e := &exchange{peer: peer, request: request, cut: cut}
 	// First in the set, then the decision: a change in between is seen by one
 	// of the two.
 	w.live.mu.Lock()
 	w.live.held[e] = struct{}{}
 	w.live.mu.Unlock()
-	d = w.decide(peer, &e.request, own, w.cfg.Now())
+	d = w.decide(ctx, peer, &e.request, own, w.cfg.Now())
 	if !d.Allowed {
 		w.live.release(e)
 		return d, func() {}

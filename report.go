@@ -81,10 +81,8 @@ func (w *Workload) report(peer *Peer, request *Request, d *Decision, verdict *po
 	if peer != nil {
 		message.From = peer.id.String()
 		near := verdict.Near
-		if verdict.Denies() && ruling.table != nil && verdict.Reason != policy.PathNotCanonical && verdict.Reason != policy.OwnCheck {
-			facts := request.facts(peer, now)
-			asked.Facts = &facts
-			near = ruling.table.Explain(peer.in(ruling.table), asked).Near
+		if verdict.Denies() && ruling.table != nil && verdict.Reason != policy.PathNotCanonical && verdict.Reason != policy.OwnCheck && verdict.Reason != policy.ExternalDeny {
+			near = w.explain(ruling, peer, request, asked, now)
 		}
 		message.NearRule, message.NearField = near.Rule, near.Field
 		message.NearWant, message.NearGot = clip(near.Want, maxReportText), clip(near.Got, maxReportText)
@@ -94,6 +92,19 @@ func (w *Workload) report(peer *Peer, request *Request, d *Decision, verdict *po
 	default:
 		w.reports.dropped.Add(1)
 	}
+}
+
+// explain is the near miss of a denial, and what is wrong with a token that was
+// refused.
+func (w *Workload) explain(ruling *ruling, peer *Peer, request *Request, asked policy.Request, now time.Time) policy.NearMiss {
+	facts := request.facts(peer, now)
+	token := w.userToken(ruling, request, peer, now)
+	facts.Token, asked.Facts = token, &facts
+	near := ruling.table.Explain(peer.in(ruling.table), asked).Near
+	if token.err != nil && near.Field == policy.FieldWhen {
+		near.Got += ": " + token.err.Error()
+	}
+	return near
 }
 
 // batch gathers what is queued behind first.

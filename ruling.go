@@ -37,6 +37,10 @@ func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
 		next = &ruling{revision: slice.GetRevision(), service: next.service, protocol: next.protocol, node: slice.GetNode(), dev: slice.GetDev()}
 		w.cfg.Log.Error("policy refused, everything is denied", "revision", slice.GetRevision(), "error", err)
 	}
+	if next.externals, err = w.externals.adopt(next.table); err != nil { // Compile has checked what can be
+		ack.Error, next.table = clip(err.Error(), maxReportText), nil
+		w.cfg.Log.Error("policy refused, everything is denied", "revision", slice.GetRevision(), "error", err)
+	}
 	w.policy.Store(takeOver(w.policy.Load(), next))
 	if next.timed() {
 		w.nudgeClock()
@@ -47,8 +51,8 @@ func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
 	return ack
 }
 
-// timed says whether what is allowed depends on the time.
-func (r *ruling) timed() bool { return r.table.Reads()&policy.ReadsTime != 0 }
+// timed says whether what is allowed depends on the time: a token ends.
+func (r *ruling) timed() bool { return r.table.Reads()&(policy.ReadsTime|policy.ReadsToken) != 0 }
 
 // compileSlice makes a ruling of a slice. With an error it still says as much
 // as it found out.

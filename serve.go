@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+	"google.golang.org/grpc/codes"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/policy"
 )
 
 // DecisionHeader is the response header that carries the id of a denial.
@@ -141,7 +143,7 @@ func (w *Workload) Handler(next http.Handler, port uint16, options ...Option) ht
 			w.serveHeld(rw, r, next, peer, request, serving.check(r.Context()))
 			return
 		}
-		d := w.decide(peer, &request, serving.check(r.Context()), now)
+		d := w.decide(r.Context(), peer, &request, serving.check(r.Context()), now)
 		if !d.Allowed {
 			Deny(rw, r, d)
 			return
@@ -231,8 +233,9 @@ func admitted(ctx context.Context, r *http.Request, peer *Peer, d Decision) *htt
 }
 
 // Deny answers a request that was not allowed: 403 or 400 with the decision id,
-// or for gRPC a trailers-only answer with status 7. It does not say why: that
-// is for operators, who ask `kith why`.
+// or for gRPC a trailers-only answer with status 7. Where all that is missing is a
+// good user token it is 401, or status 16: programs get a new one by that. It does
+// not say why otherwise: that is for operators, who ask `kith why`.
 func Deny(rw http.ResponseWriter, r *http.Request, d Decision) {
 	head := rw.Header()
 	head.Set(DecisionHeader, d.ID)
@@ -246,8 +249,15 @@ func Deny(rw http.ResponseWriter, r *http.Request, d Decision) {
 		return
 	}
 	status, text := http.StatusForbidden, "denied by policy"
-	if d.Malformed() {
+	switch {
+	case d.Malformed():
 		status, text = http.StatusBadRequest, "path is not in its normal form"
+	case d.Reason == policy.TokenInvalid.String(): // RFC 6750 3: so that clients get a new one
+		status, text = http.StatusUnauthorized, "a good user token is needed"
+		head.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+	case d.WantsToken():
+		status, text = http.StatusUnauthorized, "a user token is needed"
+		head.Set("WWW-Authenticate", "Bearer")
 	}
 	hint := "kith why " + d.ID
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
@@ -266,19 +276,29 @@ func isGRPC(r *http.Request) bool {
 	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 }
 
-// denialStatus is the gRPC code and message of a denial: 7 is PERMISSION_DENIED,
-// 3 INVALID_ARGUMENT.
+// denialStatus is the gRPC code and message of a denial.
 func denialStatus(d Decision) (code, message string) {
-	if d.Malformed() {
-		return "3", denialText(d)
+	return strconv.Itoa(int(denialCode(d))), denialText(d)
+}
+
+func denialCode(d Decision) codes.Code {
+	switch {
+	case d.Malformed():
+		return codes.InvalidArgument
+	case d.WantsToken():
+		return codes.Unauthenticated
+	default:
+		return codes.PermissionDenied
 	}
-	return "7", denialText(d)
 }
 
 // denialText says no in gRPC. Ids hold no character that Grpc-Message must escape.
 func denialText(d Decision) string {
-	if d.Malformed() {
+	switch {
+	case d.Malformed():
 		return "path is not in its normal form, decision " + d.ID
+	case d.WantsToken():
+		return "a good user token is needed, decision " + d.ID
 	}
 	return "denied by policy, decision " + d.ID + " (kith why " + d.ID + ")"
 }

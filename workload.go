@@ -153,6 +153,7 @@ func (w *Workload) Close() error {
 	w.stop()
 	err := w.conn.Close()
 	w.done.Wait()
+	w.externals.close()
 	w.calls.close()
 	return err
 }
@@ -239,6 +240,9 @@ type Stats struct {
 	Cut uint64
 	// Rotations is the number of identities received.
 	Rotations uint64
+	// Asked is the number of questions to external decisions, and Unanswered how
+	// many of them nobody answered.
+	Asked, Unanswered uint64
 }
 
 // Stats returns the current counts.
@@ -248,5 +252,7 @@ func (w *Workload) Stats() Stats {
 		Dropped:   w.reports.dropped.Load(),
 		Cut:       w.live.cuts.Load(),
 		Rotations: w.first.rotations.Load(),
+
+		Asked: w.externals.asked.Load(), Unanswered: w.externals.unanswered.Load(),
 	}
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"errors"
+	"net/http"
 	"strconv"
 )
 
@@ -131,6 +132,15 @@ func (h *head) Values(name string) (values []string) {
 		}
 	}
 	return values
+}
+
+// All are all fields, for external decisions that are to see them.
+func (h *head) All() http.Header {
+	fields := make(http.Header, len(h.fields))
+	for i := range h.fields {
+		fields.Add(string(h.fields[i].name), string(h.fields[i].value))
+	}
+	return fields
 }
 
 // trailers are the names of those that the request announces and that may pass.

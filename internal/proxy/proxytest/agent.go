@@ -52,6 +52,7 @@ type Agent struct {
 	federated map[string][]byte // roots of other trust domains, by their ID
 	links     map[*link]struct{}
 	decisions []*pb.Decision
+	tokens    tokens
 }
 
 // link is one client connection: one attached program.
@@ -154,6 +155,9 @@ func (a *Agent) Enforce(stream grpc.BidiStreamingServer[pb.EnforceRequest, pb.En
 		if silent {
 			return nil
 		}
+		if err := a.sendKeys(stream); err != nil {
+			return err
+		}
 		if err := stream.Send(&pb.EnforceResponse{Message: &pb.EnforceResponse_Slice{Slice: slice}}); err != nil {
 			return err
 		}
@@ -182,6 +186,8 @@ func (a *Agent) receive(stream grpc.BidiStreamingServer[pb.EnforceRequest, pb.En
 		case *pb.EnforceRequest_Register:
 			me.addresses = m.Register.GetAddresses()
 			a.revision++
+		case *pb.EnforceRequest_MissingKey:
+			a.tokens.missing = append(a.tokens.missing, m.MissingKey)
 		case *pb.EnforceRequest_Report:
 			a.decisions = append(a.decisions, m.Report.GetDecisions()...)
 		}
@@ -220,7 +226,7 @@ func (a *Agent) view(me *link) (*pb.Slice, *pb.DirectoryView, bool) {
 	id := "spiffe://" + Domain + "/dev/" + me.as
 	slice := &pb.Slice{
 		Revision: a.revision, Schema: a.schema, TrustDomain: Domain, Ids: []string{id},
-		Named: make(map[string]*pb.Service), Node: "dev", Dev: true,
+		Named: make(map[string]*pb.Service), Node: "dev", Dev: true, Providers: a.tokens.providers,
 	}
 	view := &pb.DirectoryView{}
 	for _, name := range slices.Sorted(maps.Keys(a.services)) {

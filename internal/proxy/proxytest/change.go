@@ -121,6 +121,18 @@ func (a *Agent) AckError() (text string) {
 	return text
 }
 
+// MustBeInForce fails the test where an enforcement point has refused its slice.
+func (a *Agent) MustBeInForce() {
+	a.t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for l := range a.links {
+		if l.ackError != "" {
+			a.t.Errorf("%s refuses its policy: %s", l.as, l.ackError)
+		}
+	}
+}
+
 // Registered waits until a service has registered its endpoints.
 func (a *Agent) Registered(service string) (addresses []string) {
 	a.t.Helper()
