@@ -170,8 +170,24 @@ func (d *diagnosis) agent(ctx context.Context) *pb.AgentStatus {
 		d.add("agent's server", "fail", detail, fmt.Sprintf("on the server: kith status; the outage budget left here is %s",
 			short(time.Duration(g.GetOutageBudgetSeconds())*time.Second)))
 	}
+	d.providers(g.GetProviders())
 	d.expiry("node SVID", g.GetNodeSvidExpiresUnix(), 5*time.Minute, "kith status; it is renewed by itself while the server answers")
 	return g
+}
+
+// providers checks that the keys of user tokens are here.
+func (d *diagnosis) providers(all []*pb.ProviderStatus) {
+	for _, p := range all {
+		what := "keys of provider " + p.GetName()
+		switch {
+		case p.GetKeys() == 0:
+			d.add(what, "fail", "none, so its tokens are refused: "+p.GetError(), p.GetHint())
+		case p.GetError() != "":
+			d.add(what, "warn", fmt.Sprintf("%d, fetched %s, and not since: %s", p.GetKeys(), moment(p.GetFetchedUnix()), p.GetError()), p.GetHint())
+		default:
+			d.add(what, "ok", fmt.Sprintf("%d, fetched %s", p.GetKeys(), moment(p.GetFetchedUnix())), "")
+		}
+	}
 }
 
 func (d *diagnosis) clock(skew time.Duration) {

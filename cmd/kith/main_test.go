@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"kith": main,
 		"app":  func() { os.Exit(unmodified(os.Args[1:])) },
+
+		"login":      func() { os.Exit(serveLogin(os.Args[1:])) },
+		"user-token": func() { os.Exit(printToken(os.Args[1:])) },
 	})
 }
 
@@ -110,7 +113,7 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 // environOf is the script's environment, as far as kith reads it.
 func environOf(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + os.Getenv("PATH")}
-	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG", "KITH_SERVER"} {
+	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG", "KITH_SERVER", "LOGIN"} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	return env

@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -16,26 +17,27 @@ import (
 const maxCertificate = 32 << 10
 
 // parseLeaf reads the certificate of a peer that the proxy has authenticated,
-// and says whose it is. The chain is not there to be verified again, which is the
-// proxy's to do; what proxies do not look at is checked here: that it is the leaf
-// of a workload, with one SPIFFE ID, and valid now.
-func parseLeaf(text string, now time.Time) (spiffe.ID, error) {
+// and says whose it is and its hash. The chain is not there to be verified again,
+// which is the proxy's to do; what proxies do not look at is checked here: that it
+// is the leaf of a workload, with one SPIFFE ID, and valid now.
+func parseLeaf(text string, now time.Time) (spiffe.ID, *[sha256.Size]byte, error) {
 	der, err := decodeCertificate(text)
 	if err != nil {
-		return spiffe.ID{}, err
+		return spiffe.ID{}, nil, err
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return spiffe.ID{}, fault.Invalidf("the peer's certificate: %w", err)
+		return spiffe.ID{}, nil, fault.Invalidf("the peer's certificate: %w", err)
 	}
 	id, err := spiffe.CertificateID(cert)
 	switch {
 	case err != nil:
-		return spiffe.ID{}, fault.Invalidf("the peer's certificate: %w", err)
+		return spiffe.ID{}, nil, fault.Invalidf("the peer's certificate: %w", err)
 	case now.Before(cert.NotBefore), !now.Before(cert.NotAfter):
-		return spiffe.ID{}, fault.Invalidf("the certificate of %s is not valid now", id)
+		return spiffe.ID{}, nil, fault.Invalidf("the certificate of %s is not valid now", id)
 	}
-	return id, nil
+	hash := sha256.Sum256(cert.Raw)
+	return id, &hash, nil
 }
 
 // decodeCertificate reads the two ways in which proxies put a certificate into

@@ -55,6 +55,20 @@ func (a Answer) Allowed() bool { return a.Effect == policy.Allow }
 // Malformed says that the request was refused for its form.
 func (a Answer) Malformed() bool { return a.Reason == policy.PathNotCanonical }
 
+// WantsToken says that a rule would allow the request with a good user token: the
+// one denial whose reason callers get to know, as they must get a token by it.
+func (a Answer) WantsToken() bool {
+	return !a.Allowed() && (a.Reason == policy.TokenMissing || a.Reason == policy.TokenInvalid)
+}
+
+// challenge is the WWW-Authenticate of such a denial (RFC 6750 3).
+func (a Answer) challenge() string {
+	if a.Reason == policy.TokenInvalid {
+		return `Bearer error="invalid_token"`
+	}
+	return "Bearer"
+}
+
 // Decide answers a question. What is decided is what the proxy forwards, and that
 // is out of our hands: a path that is not in its normal form is denied.
 func (p *Point) Decide(q Question) Answer {
@@ -121,7 +135,30 @@ func (p *Point) judge(ruling *ruling, table *policy.Table, peer policy.Peer, q *
 			}
 		}
 	}
-	return table.Decide(peer, q.Request)
+	return agreed(table, q.Request, table.Decide(peer, q.Request))
+}
+
+// agreed denies what an external decision has to agree to: it is asked by
+// enforcement points that forward requests, and this one does not.
+func agreed(table *policy.Table, r policy.Request, d policy.Decision) policy.Decision {
+	if d.Denies() {
+		return d
+	}
+	for i, e := range table.Externals() {
+		if !table.Asks(i, r) {
+			continue
+		}
+		denied := table.Refuse(policy.ExternalDeny)
+		denied.Near = policy.NearMiss{
+			Rule: d.Rule, Field: policy.FieldExternal, Want: "agreement of " + e.Name,
+			Got: "external decisions are asked by kith proxy and the SDK, not for proxies that ask the agent",
+		}
+		if table.Observed() {
+			denied.Effect, denied.Observed = policy.Allow, true
+		}
+		return denied
+	}
+	return d
 }
 
 // record reports every denial, and of each flow the first allow of a second.
@@ -133,7 +170,7 @@ func (p *Point) record(a *Answer, q *Question, table *policy.Table, peer policy.
 	}
 	a.ID = newID()
 	d := a.Decision
-	if table != nil && d.Denies() && d.Reason != policy.PathNotCanonical {
+	if table != nil && d.Denies() && d.Reason != policy.PathNotCanonical && d.Reason != policy.ExternalDeny {
 		d.Near = table.Explain(peer, q.Request).Near
 	}
 	m := d.PB()

@@ -130,7 +130,7 @@ func (p *Point) question(in *envoypb.AttributeContext, now time.Time) (Question,
 	if source.GetCertificate() == "" {
 		return q, nil
 	}
-	leaf, err := parseLeaf(source.GetCertificate(), now)
+	leaf, hash, err := parseLeaf(source.GetCertificate(), now)
 	switch {
 	case err != nil:
 	case !q.From.IsZero() && q.From != leaf:
@@ -140,7 +140,7 @@ func (p *Point) question(in *envoypb.AttributeContext, now time.Time) (Question,
 		q.From = spiffe.ID{}
 		return q, err
 	}
-	q.From = leaf
+	q.From, q.Leaf = leaf, hash
 	return q, nil
 }
 
@@ -210,17 +210,20 @@ func respond(a Answer) *envoypb.CheckResponse {
 		out.HttpResponse = &envoypb.CheckResponse_OkResponse{OkResponse: &envoypb.OkHttpResponse{}}
 		return out
 	}
-	code := envoypb.StatusCode_Forbidden
-	if a.Malformed() {
+	code, more := envoypb.StatusCode_Forbidden, []*envoypb.HeaderValueOption(nil)
+	switch {
+	case a.Malformed():
 		code = envoypb.StatusCode_BadRequest
+	case a.WantsToken():
+		code, more = envoypb.StatusCode_Unauthorized, append(more, header("www-authenticate", a.challenge()))
 	}
 	out.Status = &envoypb.Outcome{Code: int32(codes.PermissionDenied), Message: denial(a)}
 	out.HttpResponse = &envoypb.CheckResponse_DeniedResponse{DeniedResponse: &envoypb.DeniedHttpResponse{
 		Status: &envoypb.HttpStatus{Code: code}, Body: denial(a),
-		Headers: []*envoypb.HeaderValueOption{
+		Headers: append(more,
 			header(strings.ToLower(DecisionHeader), a.ID), header("cache-control", "no-store"),
 			header("content-type", "text/plain; charset=utf-8"), header("x-content-type-options", "nosniff"),
-		},
+		),
 	}}
 	return out
 }
@@ -239,6 +242,8 @@ func denial(a Answer) string {
 		return "denied by policy\nhint: the agent's log says why\n"
 	case a.Malformed():
 		return "path is not in its normal form, decision " + a.ID + "\nhint: kith why " + a.ID + "\n"
+	case a.WantsToken():
+		return "a good user token is needed, decision " + a.ID + "\nhint: kith why " + a.ID + "\n"
 	default:
 		return "denied by policy, decision " + a.ID + "\nhint: kith why " + a.ID + "\n"
 	}

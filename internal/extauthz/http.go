@@ -32,7 +32,8 @@ func WithCaller(ctx context.Context, caller attest.Peer) context.Context {
 
 // ServeHTTP answers auth_request and forward_auth: 200 for a request that may be
 // forwarded and 403 for one that may not, because some proxies take any other code
-// for an accident.
+// for an accident; 401, which they know too, where only a good user token is
+// missing.
 //
 // The question is in the query, which is the proxy's configuration and out of its
 // clients' reach, as header fields of the subrequest are not: those of the client
@@ -67,7 +68,12 @@ func (s *Service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 func refuse(rw http.ResponseWriter, a Answer) {
 	rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	rw.Header().Set("X-Content-Type-Options", "nosniff")
-	rw.WriteHeader(http.StatusForbidden)
+	status := http.StatusForbidden
+	if a.WantsToken() { // nginx knows this one as well
+		status = http.StatusUnauthorized
+		rw.Header().Set("WWW-Authenticate", a.challenge())
+	}
+	rw.WriteHeader(status)
 	_, _ = rw.Write([]byte(denial(a))) // the proxy has gone
 }
 
@@ -106,7 +112,7 @@ func (p *Point) told(service string, r *http.Request, now time.Time) (Question, 
 	case said["verify"] != "SUCCESS":
 		err = fault.Invalidf("the proxy says of the peer's certificate: %q", clip(said["verify"], maxShort))
 	default:
-		if q.From, err = parseLeaf(said["cert"], now); err == nil {
+		if q.From, q.Leaf, err = parseLeaf(said["cert"], now); err == nil {
 			err = p.ownDomain(&q)
 		}
 	}

@@ -27,10 +27,11 @@ const (
 type StatusCode int32
 
 const (
-	StatusCode_Empty      StatusCode = 0
-	StatusCode_OK         StatusCode = 200
-	StatusCode_BadRequest StatusCode = 400
-	StatusCode_Forbidden  StatusCode = 403
+	StatusCode_Empty        StatusCode = 0
+	StatusCode_OK           StatusCode = 200
+	StatusCode_BadRequest   StatusCode = 400
+	StatusCode_Unauthorized StatusCode = 401
+	StatusCode_Forbidden    StatusCode = 403
 )
 
 // Enum value maps for StatusCode.
@@ -39,13 +40,15 @@ var (
 		0:   "Empty",
 		200: "OK",
 		400: "BadRequest",
+		401: "Unauthorized",
 		403: "Forbidden",
 	}
 	StatusCode_value = map[string]int32{
-		"Empty":      0,
-		"OK":         200,
-		"BadRequest": 400,
-		"Forbidden":  403,
+		"Empty":        0,
+		"OK":           200,
+		"BadRequest":   400,
+		"Unauthorized": 401,
+		"Forbidden":    403,
 	}
 )
 
@@ -191,13 +194,14 @@ const file_envoy_type_v3_type_proto_rawDesc = "" +
 	"\x05patch\x18\x03 \x01(\rR\x05patch\";\n" +
 	"\n" +
 	"HttpStatus\x12-\n" +
-	"\x04code\x18\x01 \x01(\x0e2\x19.envoy.type.v3.StatusCodeR\x04code*A\n" +
+	"\x04code\x18\x01 \x01(\x0e2\x19.envoy.type.v3.StatusCodeR\x04code*T\n" +
 	"\n" +
 	"StatusCode\x12\t\n" +
 	"\x05Empty\x10\x00\x12\a\n" +
 	"\x02OK\x10\xc8\x01\x12\x0f\n" +
 	"\n" +
-	"BadRequest\x10\x90\x03\x12\x0e\n" +
+	"BadRequest\x10\x90\x03\x12\x11\n" +
+	"\fUnauthorized\x10\x91\x03\x12\x0e\n" +
 	"\tForbidden\x10\x93\x03B-Z+github.com/kith-id/kith/internal/pb/envoypbb\x06proto3"
 
 var (
