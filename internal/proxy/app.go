@@ -75,15 +75,15 @@ func (a *app) closeIdle() {
 
 // ServeHTTP forwards one allowed request.
 func (a *app) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	if upgrade := r.Header.Get("Upgrade"); upgrade != "" {
-		// Only WebSocket: an upgrade to HTTP/2 or TLS would carry requests past
-		// every later decision. RFC 9110 7.8 lets a server ignore the others.
-		if strings.EqualFold(upgrade, "websocket") && len(r.Header["Upgrade"]) == 1 {
-			a.hijacked.enter()
-			defer a.hijacked.leave()
-		} else {
-			r.Header.Del("Upgrade")
-		}
+	switch upgrades(r.Header) {
+	case webSocket:
+		a.hijacked.enter()
+		defer a.hijacked.leave()
+	case toIgnore:
+		r.Header.Del("Upgrade")
+	case toRefuse:
+		answer(rw, r, http.StatusNotImplemented, "of upgrades only WebSocket is passed on; for a protocol of its own let the service be one of protocol tcp")
+		return
 	}
 	duplex(rw, r, a.forward)
 }

@@ -204,6 +204,17 @@ func TestUpgradeToH2CIsIgnored(t *testing.T) {
 	}
 }
 
+// A protocol nobody knows is refused in words, before the application hears of it.
+func TestUnknownUpgradeIsRefused(t *testing.T) {
+	h, app, addr := attacked(t)
+	for _, upgrade := range []string{"tcp", "SPDY/3.1", "websocket, raw", "h2c, docker"} {
+		got := dialPeer(t, h, "web", addr, "http/1.1").ask("GET /a HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: " + upgrade + "\r\n\r\n")
+		if asked := app.take(); got.status != 501 || !strings.Contains(got.body, "only WebSocket") || len(asked) != 0 {
+			t.Errorf("%s: got %d %q, application saw %v", upgrade, got.status, got.body, asked)
+		}
+	}
+}
+
 func TestOversizeHead(t *testing.T) {
 	h, app, addr := attacked(t)
 	big := strings.Repeat("x", 70<<10)

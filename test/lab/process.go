@@ -230,6 +230,12 @@ const Soon = 30 * time.Second
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
+// ExitCode is what a program that has ended said; -1 for a signal.
+func (p *Process) ExitCode() int {
+	<-p.done
+	return p.cmd.ProcessState.ExitCode()
+}
+
 // KillGroup sends SIGKILL to the process and all it started, and waits.
 func (p *Process) KillGroup() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
