@@ -16,6 +16,13 @@ func (s samples) add(what, target string, value float64) {
 	s[what][target] = append(s[what][target], value)
 }
 
+// addMemory adds both ways to count: RSS counts the pages of the program itself
+// once for each process, though these share them with everything that runs it.
+func (s samples) addMemory(layer, target string, m memory) {
+	s.add("rss-"+layer, target, m.RSS)
+	s.add("anonymous-"+layer, target, m.Anonymous)
+}
+
 func (s samples) of(what, target string) float64 { return median(s[what][target]) }
 
 const dataRounds = 4
@@ -40,7 +47,7 @@ func dataPlane(ctx context.Context, b *bench) (section, error) {
 			}
 			all.add("gb", t.name, cpu)
 			all.add("gb/s", t.name, rate)
-			all.add("rss-l4", t.name, memoryOf(l4(t)...).RSS)
+			all.addMemory("l4", t.name, memoryOf(l4(t)...))
 		}
 		for _, t := range p.targets {
 			cpu, rate, err := t.requests(ctx, 16, b.scaled(1200*time.Millisecond))
@@ -49,7 +56,7 @@ func dataPlane(ctx context.Context, b *bench) (section, error) {
 			}
 			all.add("request", t.name, cpu)
 			all.add("request/s", t.name, rate)
-			all.add("rss-l7", t.name, memoryOf(l7(t)...).RSS)
+			all.addMemory("l7", t.name, memoryOf(l7(t)...))
 		}
 		for _, t := range p.targets {
 			cpu, err := t.connections(150)
@@ -67,7 +74,12 @@ func dataPlane(ctx context.Context, b *bench) (section, error) {
 			all.add("p99", t.name, quantile(took, 0.99))
 		}
 	}
-	return dataSection(all), nil
+	if err := p.inProcess(ctx, b, all); err != nil {
+		return section{}, fmt.Errorf("in process: %w", err)
+	}
+	s := dataSection(all)
+	s.figures = append(s.figures, insideFigures(all)...)
+	return s, nil
 }
 
 // l4 and l7 are the processes of a target that carry bytes or requests: of
@@ -92,6 +104,10 @@ func dataSection(all samples) section {
 			number(all.of(what, "nginx")), number(all.of(what, "direct")), number(all.of(what, "plain")), unit)
 	}
 	added := func(target string) float64 { return all.of("p50", target) - all.of("p50", "plain") }
+	memories := func(layer string) string {
+		return fmt.Sprintf("nginx %s MiB; of it anonymous: Kith %s, nginx %s", number(all.of("rss-"+layer, "nginx")),
+			number(all.of("anonymous-"+layer, "kith")), number(all.of("anonymous-"+layer, "nginx")))
+	}
 	s := section{
 		title: "Data plane",
 		intro: "A client, the caller's proxy, the callee's proxy and an application, all on this machine; TLS 1.3 between the proxies with certificates on both sides, P-256 and AES-128-GCM. " +
@@ -108,8 +124,8 @@ func dataSection(all samples) section {
 			times("the same beside the nginx pair", all.of("connection", "kith"), all.of("connection", "nginx"), round2(2.6/3.12), "goal over nginx's anchor"),
 			upTo("p50 added to plain at 1 000 requests/s, L7", added("kith"), "ms", 0.30, "nginx 0.25, ghostunnel 0.32 (L4)", fmt.Sprintf("nginx pair %s, Go mTLS direct %s ms", number(added("nginx")), number(added("direct")))),
 			plain("p99 at 1 000 requests/s, L7", all.of("p99", "kith"), "ms", "", beside("p99", " ms")),
-			upTo("RSS of both proxies, L4, under load", all.of("rss-l4", "kith"), "MiB", 36, "ghostunnel 50–63, nginx 44–55, HAProxy 36–39", "nginx "+number(all.of("rss-l4", "nginx"))),
-			upTo("RSS of both proxies, L7, under load", all.of("rss-l7", "kith"), "MiB", 50, "nginx 44–55", "nginx "+number(all.of("rss-l7", "nginx"))),
+			upTo("RSS of both proxies, L4, under load", all.of("rss-l4", "kith"), "MiB", 36, "ghostunnel 50–63, nginx 44–55, HAProxy 36–39", memories("l4")),
+			upTo("RSS of both proxies, L7, under load", all.of("rss-l7", "kith"), "MiB", 50, "nginx 44–55", memories("l7")),
 		},
 	}
 	bars := func(heading, what string, goal float64) group {

@@ -156,5 +156,6 @@ func roles() map[string]func(context.Context, []string) error {
 		"backend":      backendRole,
 		"bare":         bareRole,
 		"load":         loadRole,
+		"inside":       insideRole,
 	}
 }

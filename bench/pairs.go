@@ -13,6 +13,7 @@ import (
 // pairs are the ways to the backend, and what runs for them.
 type pairs struct {
 	targets []*target // kith, nginx, direct mTLS, plain
+	inside  []*target // the SDK in the program itself, and plain Go
 	stops   []func()
 }
 
@@ -74,11 +75,14 @@ func (p *pairs) startKith(ctx context.Context, b *bench, at addresses) (*target,
 		return nil, err
 	}
 	p.stops = append(p.stops, d.stop)
-	if _, err := d.apply(ctx, serviceObject("orders", "http", "root"), serviceObject("bytes", "tcp", "root"), serviceObject("web", "http", "root"),
-		ruleObject("web-reads", "web", "orders", "GET /v1/{**}"), ruleObject("web-sends", "web", "bytes", "tcp")); err != nil {
+	if _, err := d.apply(ctx, serviceObject("orders", "http", "root"), serviceObject("bytes", "tcp", "root"), serviceObject("web", "http", "root"), serviceObject("inside", "http", "root"),
+		ruleObject("web-asks", "web", "inside", "GET /v1/{**}"), ruleObject("web-reads", "web", "orders", "GET /v1/{**}"), ruleObject("web-sends", "web", "bytes", "tcp")); err != nil {
 		return nil, err
 	}
 	if err := d.startAgent(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.startInside(ctx, d); err != nil {
 		return nil, err
 	}
 	var ports [4]int
