@@ -68,8 +68,15 @@ func relay(ctx context.Context, pool *buffers, a, b net.Conn) (aToB, bToA int64)
 }
 
 // pour copies src to dst and then ends dst's direction.
-func pour(pool *buffers, dst, src net.Conn, half *atomic.Bool) (n int64) {
-	in, out := newIntake(src, pool), newOutlet(dst)
+func pour(pool *buffers, dst, src net.Conn, half *atomic.Bool) int64 {
+	out := newOutlet(dst)
+	below, n, err := peeled(src, out)
+	if err != nil {
+		abort(dst)
+		abort(src)
+		return n
+	}
+	in := newIntake(below, pool)
 	for {
 		if half.Load() {
 			src.SetReadDeadline(time.Now().Add(halfOpenSilence)) //nolint:errcheck // a closed connection shows in the read
@@ -98,6 +105,30 @@ func pour(pool *buffers, dst, src net.Conn, half *atomic.Bool) (n int64) {
 	}
 	dst.SetReadDeadline(time.Now().Add(halfOpenSilence)) //nolint:errcheck // a closed connection shows in the read
 	return n
+}
+
+// peeled sends on what layers above a connection have read of it, and gives the
+// connection below them: an intake can wait for that one without space.
+func peeled(src net.Conn, out outlet) (below net.Conn, n int64, err error) {
+	for {
+		var read []byte
+		switch layer := src.(type) {
+		case *peekedConn:
+			if read, err = layer.r.Peek(layer.r.Buffered()); err != nil {
+				return src, n, err
+			}
+			src = layer.Conn
+		case *resumed:
+			read, src = layer.read, layer.Conn
+		default:
+			return src, n, nil
+		}
+		if n += int64(len(read)); len(read) > 0 {
+			if _, err := out.Write(read); err != nil {
+				return src, n, err
+			}
+		}
+	}
 }
 
 // abort closes a connection with a reset and without the goodbye of TLS, so
