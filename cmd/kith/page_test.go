@@ -138,6 +138,21 @@ func runPage(t *testing.T, setup, script string, env map[string]string) {
 	})
 }
 
+// serveRefusals is an OPA on a port of loopback that agrees to nothing.
+func serveRefusals(args []string) int {
+	srv := &http.Server{
+		Addr: "127.0.0.1:" + args[0], ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"result":false}`) }),
+	}
+	fmt.Fprintln(os.Stderr, srv.ListenAndServe())
+	return 1
+}
+
+func TestExternalPageRuns(t *testing.T) {
+	script, env := page(t, "external.md", "8181", "8443", "8080")
+	runPage(t, "exec refuses $PORT8181 &\nexec kith dev &dev&\neventually kith status\n", script, env)
+}
+
 func TestUserTokenPageRuns(t *testing.T) {
 	script, env := page(t, "jwt.md", "9090", "8443", "8080")
 	env["LOGIN"] = "http://127.0.0.1:" + env["PORT9090"]
