@@ -146,9 +146,11 @@ func TestAttack38ExternalDecisionFails(t *testing.T) {
 	j.Start()
 	whole := func(text string) string { return text + strings.Repeat(" ", 64<<10) }
 	for what, reply := range map[string]http.HandlerFunc{
-		"500":      func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(500); fmt.Fprint(rw, `{"result":true}`) },
-		"201":      func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(201); fmt.Fprint(rw, `{"result":true}`) },
-		"redirect": func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, j.URL+"/v1/data/yes", http.StatusTemporaryRedirect) },
+		"500": func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(500); fmt.Fprint(rw, `{"result":true}`) },
+		"201": func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(201); fmt.Fprint(rw, `{"result":true}`) },
+		"redirect": func(rw http.ResponseWriter, r *http.Request) {
+			http.Redirect(rw, r, j.URL+"/v1/data/yes", http.StatusTemporaryRedirect)
+		},
 		"too long": func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, whole(`{"result":true}`)) },
 		"cut off": func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("Content-Length", "99")
