@@ -197,7 +197,7 @@ func startCA(ctx context.Context, dir string) (*ca.CA, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	record, err := audit.Open(filepath.Join(dir, "audit.log"), time.Now)
+	record, err := audit.Open(audit.Config{Path: filepath.Join(dir, "audit.log"), Now: time.Now})
 	if err != nil {
 		return nil, nil, err
 	}

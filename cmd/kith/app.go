@@ -83,7 +83,7 @@ or all of it at once: kith demo`,
 		{"rule", "Say who may do what:", []*cobra.Command{a.allowVerb(), a.denyVerb(), a.rulesVerb(), a.servicesVerb(), a.planVerb(), a.applyVerb(), a.importVerb()}},
 		{"see", "See what happens and why:", []*cobra.Command{a.whyVerb(), a.watchVerb(), a.statusVerb(), a.doctorVerb(), a.idsVerb(), a.getVerb()}},
 		{"serve", "Run it on several hosts:", []*cobra.Command{a.serverVerb(), a.nodesVerb(), a.joinVerb(), a.agentVerb(), a.proxyVerb(), a.federateVerb()}},
-		{"more", "More:", []*cobra.Command{a.configVerb(), a.versionVerb()}},
+		{"more", "More:", []*cobra.Command{a.configVerb(), a.logVerb(), a.versionVerb()}},
 	}
 	for _, g := range groups {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

@@ -107,7 +107,7 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 		return err
 	}
 	// 2. The audit log, which everything below writes.
-	journal, err := audit.Open(filepath.Join(paths.State, "audit.log"), a.now)
+	journal, err := audit.Open(auditConfig(file.Server.Audit, paths, a.now, log))
 	if err != nil {
 		return err
 	}

@@ -21,11 +21,26 @@ func now() time.Time { return time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC) }
 
 func open(t testing.TB, path string) *Log {
 	t.Helper()
-	l, err := Open(path, now)
+	l, err := Open(Config{Path: path, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// headIn verifies a log and returns where it ends.
+func headIn(path string) (Head, error) {
+	report, err := Verify(path, Head{})
+	return report.Head, err
+}
+
+// headOfText verifies the text of a log that is one file.
+func headOfText(text []byte) (Head, error) {
+	c := chain{head: Head{Hash: zeroHash()}}
+	if err := c.read(bytes.NewReader(text)); err != nil {
+		return c.head, err
+	}
+	return c.head, c.checkStart()
 }
 
 func event(n int) Event {
@@ -62,11 +77,11 @@ func TestChainContinuesOverRestarts(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Verify(path); err != nil || got != head {
+		if got, err := headIn(path); err != nil || got != head {
 			t.Fatalf("Verify = %+v, %v, want %+v", got, err, head)
 		}
 	}
-	if head, err := Verify(path); err != nil || head.Seq != 12 {
+	if head, err := headIn(path); err != nil || head.Seq != 12 {
 		t.Errorf("Verify = %+v, %v", head, err)
 	}
 	first, _, _ := bytes.Cut(read(t, path), []byte("\n"))
@@ -106,7 +121,7 @@ func TestVerifyFindsTampering(t *testing.T) {
 		if err := os.WriteFile(path, changed, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Verify(path); !fault.Is(err, fault.Invalid) || fault.HintOf(err) == "" {
+		if got, err := headIn(path); !fault.Is(err, fault.Invalid) || fault.HintOf(err) == "" {
 			t.Errorf("%s: Verify = %+v, %v", name, got, err)
 		}
 	}
@@ -114,13 +129,13 @@ func TestVerifyFindsTampering(t *testing.T) {
 	if err := os.WriteFile(path, join(lines[:3]...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := Verify(path); err != nil || got == head || got.Seq != 3 {
+	if got, err := headIn(path); err != nil || got == head || got.Seq != 3 {
 		t.Errorf("cut: Verify = %+v, %v", got, err)
 	}
 	for i := range content[:len(content)-len(lines[4])] { // every byte but those of the last line
 		changed := append([]byte{}, content...)
 		changed[i] ^= 1
-		if got, err := verify(bytes.NewReader(changed)); err == nil && got == head {
+		if got, err := headOfText(changed); err == nil && got == head {
 			t.Fatalf("byte %d changed: not found", i)
 		}
 	}
@@ -149,7 +164,7 @@ func TestOpenAfterAnyCut(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if head, err := Verify(path); err != nil || head.Seq != 3 {
+		if head, err := headIn(path); err != nil || head.Seq != 3 {
 			t.Fatalf("cut at %d: Verify = %+v, %v", cut, head, err)
 		}
 	}
@@ -162,7 +177,7 @@ func TestOpenRefuses(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(path, now); err == nil {
+		if _, err := Open(Config{Path: path, Now: now}); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 		if got := read(t, path); string(got) != content {
@@ -172,13 +187,13 @@ func TestOpenRefuses(t *testing.T) {
 	path := filepath.Join(dir, "log")
 	l := open(t, path)
 	defer l.Close()
-	if _, err := Open(path, now); !fault.Is(err, fault.Conflict) {
+	if _, err := Open(Config{Path: path, Now: now}); !fault.Is(err, fault.Conflict) {
 		t.Errorf("a second writer: %v", err)
 	}
 	if err := os.Symlink(path, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(filepath.Join(dir, "link"), now); err == nil {
+	if _, err := Open(Config{Path: filepath.Join(dir, "link"), Now: now}); err == nil {
 		t.Error("a link was followed")
 	}
 }
@@ -227,7 +242,7 @@ func (*faulty) Close() error { return nil }
 
 func onFaulty(t *testing.T, f *faulty) *Log {
 	t.Helper()
-	l, err := resume("test", bytes.NewReader(nil), f, 0, now)
+	l, err := resume(Config{Path: "test", Now: now}, bytes.NewReader(nil), f, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +260,7 @@ func TestFullDiskIsAnErrorAndPasses(t *testing.T) {
 	}
 	f.writeErr = nil
 	record(t, l, 1)
-	if head, err := verify(bytes.NewReader(f.content)); err != nil || head != l.Head() || head.Seq != 3 {
+	if head, err := headOfText(f.content); err != nil || head != l.Head() || head.Seq != 3 {
 		t.Errorf("after there was space: %+v, %v", head, err)
 	}
 }
@@ -313,7 +328,7 @@ func TestEventsGatherInOneSync(t *testing.T) {
 		t.Errorf("%d writes and %d syncs, want one each", f.writes, f.syncs)
 	}
 	// 40 groups of two, the one whose caller had gone, and nothing of the bad one.
-	if head, err := verify(bytes.NewReader(f.content)); err != nil || head.Seq != 81 {
+	if head, err := headOfText(f.content); err != nil || head.Seq != 81 {
 		t.Errorf("Verify = %+v, %v", head, err)
 	}
 }
@@ -364,7 +379,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add(read(f, path))
 	f.Add([]byte("{}\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		_, _ = verify(bytes.NewReader(content))
-		_, _ = resume("fuzz", bytes.NewReader(content), &faulty{content: content}, int64(len(content)), now)
+		_, _ = headOfText(content)
+		_, _ = resume(Config{Path: "fuzz", Now: now}, bytes.NewReader(content), &faulty{content: content}, int64(len(content)))
 	})
 }

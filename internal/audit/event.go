@@ -25,6 +25,7 @@ const (
 	Decided  Kind = "decided"  // a request was allowed or denied
 	Started  Kind = "started"  // a program began or ended
 	Rotated  Kind = "rotated"  // an authority came into use or left it
+	Dropped  Kind = "dropped"  // the oldest lines of this log were removed, as it was told to
 )
 
 // Phase tells an intent from what became of it. Who audits a deed writes
@@ -88,7 +89,7 @@ func (e Event) line(seq uint64, now time.Time, prev string) ([]byte, error) {
 
 func (e Event) validate() error {
 	switch e.Kind {
-	case Admitted, Issued, Voided, Changed, Decided, Started, Rotated:
+	case Admitted, Issued, Voided, Changed, Decided, Started, Rotated, Dropped:
 	default:
 		return fmt.Errorf("audit: unknown kind %q", e.Kind)
 	}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -44,8 +45,7 @@ type file interface {
 // Log is an audit log open for writing. One process writes at a time. It may
 // be used from several goroutines.
 type Log struct {
-	path string
-	now  func() time.Time
+	config Config
 
 	// Callers that come while a write is on its way to the disk gather in the
 	// next batch. The first of them leads it: it waits for the disk and then
@@ -53,11 +53,13 @@ type Log struct {
 	mu   sync.Mutex
 	next *batch // guarded by mu
 
-	disk   sync.Mutex // held while writing; taken before mu
-	file   file       // guarded by disk, as are all below
-	head   Head
-	size   int64
-	broken error // once the end of the file is unknown, or it is closed
+	disk    sync.Mutex // held while writing; taken before mu
+	file    file       // guarded by disk, as are all below
+	head    Head
+	size    int64
+	full    int64 // at which size the next file begins
+	rotates bool  // the file is one at the path, not a test's
+	broken  error // once the end of the file is unknown, or it is closed
 }
 
 type batch struct {
@@ -72,10 +74,26 @@ type group struct {
 	err    error // set before done is closed
 }
 
-// Open opens or creates the log at path, with mode 0600, and continues its
-// chain. A last line that a crash has cut short, which was never acknowledged,
-// is removed. A log another process writes is a Conflict.
-func Open(path string, now func() time.Time) (*Log, error) {
+// Config is what a log is opened with. Path and Now must be given.
+type Config struct {
+	Path string
+	Now  func() time.Time
+	// FileBytes is the size at which a file is full; default 64 MiB.
+	FileBytes int64
+	// Files is how many files there are at most; the oldest go. Default 16.
+	Files int
+	Log   *slog.Logger // default: discard
+}
+
+// Open opens or creates the log, with mode 0600, and continues its chain. A last
+// line that a crash has cut short, which was never acknowledged, is removed. A
+// log another process writes is a Conflict.
+func Open(config Config) (*Log, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	path := config.Path
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
@@ -85,13 +103,20 @@ func Open(path string, now func() time.Time) (*Log, error) {
 		return nil, errors.Join(fault.Hint(err, "stop the other server, or give this one a state directory of its own"), f.Close())
 	}
 	info, err := f.Stat()
+	if err == nil {
+		err = tidy(path)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open audit log: %w", err), f.Close())
 	}
-	l, err := resume(path, f, f, info.Size(), now)
+	l, err := resume(config, f, f, info.Size())
+	if err == nil && l.head.Seq == 0 {
+		err = l.follow()
+	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	l.rotates = true
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return nil, errors.Join(fmt.Errorf("open audit log: %w", err), f.Close())
 	}
@@ -99,8 +124,9 @@ func Open(path string, now func() time.Time) (*Log, error) {
 }
 
 // resume finds the end of the chain.
-func resume(path string, r io.ReaderAt, f file, size int64, now func() time.Time) (*Log, error) {
-	l := &Log{path: path, now: now, file: f, next: newBatch(), head: Head{Hash: zeroHash()}}
+func resume(config Config, r io.ReaderAt, f file, size int64) (*Log, error) {
+	l := &Log{config: config, file: f, next: newBatch(), head: Head{Hash: zeroHash()}, full: config.FileBytes}
+	path := config.Path
 	last, end, err := lastLine(r, size)
 	if err != nil {
 		return nil, fmt.Errorf("audit log %s: %w", path, err)
@@ -114,13 +140,46 @@ func resume(path string, r io.ReaderAt, f file, size int64, now func() time.Time
 	if last == nil {
 		return l, nil
 	}
+	l.head, err = headOf(path, last)
+	return l, err
+}
+
+// headOf is the chain's end after a file's last line.
+func headOf(path string, last []byte) (Head, error) {
 	var tail line
 	if err := json.Unmarshal(last, &tail); err != nil || tail.Seq == 0 {
 		err := fault.Invalidf("audit log %s: its last line is no event", path)
-		return nil, fault.Hint(err, "keep the file as evidence, move it away, and start again")
+		return Head{}, fault.Hint(err, "keep the file as evidence, move it away, and start again")
 	}
-	l.head = Head{tail.Seq, hashOf(last)}
-	return l, nil
+	return Head{tail.Seq, hashOf(last)}, nil
+}
+
+// follow makes an empty file go on where the newest earlier one ends.
+func (l *Log) follow() error {
+	earlier, err := earlierFiles(l.config.Path)
+	if err != nil {
+		return fmt.Errorf("open audit log: %w", err)
+	}
+	if len(earlier) == 0 {
+		return nil
+	}
+	newest := earlier[len(earlier)-1]
+	f, err := os.Open(newest)
+	if err != nil {
+		return fmt.Errorf("open audit log: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("open audit log: %w", err)
+	}
+	last, end, err := lastLine(f, info.Size())
+	if err != nil || last == nil || end != info.Size() {
+		err := fault.Invalidf("audit log %s does not end with a whole line", newest)
+		return fault.Hint(err, "keep the files as evidence, move them away, and start again")
+	}
+	l.head, err = headOf(newest, last)
+	return err
 }
 
 // lastLine is the last whole line, its newline included, and where it ends.
@@ -190,7 +249,7 @@ func (l *Log) join(g *group) (b *batch, leads bool, err error) {
 	b = l.next
 	if len(b.groups) > 0 && b.events+len(g.events) > maxWaiting {
 		err := fmt.Errorf("audit: %d events are waiting for the disk", b.events)
-		return nil, false, fault.Hint(err, "look at the disk that holds %s", l.path)
+		return nil, false, fault.Hint(err, "look at the disk that holds %s", l.config.Path)
 	}
 	b.groups = append(b.groups, g)
 	b.events += len(g.events)
@@ -215,8 +274,9 @@ func (l *Log) lead(b *batch) {
 // returns is one after which the log cannot go on. l.disk is held.
 func (l *Log) write(b *batch) error {
 	var text []byte
-	head, now := l.head, l.now()
-	for _, g := range b.groups {
+	dropped, victims := l.turn()
+	head, now := l.head, l.config.Now()
+	for _, g := range append([]*group{{events: dropped}}, b.groups...) {
 		mark, before := len(text), head
 		for _, event := range g.events {
 			one, err := event.line(head.Seq+1, now, head.Hash)
@@ -232,16 +292,21 @@ func (l *Log) write(b *batch) error {
 		b.fail(l.writeError(err))
 		// Take back what part was written, or the next line would follow it.
 		if err := l.file.Truncate(l.size); err != nil {
-			return fmt.Errorf("audit log %s: take back a partial write: %w", l.path, err)
+			return fmt.Errorf("audit log %s: take back a partial write: %w", l.config.Path, err)
 		}
 		return nil
 	}
 	if err := l.file.Sync(); err != nil {
-		err = fmt.Errorf("audit log %s: sync: %w", l.path, err)
+		err = fmt.Errorf("audit log %s: sync: %w", l.config.Path, err)
 		b.fail(err)
 		return err
 	}
 	l.head, l.size = head, l.size+int64(len(text))
+	for _, path := range victims { // their end is on record now
+		if err := os.Remove(path); err != nil {
+			l.config.Log.Warn("audit log: old file not removed", "error", err)
+		}
+	}
 	return nil
 }
 
@@ -252,9 +317,9 @@ func (b *batch) fail(err error) {
 }
 
 func (l *Log) writeError(err error) error {
-	err = fmt.Errorf("audit log %s: %w", l.path, err)
+	err = fmt.Errorf("audit log %s: %w", l.config.Path, err)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fault.Hint(err, "free space on the disk that holds %s", l.path)
+		return fault.Hint(err, "free space on the disk that holds %s", l.config.Path)
 	}
 	return err
 }

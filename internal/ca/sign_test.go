@@ -306,7 +306,7 @@ func TestSignFromManyGoroutines(t *testing.T) {
 // The journal ends in the audit log, whose chain holds.
 func TestShipToAudit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	log, err := audit.Open(path, func() time.Time { return epoch })
+	log, err := audit.Open(audit.Config{Path: path, Now: func() time.Time { return epoch }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,9 +316,9 @@ func TestShipToAudit(t *testing.T) {
 	if err := f.Drain(t.Context(), ShipTo(log)); err != nil {
 		t.Fatal(err)
 	}
-	head, err := audit.Verify(path)
-	if err != nil || head.Seq != 2 {
-		t.Errorf("audit log has %d lines, %v", head.Seq, err)
+	report, err := audit.Verify(path, audit.Head{})
+	if err != nil || report.Head.Seq != 2 {
+		t.Errorf("audit log has %d lines, %v", report.Head.Seq, err)
 	}
 	void := Entry{Kind: VoidEntry, Serial: "1", ID: "x", Reason: "lint"}.event()
 	if void.Kind != audit.Voided || void.Outcome != "lint" {

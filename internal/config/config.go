@@ -66,9 +66,23 @@ type Server struct {
 	// signed with RS256 if one is listed. The first one makes RSA keys, which
 	// sign once every live node knows them. Each server needs the same list.
 	RS256Audiences []string `yaml:"rs256_audiences"`
+	// Audit is how much of the record of deeds, audit.log in the state directory,
+	// is kept.
+	Audit Audit `yaml:"audit"`
 	// Federation is how bundles are exchanged with other trust domains; with
 	// whom is applied state (`kith federate`).
 	Federation Federation `yaml:"federation"`
+}
+
+// Audit bounds the audit log.
+type Audit struct {
+	// FileSize is how large one file becomes before the next one begins, from
+	// 64KiB to 1GiB. An issued SVID takes some 600 bytes.
+	FileSize Size `yaml:"file_size"`
+	// Files is how many files there are at most, from 2 to 1000. The oldest goes
+	// when there would be more, and the log says so; copy it before if you must
+	// keep it. `kith log verify` checks what is there.
+	Files int `yaml:"files"`
 }
 
 // Federation configures the exchange of bundles with other trust domains.
@@ -165,7 +179,7 @@ type Survive struct {
 func Default() File {
 	return File{
 		Log:     Log{Level: "info", Format: "text"},
-		Server:  Server{Listen: ":8440", Metrics: "127.0.0.1:8441"},
+		Server:  Server{Listen: ":8440", Metrics: "127.0.0.1:8441", Audit: Audit{FileSize: 64 << 20, Files: 16}},
 		Agent:   Agent{Metrics: "127.0.0.1:8442"},
 		Survive: Survive{ControlPlaneOutage: Duration(30 * time.Minute)},
 	}

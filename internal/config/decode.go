@@ -111,6 +111,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag) {
 		}
 	case reflect.Bool:
 		d.boolean(n, v)
+	case reflect.Int:
+		d.number(n, v)
 	case reflect.Struct:
 		d.object(n, v, nil)
 	case reflect.Slice:
@@ -156,6 +158,17 @@ func (d *decoder) boolean(n *yaml.Node, v reflect.Value) {
 	default:
 		d.addf(n, "want true or false, got %s", kindOf(n))
 	}
+}
+
+// number reads a whole number written in decimal.
+func (d *decoder) number(n *yaml.Node, v reflect.Value) {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" {
+		if i, err := strconv.Atoi(n.Value); err == nil {
+			v.SetInt(int64(i))
+			return
+		}
+	}
+	d.addf(n, "want a whole number, got %s", kindOf(n))
 }
 
 // object fills a struct from a mapping; absent keys keep what v holds. misplaced

@@ -54,6 +54,7 @@ survive: {control_plane_outage: 12h}
 		Server: config.Server{
 			Name: "s1", Listen: "10.0.0.1:8440", Address: "kith.acme.example:8440",
 			Socket: "/run/k/admin.sock", KEKFile: "/etc/kith/kek",
+			Audit: config.Audit{FileSize: 64 << 20, Files: 16},
 		},
 		Agent: config.Agent{
 			Server:    "kith.acme.example:8440",
@@ -112,6 +113,27 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	_, err = config.Parse("k", []byte(strings.Repeat("? [x]\n: 1\n", 100)))
 	if got := strings.Count(err.Error(), "\n"); got != 20 || !strings.HasSuffix(err.Error(), "k: 80 more") {
 		t.Errorf("100 faults are not cut to 20:\n%v", err)
+	}
+}
+
+func TestAuditKeys(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kith.yaml")
+	for text, want := range map[string]string{
+		`{file_size: 128KiB, files: 3}`: "", `{file_size: 1GiB}`: "", `{files: 1}`: "files", `{files: many}`: "whole number", `{files: "3"}`: "whole number",
+		`{file_size: 1048576}`: "not a size", `{file_size: 1TiB}`: "not a size", `{file_size: 2GiB}`: "file_size", `{file_size: 99999999999MiB}`: "not a size", `{file_size: 0x10KiB}`: "not a size",
+	} {
+		if err := os.WriteFile(path, []byte("server: {audit: "+text+"}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := config.Load(path)
+		if want == "" && (err != nil || file.Server.Audit.Files < 2) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %+v, %v, want %q", text, file.Server.Audit, err, want)
+		}
+	}
+	for size, want := range map[config.Size]string{64 << 10: "64KiB", 3 << 20: "3MiB", 1 << 30: "1GiB", 1<<20 + 1<<10: "1025KiB", 7: "7 bytes"} {
+		if size.String() != want {
+			t.Errorf("%d is written %s, want %s", int64(size), size, want)
+		}
 	}
 }
 

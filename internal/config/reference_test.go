@@ -79,7 +79,7 @@ func reference() ([]byte, error) {
 The configuration of one host's processes. root reads ` + "`/etc/kith/kith.yaml`" + `, an ordinary user
 ` + "`~/.config/kith/kith.yaml`; `KITH_CONFIG` or `--config`" + ` names another file. Every key may be left out, and
 so may the file. An unknown key is an error that names the line and the nearest key. Flags beat ` + "`KITH_*`" + `
-variables, which beat the file. Durations are written ` + "`30s`, `10m`, `24h`" + `.
+variables, which beat the file. Durations are written ` + "`30s`, `10m`, `24h`, sizes `64KiB`, `16MiB`, `1GiB`" + `.
 
 ` + "`kith config check`" + ` runs exactly what a start runs. Nodes, identities, services and rules are not
 configuration: they are applied with ` + "`kith apply -f`" + `.

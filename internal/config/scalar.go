@@ -40,6 +40,48 @@ func (d Duration) String() string {
 	return s
 }
 
+// Size is a number of bytes written with its unit: "64KiB", "1GiB".
+type Size int64
+
+// units are those of a Size, largest first.
+func units() []struct {
+	name  string
+	bytes int64
+} {
+	return []struct {
+		name  string
+		bytes int64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
+}
+
+// UnmarshalText reads "64MiB"; a bare number has no unit and is refused.
+func (s *Size) UnmarshalText(text []byte) error {
+	for _, u := range units() {
+		number, ok := strings.CutSuffix(string(text), u.name)
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseUint(number, 10, 20); err == nil {
+			*s = Size(int64(n) * u.bytes)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not a size: write it like 64KiB, 16MiB or 1GiB", text)
+}
+
+// MarshalText writes the largest unit that leaves a whole number.
+func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// String is the form that UnmarshalText reads back.
+func (s Size) String() string {
+	for _, u := range units() {
+		if int64(s) >= u.bytes && int64(s)%u.bytes == 0 {
+			return strconv.FormatInt(int64(s)/u.bytes, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(s), 10) + " bytes"
+}
+
 // domain is a trust domain read from a file.
 type domain struct{ spiffe.TrustDomain }
 

@@ -42,6 +42,12 @@ func (f File) Validate() error {
 	v.optional("server.metrics", f.Server.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("server.admin_listen", f.Server.AdminListen, func(s string) error { return checkAddress(s, false) })
 	v.optional("server.socket", f.Server.Socket, CheckSocketPath)
+	if n := f.Server.Audit.FileSize; n < 64<<10 || n > 1<<30 {
+		v.addf("server.audit.file_size", "%s is outside 64KiB to 1GiB", n)
+	}
+	if n := f.Server.Audit.Files; n < 2 || n > 1000 {
+		v.addf("server.audit.files", "%d is outside 2 to 1000", n)
+	}
 	for i, s := range f.Server.RS256Audiences {
 		v.check(fmt.Sprintf("server.rs256_audiences[%d]", i), registry.ValidateAudience([]string{s}))
 	}
