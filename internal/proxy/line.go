@@ -16,6 +16,7 @@ const (
 	idlePatience = 5 * time.Minute
 	idleSlack    = time.Minute // by how much it may be shorter, so that not every request moves a timer
 	lineFarewell = 500 * time.Millisecond
+	drainRest    = 250 * time.Millisecond // before idle connections are closed
 )
 
 // lane is what differs between the two sides of a pair of proxies.
@@ -223,6 +224,17 @@ func (s *lines) serve(ctx context.Context, conn net.Conn, known any) {
 func (s *lines) drain(ctx context.Context) {
 	s.mu.Lock()
 	s.draining.Store(true)
+	s.mu.Unlock()
+	// A request may be on its way on a connection that is idle here, and could
+	// not always be sent again: it is answered, with the word that the connection
+	// ends. The callers know by then, so little else comes.
+	rest := time.NewTimer(drainRest)
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
 	var idle []*line
 	for l := range s.all {
 		if !l.busy.Load() {

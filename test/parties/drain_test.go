@@ -82,7 +82,9 @@ func TestProxyDrainsOnSIGTERM(t *testing.T) {
 	}
 	lab.Eventually(t, lab.Soon, "the first answer", func() error { return ask("GET", "/first", "") })
 
-	var asked atomic.Int64
+	// A POST that meets a connection which is just being closed cannot be sent
+	// again by anybody but its program (RFC 9110 9.2.2): rare, and said so.
+	var asked, met atomic.Int64
 	stop := make(chan struct{})
 	var load sync.WaitGroup
 	for i := range 4 {
@@ -100,7 +102,10 @@ func TestProxyDrainsOnSIGTERM(t *testing.T) {
 				case i == 1:
 					method, body = "POST", strings.Repeat("y", 1+n*7919%100_000)
 				}
-				if err := ask(method, path, body); err != nil {
+				switch err := ask(method, path, body); {
+				case err == nil:
+				case method == "POST" && strings.Contains(err.Error(), "502 \"kith: the other side has closed the connection") && met.Add(1) <= 3:
+				default:
 					t.Errorf("%s %s: %v", method, path, err)
 				}
 				asked.Add(1)
@@ -123,5 +128,5 @@ func TestProxyDrainsOnSIGTERM(t *testing.T) {
 	}
 	close(stop)
 	load.Wait()
-	t.Logf("%d requests over three restarts", asked.Load())
+	t.Logf("%d requests over three restarts, %d POSTs met a closing connection", asked.Load(), met.Load())
 }
