@@ -51,6 +51,10 @@ func TestEndpointsChangeWithTrust(t *testing.T) {
 		t.Errorf("got %v, %v, %v, want three endpoints", first, second, third)
 	}
 	conn, err := third.Dial(within(t), "http/1.1")
+	for deadline := time.Now().Add(proxytest.Patience); err != nil && time.Now().Before(deadline); {
+		<-time.After(time.Millisecond) // orders rotates when it does, not when web has
+		conn, err = third.Dial(within(t), "http/1.1")
+	}
 	if err != nil || conn.RemoteAddr().String() != addr {
 		t.Fatalf("dial: %v, want %s", err, addr)
 	}

@@ -159,7 +159,7 @@ func TestServerIsForVerbsThatAskOne(t *testing.T) {
 	root := (&app{}).root()
 	local := map[string]bool{
 		"agent": true, "completion": true, "config": true, "demo": true, "dev": true, "get": true, "help": true,
-		"import": true, "join": true, "proxy": true, "run": true, "server": true, "version": true,
+		"import": true, "join": true, "log": true, "proxy": true, "run": true, "server": true, "version": true,
 	}
 	for _, verb := range root.Commands() {
 		if got := asksServer(verb); got == local[verb.Name()] {

@@ -62,7 +62,7 @@ func conversation(t *testing.T, conn net.Conn, raw string, most int) (got []stri
 	go io.WriteString(conn, raw)
 	r := bufio.NewReader(conn)
 	heads := strings.HasPrefix(strings.TrimPrefix(raw, aside), http.MethodHead)
-	for i := range most {
+	for i := 0; len(got) < most; i++ {
 		method := http.MethodGet
 		if heads && (i > 0 || !strings.HasPrefix(raw, aside)) {
 			method = http.MethodHead
@@ -75,7 +75,11 @@ func conversation(t *testing.T, conn net.Conn, raw string, most int) (got []stri
 		if res.Header.Get("Kith-Decision") != "" {
 			body = nil // it has an id that no other has
 		}
-		got = append(got, fmt.Sprintf("%d close=%v %q", res.StatusCode, res.Close, body))
+		one := fmt.Sprintf("%d close=%v %q", res.StatusCode, res.Close, body)
+		if len(got) > 0 && res.StatusCode == http.StatusContinue && got[len(got)-1] == one {
+			continue // net/http says it twice when the application takes a second to say it
+		}
+		got = append(got, one)
 	}
 	return got
 }
