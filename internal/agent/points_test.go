@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/registry"
@@ -213,5 +214,33 @@ func TestDeltasLeadToTheSameWorld(t *testing.T) {
 			t.Errorf("after delta %d: %d identities, want %d; rules only: %v", i, len(next.byID), len(whole.byID), next.rulesOnly)
 		}
 		w = next
+	}
+}
+
+// A delta of several changes leads there from any world between its ends, and
+// from no other.
+func TestDeltaOfSeveralChanges(t *testing.T) {
+	h := newHarness(t)
+	one, err := h.w.apply(&pb.Delta{Revision: h.w.revision + 1, Put: []*pb.Object{ruleObject("a", "web", "orders", "GET /a")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := one.apply(&pb.Delta{Revision: one.revision + 1, Put: []*pb.Object{ruleObject("b", "web", "orders", "GET /b")}, Delete: []*pb.Key{{Kind: "rule", Name: "a"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := &pb.Delta{From: h.w.revision, Revision: two.revision, Put: []*pb.Object{ruleObject("b", "web", "orders", "GET /b")}, Delete: []*pb.Key{{Kind: "rule", Name: "a"}}}
+	for _, w := range []*world{h.w, one} {
+		next, err := w.apply(both)
+		if err != nil || !sameSlice(next.slice([]string{"orders"}), two.slice([]string{"orders"})) {
+			t.Errorf("from revision %d: got %v, %v, want what the single changes lead to", w.revision, next, err)
+		}
+	}
+	if _, err := two.apply(both); !fault.Is(err, fault.Conflict) {
+		t.Errorf("to a revision that is there already: got %v, want a conflict", err)
+	}
+	both.From = h.w.revision + 1
+	if _, err := h.w.apply(both); !fault.Is(err, fault.Conflict) {
+		t.Errorf("from a later revision: got %v, want a conflict", err)
 	}
 }

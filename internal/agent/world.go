@@ -97,10 +97,16 @@ func newWorld(in *pb.State) (*world, error) {
 	return w, nil
 }
 
-// apply makes the world one revision later. It reads only what has changed.
+// apply makes the world that a delta leads to. It reads only what has changed. A
+// delta of several changes may begin before this world: it says how things stand
+// in the end.
 func (w *world) apply(d *pb.Delta) (*world, error) {
-	if d.GetRevision() != w.revision+1 {
-		return nil, fault.Conflictf("delta to revision %d on top of %d", d.GetRevision(), w.revision)
+	from := d.GetFrom()
+	if from == 0 {
+		from = d.GetRevision() - 1
+	}
+	if from > w.revision || d.GetRevision() <= w.revision {
+		return nil, fault.Conflictf("delta from revision %d to %d on top of %d", from, d.GetRevision(), w.revision)
 	}
 	next := *w
 	next.revision = d.GetRevision()

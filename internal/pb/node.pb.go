@@ -1214,13 +1214,15 @@ func (x *EncodedDelta) GetDelta() []byte {
 	return nil
 }
 
-// Delta takes an agent from revision-1 to revision.
+// Delta takes an agent that is at from or later to revision. One of several
+// changes says how each object stands after the last of them.
 type Delta struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	Put           []*Object              `protobuf:"bytes,2,rep,name=put,proto3" json:"put,omitempty"`
 	Delete        []*Key                 `protobuf:"bytes,3,rep,name=delete,proto3" json:"delete,omitempty"`
 	Bundles       []*Bundle              `protobuf:"bytes,4,rep,name=bundles,proto3" json:"bundles,omitempty"` // all of them, when any changed
+	From          uint64                 `protobuf:"varint,5,opt,name=from,proto3" json:"from,omitempty"`      // 0: revision-1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1281,6 +1283,13 @@ func (x *Delta) GetBundles() []*Bundle {
 		return x.Bundles
 	}
 	return nil
+}
+
+func (x *Delta) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
 }
 
 // Directory lists endpoints of services; partial: true only adds.
@@ -1992,12 +2001,13 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"$\n" +
 	"\fEncodedDelta\x12\x14\n" +
-	"\x05delta\x18\x01 \x01(\fR\x05delta\"\x97\x01\n" +
+	"\x05delta\x18\x01 \x01(\fR\x05delta\"\xab\x01\n" +
 	"\x05Delta\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12!\n" +
 	"\x03put\x18\x02 \x03(\v2\x0f.kith.v1.ObjectR\x03put\x12$\n" +
 	"\x06delete\x18\x03 \x03(\v2\f.kith.v1.KeyR\x06delete\x12)\n" +
-	"\abundles\x18\x04 \x03(\v2\x0f.kith.v1.BundleR\abundles\"r\n" +
+	"\abundles\x18\x04 \x03(\v2\x0f.kith.v1.BundleR\abundles\x12\x12\n" +
+	"\x04from\x18\x05 \x01(\x04R\x04from\"r\n" +
 	"\tDirectory\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
 	"\apartial\x18\x02 \x01(\bR\apartial\x121\n" +

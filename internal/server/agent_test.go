@@ -293,7 +293,8 @@ func (a *agent) delta(raw []byte) {
 	err := proto.Unmarshal(raw, d)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err != nil || d.GetRevision() != a.revision+1 {
+	gap := d.GetFrom() > a.revision || d.GetFrom() == 0 && d.GetRevision() != a.revision+1
+	if err != nil || gap || d.GetRevision() <= a.revision {
 		a.fault = fmt.Errorf("delta %d on revision %d: %v", d.GetRevision(), a.revision, err)
 		return
 	}

@@ -1,6 +1,10 @@
 package server
 
-import "time"
+import (
+	"time"
+
+	"github.com/kith-id/kith/internal/api"
+)
 
 // directBytes is how much may be on its way to an agent when a change is written
 // to its stream by whoever publishes it: half of what gRPC takes before it makes
@@ -30,7 +34,7 @@ func (f *flight) room(size int) bool { return f.until+f.after+size <= directByte
 // to be written to it. Its sending lock is held until it has been sent.
 type claim struct {
 	to     *link
-	deltas []message
+	frames []*api.Frame
 }
 
 // claim reserves a stream if deltas are all it lacks and nobody writes to it:
@@ -40,23 +44,27 @@ func (h *hub) claim(l *link) (claim, bool) {
 	if !ok || l.cut != nil || l.fresh || l.dirSent != h.dirRev || len(l.outbox) > 0 || l.confirm != 0 {
 		return claim{}, false
 	}
+	frames, err := h.summed.of(deltas)
+	if err != nil {
+		return claim{}, false // the stream's own goroutine meets it again, and ends with it
+	}
 	size := 0
-	for _, m := range deltas {
-		size += m.frame.Len()
+	for _, f := range frames {
+		size += f.Len()
 	}
 	if !l.flight.room(size) || !l.sending.TryLock() {
 		return claim{}, false
 	}
 	l.flight.change(size)
 	l.caughtUp(h.snap.revision)
-	return claim{l, deltas}, true
+	return claim{l, frames}, true
 }
 
 // send writes what was claimed and gives the stream back.
 func (c claim) send(h *hub) {
 	var err error
-	for _, m := range c.deltas {
-		if err = c.to.to.SendFrame(m.frame); err != nil {
+	for _, frame := range c.frames {
+		if err = c.to.to.SendFrame(frame); err != nil {
 			break
 		}
 	}

@@ -7,9 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
-	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/registry"
@@ -111,7 +108,7 @@ func (s *Server) adopt(next *snapshot, c change) error {
 	if c.bundles {
 		s.useJWTRing(next) // before the bundle goes out
 	}
-	delta, err := s.deltaOf(next, c)
+	delta, err := newMessage(s.deltaOf(next, c), scopeOf(now, next, c))
 	if err != nil {
 		return err
 	}
@@ -121,9 +118,9 @@ func (s *Server) adopt(next *snapshot, c change) error {
 
 // install swaps the snapshot and wakes everybody it concerns. The order is:
 // readers first, then the streams, then those who wait for the revision.
-func (s *Server) install(next *snapshot, delta *api.Frame, c change) {
+func (s *Server) install(next *snapshot, delta *message, c change) {
 	before := s.current.Swap(next)
-	s.hub.publish(next, delta, scopeOf(before, next, c))
+	s.hub.publish(next, delta)
 	for _, name := range c.nodes {
 		err := next.member(name)
 		if old, known := before.members[name]; err == nil && known && old.node.KeyHash != next.members[name].node.KeyHash {
@@ -148,8 +145,8 @@ func (s *Server) install(next *snapshot, delta *api.Frame, c change) {
 	s.arrived.set(next.revision, next.version)
 }
 
-// deltaOf marshals a change once for all agents.
-func (s *Server) deltaOf(next *snapshot, c change) (*api.Frame, error) {
+// deltaOf is a change as agents are told of it.
+func (s *Server) deltaOf(next *snapshot, c change) *pb.Delta {
 	delta := &pb.Delta{Revision: next.revision}
 	for _, object := range c.put {
 		delta.Put = append(delta.Put, object)
@@ -160,11 +157,7 @@ func (s *Server) deltaOf(next *snapshot, c change) (*api.Frame, error) {
 	if c.bundles {
 		delta.Bundles = s.bundles(next)
 	}
-	encoded, err := proto.Marshal(delta)
-	if err != nil {
-		return nil, fmt.Errorf("marshal delta: %w", err)
-	}
-	return api.NewFrame(&pb.SyncResponse{Message: &pb.SyncResponse_Delta{Delta: &pb.EncodedDelta{Delta: encoded}}})
+	return delta
 }
 
 // arrival lets changes wait until this server's own snapshot has them.

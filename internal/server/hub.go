@@ -30,7 +30,8 @@ type hub struct {
 	links    map[string]*link // by node; guarded by mu, as is all below
 	lost     map[string]lost  // nodes whose stream has ended, for liveGrace
 	snap     *snapshot        // the newest published
-	ring     []message        // deltas, gapless, the last one leads to snap.revision
+	ring     []*message       // deltas, gapless, the last one leads to snap.revision
+	summed   sums             // of the ring's ends
 	dir      *api.Frame       // the newest directory, shared by all streams
 	dirRev   uint64           // moves with dir
 	stopped  bool
@@ -39,12 +40,6 @@ type hub struct {
 	answers  map[uint64]*gather // queries that wait for answers
 	queries  uint64             // the last query's number
 	onChange func(node string)  // called without mu when a node comes or goes
-}
-
-// message is a delta as it is sent to everybody.
-type message struct {
-	scope names // services whose enforcement points it concerns
-	frame *api.Frame
 }
 
 // lost is a node whose stream has ended.
@@ -75,6 +70,7 @@ type link struct {
 	rush     bool      // is to be sent all it lacks, due or not
 	behind   time.Time // since when it lacks something that is not due
 	patience time.Duration
+	lag      uint64 // how many revisions it may be behind
 	dirSent  uint64
 	outbox   []*api.Frame // queries, few and small
 	flight   flight
@@ -104,7 +100,7 @@ func (h *hub) join(node, remote string, hello *pb.SyncHello, to api.Link) (*link
 	l := &link{
 		node: node, remote: remote, to: to, version: hello.GetVersion(), since: h.now(),
 		wake: make(chan struct{}, 1), sent: hello.GetRevision(), lastSeen: h.now(),
-		wants: wants, confirm: hello.GetInterest().GetNumber(), rush: true, patience: patience(),
+		wants: wants, confirm: hello.GetInterest().GetNumber(), rush: true, patience: patience(), lag: lag(),
 	}
 	h.mu.Lock()
 	l.due = h.snap.revision
@@ -177,27 +173,26 @@ func (h *hub) stop() {
 
 func stopped() error { return api.Away{Err: errors.New("the server is stopping")} }
 
-// publish makes snap the newest. delta leads there from the one before, and
-// concerns the enforcement points of the services in scope; nil says that nothing
-// leads there, and everybody gets everything.
-func (h *hub) publish(snap *snapshot, delta *api.Frame, scope names) {
-	for _, c := range h.offer(snap, delta, scope) {
+// publish makes snap the newest. delta leads there from the one before; nil says
+// that nothing leads there, and everybody gets everything.
+func (h *hub) publish(snap *snapshot, delta *message) {
+	for _, c := range h.offer(snap, delta) {
 		c.send(h)
 	}
 }
 
 // offer wakes the streams that have something to send now, except those that it
 // returns: the caller is to write to them.
-func (h *hub) offer(snap *snapshot, delta *api.Frame, scope names) []claim {
+func (h *hub) offer(snap *snapshot, delta *message) []claim {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	moved := snap.revision != h.snap.revision || snap.epoch != h.snap.epoch
 	h.snap = snap
 	switch {
 	case delta != nil:
-		h.ring = append(h.ring, message{scope, delta})
+		h.ring = append(h.ring, delta)
 		if len(h.ring) > 2*ringSize {
-			h.ring = append([]message(nil), h.ring[len(h.ring)-ringSize:]...)
+			h.ring = append([]*message(nil), h.ring[len(h.ring)-ringSize:]...)
 		}
 	case moved:
 		h.ring = nil
@@ -211,7 +206,7 @@ func (h *hub) offer(snap *snapshot, delta *api.Frame, scope names) []claim {
 	}
 	var claims []claim
 	for _, l := range h.links {
-		if !h.concern(l, scope) {
+		if !h.concern(l, delta.scope) {
 			continue
 		}
 		if c, ok := h.claim(l); ok {
@@ -250,9 +245,11 @@ func (h *hub) next(l *link) (full *snapshot, out []*api.Frame, err error) {
 		l.flight.change(unknownSize)
 		l.caughtUp(h.snap.revision)
 	case l.rush, l.due > l.sent:
-		for _, m := range deltas {
-			out = append(out, m.frame)
-			l.flight.change(m.frame.Len())
+		if out, err = h.summed.of(deltas); err != nil {
+			return nil, nil, err
+		}
+		for _, frame := range out {
+			l.flight.change(frame.Len())
 		}
 		l.caughtUp(h.snap.revision)
 	}
@@ -279,7 +276,7 @@ func (h *hub) next(l *link) (full *snapshot, out []*api.Frame, err error) {
 }
 
 // since is the deltas that lead from revision to the newest.
-func (h *hub) since(revision uint64) ([]message, bool) {
+func (h *hub) since(revision uint64) ([]*message, bool) {
 	missing := h.snap.revision - revision
 	if revision > h.snap.revision || missing > uint64(len(h.ring)) {
 		return nil, false

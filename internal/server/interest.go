@@ -13,9 +13,9 @@ import (
 const (
 	// An agent that a change does not concern gets it with the next one that
 	// does, and otherwise after lagLeast to twice that and a half, or when it is
-	// lagMost revisions behind: it must not fall out of the ring.
+	// some revisions behind: it must not fall out of the ring.
 	lagLeast = 6 * time.Second
-	lagMost  = ringSize / 2
+	lagMost  = ringSize * 7 / 8
 	lagTick  = time.Second
 
 	maxInterest = 4096 // services of one node; with more it gets everything
@@ -121,7 +121,7 @@ func (h *hub) concern(l *link, scope names) bool {
 	if l.behind.IsZero() {
 		l.behind = h.now()
 	}
-	if h.snap.revision-l.sent >= lagMost {
+	if h.snap.revision-l.sent >= l.lag {
 		l.hurry()
 	}
 	if !h.ticking {
@@ -154,6 +154,10 @@ func (h *hub) catchUp() {
 // patience is how long a stream may be behind: not all the same time, so that
 // they do not catch up together.
 func patience() time.Duration { return lagLeast + rand.N(lagLeast*3/2) }
+
+// lag is how many revisions a stream may be behind: not all the same, or one
+// change would make a thousand agents catch up.
+func lag() uint64 { return lagMost/2 + rand.Uint64N(lagMost/2) }
 
 // holds is the revision that a node enforces as far as it is concerned; hub.mu
 // is held.
