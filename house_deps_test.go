@@ -27,7 +27,7 @@ func dependencies() []dependency {
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
 	programs := []string{
-		"internal/store", "internal/platform/host", "internal/ca", "internal/api", "internal/workload", "internal/extauthz", "internal/jwks", "internal/federation",
+		"internal/store", "internal/platform/host", "internal/ca", "internal/api", "internal/workload", "internal/extauthz", "internal/jwks", "internal/federation", "internal/oidc",
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
 	return []dependency{

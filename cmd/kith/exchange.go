@@ -32,6 +32,12 @@ func exchange(f config.Federation, paths config.Paths, now func() time.Time, log
 	return out, err
 }
 
+// oidcOf is what kith.yaml says of OpenID Connect, in the server's own terms.
+func oidcOf(f config.OIDC, paths config.Paths, now func() time.Time, log *slog.Logger) (server.OIDC, error) {
+	web, err := webListener("server.oidc.web", f.Web, paths, now, log)
+	return server.OIDC{Issuer: f.Issuer, Web: web, Behind: f.Behind}, err
+}
+
 // webListener opens the certificate of a listener, so that what is wrong with it
 // shows at the start.
 func webListener(path string, w config.Web, paths config.Paths, now func() time.Time, log *slog.Logger) (server.WebListener, error) {

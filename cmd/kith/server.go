@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/keys"
 	"github.com/kith-id/kith/internal/obs"
+	"github.com/kith-id/kith/internal/oidc"
 	"github.com/kith-id/kith/internal/run"
 	"github.com/kith-id/kith/internal/server"
 	"github.com/kith-id/kith/spiffe"
@@ -102,6 +104,9 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 	if cfg.Federation, err = exchange(file.Server.Federation, paths, a.now, log); err != nil {
 		return err
 	}
+	if cfg.OIDC, err = oidcOf(file.Server.OIDC, paths, a.now, log); err != nil {
+		return err
+	}
 	// 1. The KEK, before the store: what is sealed in there needs this very one.
 	if cfg.KEK, err = openKEK(file, paths); err != nil {
 		return err
@@ -143,7 +148,7 @@ func serverConfig(file config.File, paths config.Paths) (server.Config, error) {
 		Name: file.Server.Name, Version: obs.BuildVersion().Version,
 		Listen: file.Server.Listen, Address: file.Server.Address, Metrics: file.Server.Metrics,
 		AdminSocket: paths.AdminSocket, AdminListen: file.Server.AdminListen, JournalPath: filepath.Join(paths.State, "issuance.journal"),
-		Verifiers: verifiers(obs.Now), RS256Audiences: file.Server.RS256Audiences,
+		Verifiers: verifiers(obs.Now), RS256Audiences: rs256Audiences(file.Server),
 	}
 	if file.TrustDomain != "" {
 		td, err := spiffe.ParseTrustDomain(file.TrustDomain)
@@ -164,6 +169,15 @@ func serverConfig(file config.File, paths config.Paths) (server.Config, error) {
 	}
 	cfg.Lifetimes, err = ca.LifetimesFor(time.Duration(file.Survive.ControlPlaneOutage))
 	return cfg, err
+}
+
+// rs256Audiences is the configured ones and, where tokens are for other clouds at
+// all, Azure's, which reads nothing else.
+func rs256Audiences(s config.Server) []string {
+	if s.OIDC.Issuer == "" || slices.Contains(s.RS256Audiences, oidc.AzureAudience) {
+		return s.RS256Audiences
+	}
+	return append(slices.Clone(s.RS256Audiences), oidc.AzureAudience)
 }
 
 // joinAddress is what join lines carry when nobody said: the address that is

@@ -48,6 +48,7 @@ type Config struct {
 	BundleSequence uint64        // default 1
 	RefreshHint    time.Duration // of the bundle, default none
 	RS256Audiences []string      // whose tokens are signed with RS256, default none: ES256
+	Issuer         string        // iss of tokens, an https URL where their keys are published; default none
 	Now            func() time.Time
 	Log            *slog.Logger          // default: discard
 	Metrics        prometheus.Registerer // default: none

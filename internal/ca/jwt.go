@@ -49,6 +49,7 @@ type jwtHeader struct {
 }
 
 type jwtClaims struct {
+	Issuer   string   `json:"iss,omitempty"`
 	Subject  string   `json:"sub"`
 	Audience []string `json:"aud"`
 	Expiry   int64    `json:"exp"`
@@ -133,8 +134,8 @@ func (c *CA) planJWT(j *jwtJob, ring *jwtRing, now time.Time) error {
 		ttl = min(ttl, r.TTL.Truncate(time.Second))
 	}
 	j.key = key
-	j.want = jwtExpectation{id: r.ID, audience: r.Audience, issuedAt: now, expiry: now.Add(ttl), jti: id, keyID: key.id, algorithm: algorithm}
-	j.claims = jwtClaims{Subject: r.ID.String(), Audience: r.Audience, Expiry: now.Add(ttl).Unix(), IssuedAt: now.Unix(), ID: id}
+	j.want = jwtExpectation{issuer: c.config.Issuer, id: r.ID, audience: r.Audience, issuedAt: now, expiry: now.Add(ttl), jti: id, keyID: key.id, algorithm: algorithm}
+	j.claims = jwtClaims{Issuer: c.config.Issuer, Subject: r.ID.String(), Audience: r.Audience, Expiry: now.Add(ttl).Unix(), IssuedAt: now.Unix(), ID: id}
 	return nil
 }
 

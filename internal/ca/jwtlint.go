@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,6 +17,7 @@ type lintedJWT struct{ svid *spiffe.JWTSVID }
 
 // jwtExpectation is what a token was asked to be.
 type jwtExpectation struct {
+	issuer           string // empty: the token names none
 	id               spiffe.ID
 	audience         []string
 	issuedAt, expiry time.Time
@@ -45,8 +47,16 @@ func lintJWT(token string, want jwtExpectation) (lintedJWT, error) {
 	case string(svid.Claim("jti")) != `"`+want.jti+`"`:
 		return lintedJWT{}, errors.New("lint jti: is not the journalled one")
 	}
-	if names := svid.ClaimNames(); !slices.Equal(names, []string{"aud", "exp", "iat", "jti", "sub"}) {
-		return lintedJWT{}, fmt.Errorf("lint claims: are %s", strings.Join(names, " "))
+	names := []string{"aud", "exp", "iat", "jti", "sub"}
+	if want.issuer != "" {
+		names = []string{"aud", "exp", "iat", "iss", "jti", "sub"}
+		var issuer string
+		if err := json.Unmarshal(svid.Claim("iss"), &issuer); err != nil || issuer != want.issuer {
+			return lintedJWT{}, errors.New("lint iss: is not the configured one")
+		}
+	}
+	if got := svid.ClaimNames(); !slices.Equal(got, names) {
+		return lintedJWT{}, fmt.Errorf("lint claims: are %s", strings.Join(got, " "))
 	}
 	return lintedJWT{svid}, nil
 }

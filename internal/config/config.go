@@ -72,6 +72,25 @@ type Server struct {
 	// Federation is how bundles are exchanged with other trust domains; with
 	// whom is applied state (`kith federate`).
 	Federation Federation `yaml:"federation"`
+	// OIDC publishes the keys of JWT-SVIDs for AWS, Google Cloud, Azure, Vault and
+	// whoever else verifies tokens by OpenID Connect Discovery (docs/oidc.md).
+	OIDC OIDC `yaml:"oidc"`
+}
+
+// OIDC makes the trust domain an OpenID Connect issuer. Each server needs the
+// same issuer; all of them serve the same keys.
+type OIDC struct {
+	// Issuer is the https URL that tokens name (claim `iss`), without a slash at its
+	// end, such as `https://oidc.acme.example`; receivers append
+	// `/.well-known/openid-configuration` to it. AWS takes no port in it. Empty:
+	// tokens name no issuer. With one, tokens for `api://AzureADTokenExchange` are
+	// signed with RS256, which is all that Azure reads.
+	Issuer string `yaml:"issuer"`
+	// Web is the listener for the world, with a certificate for the issuer's host.
+	Web Web `yaml:"web"`
+	// Behind is a listener in plain HTTP, for a reverse proxy on this host that ends
+	// TLS: host:port on loopback, or unix: and the path of a socket. Empty: none.
+	Behind string `yaml:"behind"`
 }
 
 // Audit bounds the audit log.

@@ -158,6 +158,30 @@ func TestFederationKeys(t *testing.T) {
 	}
 }
 
+func TestOIDCKeys(t *testing.T) {
+	for text, want := range map[string]string{
+		`{issuer: "https://oidc.acme.example"}`: "",
+		`{issuer: "https://oidc.acme.example", web: {listen: ":443", acme: {domain: oidc.acme.example, accept_terms: true}}}`: "",
+		`{issuer: "https://oidc.acme.example", behind: "127.0.0.1:8445"}`:                                                     "",
+		`{issuer: "https://oidc.acme.example", behind: "unix:/run/kith/oidc.sock"}`:                                           "",
+		`{issuer: "http://oidc.acme.example"}`:                                                                                "server.oidc.issuer: scheme",
+		`{issuer: "https://oidc.acme.example/"}`:                                                                              "server.oidc.issuer: ",
+		`{behind: "127.0.0.1:8445"}`:                                                                                          "server.oidc.issuer: empty",
+		`{web: {listen: ":443", cert_file: c, key_file: k}}`:                                                                  "server.oidc.issuer: empty",
+		`{issuer: "https://oidc.acme.example", behind: ":8445"}`:                                                              "not on loopback",
+		`{issuer: "https://oidc.acme.example", behind: "10.0.0.1:8445"}`:                                                      "not on loopback",
+		`{issuer: "https://oidc.acme.example", behind: "unix:oidc.sock"}`:                                                     "begins with a slash",
+		`{issuer: "https://oidc.acme.example", behind: "nowhere"}`:                                                            "server.oidc.behind: ",
+		`{issuer: "https://oidc.acme.example", web: {listen: ":443"}}`:                                                        "server.oidc.web: listens without a certificate",
+		`{issuer: "https://oidc.acme.example", web: {listen: ":443", cert_file: c}}`:                                          "belong together",
+	} {
+		_, err := config.Parse("k", []byte("server: {oidc: "+text+"}"))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestLoadBounds(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := config.Load(filepath.Join(dir, "none")); !fault.Is(err, fault.NotFound) {

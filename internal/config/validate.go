@@ -52,6 +52,7 @@ func (f File) Validate() error {
 		v.check(fmt.Sprintf("server.rs256_audiences[%d]", i), registry.ValidateAudience([]string{s}))
 	}
 	v.federation(f.Server.Federation)
+	v.oidc(f.Server.OIDC)
 	v.optional("agent.server", f.Agent.Server, func(s string) error { return checkAddress(s, true) })
 	v.optional("agent.pin", f.Agent.Pin, func(s string) error { _, err := spiffe.ParsePin(s); return err })
 	v.optional("agent.advertise", f.Agent.Advertise, checkHost)
@@ -116,6 +117,35 @@ func (v *validation) federation(f Federation) {
 		_, err := ParseNetwork(network)
 		v.check("server.federation.allow", err)
 	}
+}
+
+// oidc checks the issuer, and that what is served has one.
+func (v *validation) oidc(o OIDC) {
+	v.optional("server.oidc.issuer", o.Issuer, registry.ValidateIssuer)
+	v.web("server.oidc.web", o.Web)
+	v.optional("server.oidc.behind", o.Behind, checkBehind)
+	if o.Issuer == "" && (o.Web.Listen != "" || o.Behind != "") {
+		v.addf("server.oidc.issuer", "empty, although there is a listener for it")
+	}
+}
+
+// checkBehind accepts unix: and a path, or host:port on loopback: what is not
+// encrypted must not be reached from elsewhere.
+func checkBehind(s string) error {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("%q: the path of a socket begins with a slash", s)
+		}
+		return CheckSocketPath(path)
+	}
+	if err := checkAddress(s, false); err != nil {
+		return err
+	}
+	host, _, _ := net.SplitHostPort(s)
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("%q is not on loopback, and is not encrypted", s)
+	}
+	return nil
 }
 
 // web checks that a listener has exactly one source of certificates.

@@ -18,8 +18,9 @@ const (
 	maxConnections = 256
 )
 
-// Serve serves handler over TLS on l, which it closes, until ctx ends. Strangers
-// call it: everything that they could hold on to is bounded.
+// Serve serves handler over TLS on l, which it closes, until ctx ends; without a
+// config in plain HTTP, for a reverse proxy that ends TLS. Strangers call it:
+// everything that they could hold on to is bounded.
 func Serve(ctx context.Context, l net.Listener, config *tls.Config, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
@@ -30,8 +31,12 @@ func Serve(ctx context.Context, l net.Listener, config *tls.Config, handler http
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    8 << 10,
 	}
+	listener := bound(l, maxConnections)
+	if config != nil {
+		listener = tls.NewListener(listener, config)
+	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(tls.NewListener(bound(l, maxConnections), config)) }()
+	go func() { served <- server.Serve(listener) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)

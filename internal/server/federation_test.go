@@ -31,6 +31,7 @@ type other struct {
 	url      string
 	roots    *x509.CertPool
 	root     *x509.Certificate
+	cert     tls.Certificate
 	document atomic.Pointer[[]byte]
 }
 
@@ -58,7 +59,8 @@ func newOther(t *testing.T) *other {
 		rw.Header().Set("Content-Type", "application/json")
 		_, _ = rw.Write(*o.document.Load())
 	}))
-	web.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	o.cert = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	web.TLS = &tls.Config{Certificates: []tls.Certificate{o.cert}}
 	web.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	web.StartTLS()
 	t.Cleanup(web.Close)

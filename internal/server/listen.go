@@ -45,39 +45,39 @@ func portOf(address string) string {
 	return port
 }
 
-// listenUnix binds the admin socket, mode 0600; its directory is shared with the
-// agent's, which everybody may reach. A socket nobody answers on is of a server
-// that was killed, and is replaced.
-func listenUnix(path string) (net.Listener, error) {
+// listenUnix binds the socket that a key of kith.yaml names, with a mode; its
+// directory may be shared with the agent's, which everybody may reach. A socket
+// nobody answers on is of a server that was killed, and is replaced.
+func listenUnix(key, path string, mode fs.FileMode) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fault.Hint(fault.Invalidf("server.socket: %s has %d bytes, at most %d fit in a socket address", path, len(path), maxSocketPath),
+		return nil, fault.Hint(fault.Invalidf("%s: %s has %d bytes, at most %d fit in a socket address", key, path, len(path), maxSocketPath),
 			"KITH_RUN_DIR with a shorter path")
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("directory of the admin socket: %w", err)
+		return nil, fmt.Errorf("%s: directory: %w", key, err)
 	}
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, fmt.Errorf("admin socket: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	case info.Mode().Type() != fs.ModeSocket:
-		return nil, fault.Invalidf("server.socket: %s exists and is no socket", path)
+		return nil, fault.Invalidf("%s: %s exists and is no socket", key, path)
 	default:
 		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 			conn.Close()
 			return nil, fault.Hint(fault.Conflictf("another server answers on %s", path), "stop it, or give this one a run directory of its own: KITH_RUN_DIR")
 		}
 		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("remove the old admin socket: %w", err)
+			return nil, fmt.Errorf("%s: remove the old socket: %w", key, err)
 		}
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("admin socket: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("admin socket: %w", err), l.Close())
+	if err := os.Chmod(path, mode); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", key, err), l.Close())
 	}
 	return l, nil
 }

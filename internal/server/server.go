@@ -57,6 +57,7 @@ type Config struct {
 	Verifiers   map[string]func(Desk) attest.Verifier
 
 	Federation Federation
+	OIDC       OIDC
 
 	KEK         *keys.KEK
 	JournalPath string
@@ -105,6 +106,7 @@ type Server struct {
 	remote         *api.Remote
 
 	exchange exchange // with other trust domains
+	oidc     oidcFace // for receivers of tokens that are no workloads
 }
 
 // New brings the trust domain up from the store, makes it at the first start,
@@ -198,8 +200,8 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 	s.ca, err = ca.New(ctx, ca.Config{
 		TrustDomain: s.snap().trustDomain, Server: s.cfg.Name, Root: root, KEK: s.cfg.KEK,
 		JournalPath: s.cfg.JournalPath, Ship: ship, Lifetimes: s.cfg.Lifetimes, RefreshHint: refreshHint,
-		RS256Audiences: s.cfg.RS256Audiences,
-		Now:            s.cfg.Now, Log: s.log, Metrics: s.registry,
+		RS256Audiences: s.cfg.RS256Audiences, Issuer: s.cfg.OIDC.Issuer,
+		Now: s.cfg.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return err
@@ -212,7 +214,7 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 	if s.listener, err = listenTCP(s.cfg.Listen, s.cfg.Dev); err != nil {
 		return err
 	}
-	if s.admin, err = listenUnix(s.cfg.AdminSocket); err != nil {
+	if s.admin, err = listenUnix("server.socket", s.cfg.AdminSocket, 0o600); err != nil {
 		return err
 	}
 	if s.cfg.AdminListen != "" {
@@ -222,6 +224,9 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 		s.remote = s.newRemote()
 	}
 	if err := s.openExchange(ctx); err != nil {
+		return err
+	}
+	if err := s.openOIDC(); err != nil {
 		return err
 	}
 	if s.cfg.Metrics == "" {
@@ -252,6 +257,7 @@ func (s *Server) Run(ctx context.Context) error {
 		parts = slices.Insert(parts, len(parts)-1, run.Part{Name: "admins", Run: s.serveRemote})
 	}
 	parts = append(parts, s.exchangeParts()...)
+	parts = append(parts, s.oidcParts()...)
 	if s.scrape != nil {
 		parts = append(parts, run.Part{Name: "metrics", Run: s.scrape.Run})
 	}
@@ -289,7 +295,7 @@ func (s *Server) Close() error {
 			errs = append(errs, l.Close())
 		}
 	}
-	errs = append(errs, s.exchange.close())
+	errs = append(errs, s.exchange.close(), s.oidc.close())
 	if s.scrape != nil {
 		errs = append(errs, s.scrape.Close())
 	}
