@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kith-id/kith/internal/run/runtest"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -78,13 +78,12 @@ func oneHost(env *testscript.Env) error {
 	return nil
 }
 
-// cmdPort sets each named variable to a port that was free a moment ago.
+// cmdPort sets each named variable to a free port.
 func cmdPort(ts *testscript.TestScript, _ bool, names []string) {
 	for _, name := range names {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := runtest.FreePort()
 		ts.Check(err)
-		defer l.Close() // all of them stay taken until each has its own
-		ts.Setenv(name, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+		ts.Setenv(name, strconv.Itoa(port))
 	}
 }
 

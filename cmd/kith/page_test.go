@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/kith-id/kith/internal/config"
+	"github.com/kith-id/kith/internal/run/runtest"
 )
 
 // loginKey is the key of the provider on the pages; it is nobody's.
@@ -64,15 +64,14 @@ func page(t *testing.T, name string, ports ...string) (script string, env map[st
 	}
 	env = map[string]string{}
 	body := string(text)
-	for _, port := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for _, old := range ports {
+		port, err := runtest.FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() // all of them stay taken until each has its own
-		free := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-		body = strings.ReplaceAll(body, port, free)
-		env["PORT"+port] = free
+		free := strconv.Itoa(port)
+		body = strings.ReplaceAll(body, old, free)
+		env["PORT"+old] = free
 	}
 	var out, files strings.Builder
 	for lines, file := strings.Split(body, "\n"), ""; len(lines) > 0; lines = lines[1:] {

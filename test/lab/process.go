@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kith-id/kith/internal/run/runtest"
 )
 
 // Process is a long-running command. All its output is in a file below log in
@@ -172,15 +174,14 @@ func Eventually(t testing.TB, limit time.Duration, what string, ok func() error)
 	}
 }
 
-// Port is a TCP port of 127.0.0.1 that was free a moment ago.
+// Port is a free TCP port of 127.0.0.1.
 func Port(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := runtest.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 // WaitPort waits until something accepts on 127.0.0.1:port of the host's network.

@@ -122,6 +122,12 @@ func TestCertificatesRotateUnderLoad(t *testing.T) {
 			})
 		}
 	}
+	lab.Eventually(t, lab.Soon, "a handshake for each rotation", func() error {
+		if made := m.handshakes() - before; made < rotations {
+			return fmt.Errorf("%d handshakes", made)
+		}
+		return nil
+	})
 	l.stop()
 	made := m.handshakes() - before
 	t.Logf("%d requests over %d handshakes during %d rotations of two Envoys: %d failed", l.asked, made, rotations, l.failed)
