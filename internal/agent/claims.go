@@ -88,7 +88,7 @@ func (c *claims) of(peer attest.Peer) (name string, claimer attest.Peer, ok bool
 // mayClaim reports whether a process with these attributes may use a service's
 // name: its run_as says so, or the agent runs kith dev for this very user.
 func (a *Agent) mayClaim(w *world, name string, uid uint32, attrs registry.Attributes) bool {
-	service, ok := w.policy.Services[name]
+	service, ok := w.policy.Service(name)
 	if !ok {
 		return false
 	}

@@ -174,7 +174,8 @@ func (a *Agent) checkClaim(ctx context.Context, peer attest.Peer, name string) e
 		return fault.Wrap(fault.Invalid, err)
 	}
 	w := a.world.Load()
-	if _, known := w.policy.Services[name]; !known {
+	_, known := w.policy.Service(name)
+	if !known {
 		if !w.dev || a.cfg.Declare == nil {
 			return errUnknownService(name, w)
 		}
@@ -194,7 +195,8 @@ func (a *Agent) checkClaim(ctx context.Context, peer attest.Peer, name string) e
 	if user == "" {
 		user = strconv.FormatUint(uint64(peer.UID), 10)
 	}
-	err = fault.Deniedf("user %s may not run as %s: the service's run_as is %s", user, name, listOf(w.policy.Services[name].RunAs))
+	service, _ := w.policy.Service(name)
+	err = fault.Deniedf("user %s may not run as %s: the service's run_as is %s", user, name, listOf(service.RunAs))
 	return fault.Hint(err, "kith services lists who may; to allow it: run_as: [%s] in the service, then kith apply", user)
 }
 
@@ -208,7 +210,7 @@ func (a *Agent) declare(ctx context.Context, name string) error {
 	}
 	for {
 		changed := a.changed.wait()
-		if _, known := a.world.Load().policy.Services[name]; known {
+		if _, known := a.world.Load().policy.Service(name); known {
 			return nil
 		}
 		select {

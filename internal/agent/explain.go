@@ -2,8 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/kith-id/kith/internal/attest"
@@ -27,7 +25,7 @@ func errNoIdentity(peer attest.Peer, as string, ev *workload.Evaluation) error {
 
 func errUnknownService(name string, w *world) error {
 	err := fault.NotFoundf("unknown service %q", name)
-	if near := fault.Nearest(name, slices.Sorted(maps.Keys(w.policy.Services))); near != "" {
+	if near := fault.Nearest(name, w.policy.ServiceNames()); near != "" {
 		return fault.Hint(err, "did you mean %s? kith services lists them all", near)
 	}
 	return fault.Hint(err, "kith services lists them; kith apply -f declares a new one")

@@ -55,7 +55,7 @@ func (i *inspection) explain(ctx context.Context, req *pb.ExplainIdentityRequest
 		if err := policy.ValidateName(as); err != nil {
 			return nil, fault.Wrap(fault.Invalid, err)
 		}
-		if _, known := w.policy.Services[as]; !known && !w.dev {
+		if _, known := w.policy.Service(as); !known && !w.dev {
 			return nil, errUnknownService(as, w)
 		}
 		delete(attrs, attrClaim)

@@ -267,8 +267,8 @@ func TestGapInDeltasFetchesEverything(t *testing.T) {
 	s.change([]*pb.Object{serviceObject("late", "shop")})
 	eventually(t, "the whole state", func() bool {
 		w := n.agent.world.Load()
-		_, lost := w.policy.Services["lost"]
-		_, late := w.policy.Services["late"]
+		_, lost := w.policy.Service("lost")
+		_, late := w.policy.Service("late")
 		return w.revision == 5 && lost && late
 	})
 }

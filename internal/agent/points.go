@@ -33,7 +33,8 @@ type points struct {
 	pending  []change            // by revision
 	keys     map[string][]byte   // of providers, by URL; replaced, not changed
 	revision uint64              // newest pushed
-	faults   []string            // of the world at that revision
+	cut      slicing
+	faults   []string // of the world at that revision
 	absent   map[attest.Process]absence
 }
 
@@ -55,6 +56,7 @@ type point struct {
 	ids      []spiffe.ID
 	services []string
 	slice    *pb.Slice // at revision 0: what the point should have
+	cut      *pb.Slice // that it was made from, without IDs
 	wanted   uint64    // revision of that slice
 	first    uint64    // revision of the first slice, before which it was closed
 	returned bool      // it was not closed before: it served before the agent's restart
@@ -100,7 +102,7 @@ func (s *points) enter(current func() *world, p *point) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := current() // with the lock, so that no push comes in between
-	s.place(w, p, nil)
+	s.place(w, p)
 	p.first = p.wanted
 	p.returned = p.open.GetServes() && !p.inside && s.back(p.peer.Process())
 	s.all[p] = struct{}{}
@@ -109,7 +111,8 @@ func (s *points) enter(current func() *world, p *point) {
 }
 
 // place computes a point's slice; it reports whether it differs.
-func (s *points) place(w *world, p *point, slicesOf map[string]*pb.Slice) bool {
+func (s *points) place(w *world, p *point) bool {
+	before := p.ids
 	p.ids = s.identify(w, p.peer, p.attrs)
 	p.services = w.servicesOf(p.ids)
 	var names []string
@@ -117,14 +120,11 @@ func (s *points) place(w *world, p *point, slicesOf map[string]*pb.Slice) bool {
 		names = p.services
 		s.interest.want(names)
 	}
-	key := strings.Join(names, "\x00")
-	shared, ok := slicesOf[key]
-	if !ok {
-		shared = w.slice(names)
-		if slicesOf != nil {
-			slicesOf[key] = shared
-		}
+	shared := s.cut.of(w, names)
+	if shared == p.cut && slices.Equal(before, p.ids) {
+		return false
 	}
+	p.cut = shared
 	own := &pb.Slice{
 		Schema: shared.Schema, TrustDomain: shared.TrustDomain, Services: shared.Services, Rules: shared.Rules,
 		Named: shared.Named, Node: shared.Node, Dev: shared.Dev, Providers: shared.Providers,
@@ -144,6 +144,7 @@ func (s *points) place(w *world, p *point, slicesOf map[string]*pb.Slice) bool {
 func (s *points) push(w *world) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.cut.move(w)
 	s.spread(w)
 	s.revision, s.faults = w.revision, w.faults()
 	c := change{revision: w.revision}
@@ -160,10 +161,9 @@ func (s *points) refresh(current func() *world) {
 }
 
 func (s *points) spread(w *world) {
-	shared := make(map[string]*pb.Slice)
 	changed := false
 	for p := range s.all {
-		if s.place(w, p, shared) {
+		if s.place(w, p) {
 			changed = true
 			p.poke()
 		}

@@ -198,7 +198,7 @@ func (a *Agent) applyState(in *pb.State) error {
 		a.cfg.Log.Warn("state of the server went back", "from", old.revision, "revision", w.revision)
 	}
 	a.adopt(w)
-	a.cfg.Log.Debug("state applied", "revision", w.revision, "objects", len(w.objects))
+	a.cfg.Log.Debug("state applied", "revision", w.revision, "objects", w.objects.Len())
 	return nil
 }
 

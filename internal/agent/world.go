@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/fork"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/registry"
@@ -27,11 +28,11 @@ type world struct {
 	scope           registry.Attributes // node.*, as the server sees this node
 	dev             bool
 
-	objects map[objectKey]*pb.Object
+	objects *fork.Map[objectKey, *pb.Object]
 	bundles spiffe.BundleMap
 	jwks    []*pb.Bundle // the bundles as they came
 
-	policy     policy.Set
+	policy     *policy.Book
 	providers  map[string]usertoken.Provider
 	byID       map[spiffe.ID][]string // services by identity, sorted
 	unread     map[objectKey]error    // services and rules that this version cannot read
@@ -39,6 +40,7 @@ type world struct {
 	measured   map[string]bool // costly attributes that some rule names
 	idFault    error           // why the identity rules of now are not in force
 	rulesOnly  bool            // differs from the former in policy rules and providers alone
+	touched    map[string]bool // services whose slice may differ from the former world's; nil: all
 
 	evaluations *workload.Evaluations // by identities, class and scope
 }
@@ -75,21 +77,18 @@ func newWorld(in *pb.State) (*world, error) {
 	w := &world{
 		revision: in.GetRevision(), epoch: in.GetEpoch(), domain: td,
 		node: in.GetNode(), class: in.GetClass(), scope: in.GetNodeAttributes(), dev: in.GetDev(),
-		objects: make(map[objectKey]*pb.Object, len(in.GetObjects())),
+		objects: new(fork.Map[objectKey, *pb.Object]),
 	}
 	for _, o := range in.GetObjects() {
-		w.objects[keyOf(o)] = o
+		w.objects.Put(keyOf(o), o)
 	}
 	if err := w.readBundles(in.GetBundles()); err != nil {
 		return nil, err
 	}
-	w.policy = policy.Set{
-		TrustDomain: td, Revision: w.revision,
-		Services: make(map[string]policy.Service), Rules: make(map[string]policy.Rule),
-	}
+	w.policy = policy.NewBook(td)
 	w.providers = make(map[string]usertoken.Provider)
 	w.unread = make(map[objectKey]error)
-	for k := range w.objects {
+	for k := range w.objects.Keys() {
 		w.readPolicy(k)
 	}
 	w.indexServices()
@@ -110,22 +109,20 @@ func (w *world) apply(d *pb.Delta) (*world, error) {
 	}
 	next := *w
 	next.revision = d.GetRevision()
-	next.objects, next.unread, next.providers = maps.Clone(w.objects), maps.Clone(w.unread), maps.Clone(w.providers)
-	next.policy = policy.Set{
-		TrustDomain: w.domain, Revision: next.revision,
-		Services: maps.Clone(w.policy.Services), Rules: maps.Clone(w.policy.Rules),
-	}
+	next.objects, next.unread, next.providers = w.objects.Fork(), maps.Clone(w.unread), maps.Clone(w.providers)
+	next.policy = w.policy.Fork()
+	next.touched = w.touches(d)
 	touched := make(map[registry.Kind]bool)
 	for _, k := range d.GetDelete() {
 		key := objectKey{registry.Kind(k.GetKind()), k.GetName()}
 		touched[key.kind] = true
-		delete(next.objects, key)
+		next.objects.Delete(key)
 		next.readPolicy(key)
 	}
 	for _, o := range d.GetPut() {
 		key := keyOf(o)
 		touched[key.kind] = true
-		next.objects[key] = o
+		next.objects.Put(key, o)
 		next.readPolicy(key)
 	}
 	if len(d.GetBundles()) > 0 {
@@ -142,7 +139,42 @@ func (w *world) apply(d *pb.Delta) (*world, error) {
 	delete(touched, registry.KindRule)
 	delete(touched, registry.KindProvider)
 	next.rulesOnly = len(touched) == 0 && len(d.GetBundles()) == 0
+	if len(w.unread)+len(next.unread) > 0 {
+		next.touched = nil // what cannot be read is in every slice
+	}
 	return &next, nil
+}
+
+// touches are the services whose slices a delta may change: those that its rules
+// are to, before and after; nil where it may be any.
+func (w *world) touches(d *pb.Delta) map[string]bool {
+	out := make(map[string]bool)
+	rule := func(r policy.Rule) bool {
+		out[r.To] = true
+		return r.ToOne()
+	}
+	former := func(k objectKey) bool {
+		switch k.kind {
+		case registry.KindRule:
+			r, there := w.policy.Rule(k.name)
+			return !there || rule(r)
+		case registry.KindService, registry.KindProvider:
+			return false
+		default:
+			return true
+		}
+	}
+	for _, k := range d.GetDelete() {
+		if !former(objectKey{registry.Kind(k.GetKind()), k.GetName()}) {
+			return nil
+		}
+	}
+	for _, o := range d.GetPut() {
+		if !former(keyOf(o)) || o.GetRule() != nil && !rule(policy.Rule{To: o.GetRule().GetTo()}) {
+			return nil
+		}
+	}
+	return out
 }
 
 // readBundles refuses a set without the own trust domain: never is a bundle
@@ -169,26 +201,26 @@ func (w *world) readBundles(in []*pb.Bundle) error {
 // version cannot read goes to every enforcement point as it is: they refuse it
 // and fail closed.
 func (w *world) readPolicy(k objectKey) {
-	o, there := w.objects[k]
+	o, there := w.objects.Get(k)
 	var err error
 	switch k.kind {
 	case registry.KindService:
-		delete(w.policy.Services, k.name)
+		w.policy.RemoveService(k.name)
 		if there {
 			var s policy.Service
 			if s, err = policy.ServiceFromPB(o.GetService()); err == nil {
 				_, err = s.IDs(w.domain)
 			}
 			if err == nil {
-				w.policy.Services[k.name] = s
+				w.policy.PutService(s)
 			}
 		}
 	case registry.KindRule:
-		delete(w.policy.Rules, k.name)
+		w.policy.RemoveRule(k.name)
 		if there {
 			var r policy.Rule
 			if r, err = policy.RuleFromPB(o.GetRule()); err == nil {
-				w.policy.Rules[k.name] = r
+				w.policy.PutRule(r)
 			}
 		}
 	case registry.KindProvider:
@@ -208,7 +240,7 @@ func (w *world) readPolicy(k objectKey) {
 
 func (w *world) indexServices() {
 	w.byID = make(map[spiffe.ID][]string)
-	for name, s := range w.policy.Services {
+	for name, s := range w.policy.Services() {
 		ids, _ := s.IDs(w.domain) // those with a faulty one are unread
 		for _, id := range ids {
 			w.byID[id] = append(w.byID[id], name)
@@ -240,7 +272,7 @@ func (w *world) readIdentities(former *world) {
 	classes := []string{w.class}
 	w.measured = make(map[string]bool)
 	var failed error
-	for k, o := range w.objects {
+	for k, o := range w.objects.All() {
 		switch k.kind {
 		case registry.KindNode:
 			classes = append(classes, k.name)
@@ -289,7 +321,7 @@ func (w *world) state() *pb.State {
 		Revision: w.revision, Epoch: w.epoch, TrustDomain: w.domain.String(),
 		Node: w.node, Class: w.class, NodeAttributes: w.scope, Dev: w.dev, Bundles: w.jwks,
 	}
-	for _, o := range w.objects {
+	for _, o := range w.objects.All() {
 		out.Objects = append(out.Objects, o)
 	}
 	return out
@@ -327,7 +359,7 @@ func (w *world) slice(names []string) *pb.Slice {
 	}
 	unread := slices.SortedFunc(maps.Keys(w.unread), func(a, b objectKey) int { return cmp.Compare(a.name, b.name) })
 	for _, k := range unread {
-		o := w.objects[k]
+		o, _ := w.objects.Get(k)
 		if r := o.GetRule(); r != nil {
 			out.Rules = append(out.Rules, r)
 		} else if s := o.GetService(); s != nil {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -199,4 +200,56 @@ func BenchmarkNormalizePath(b *testing.B) {
 			}
 		})
 	}
+}
+
+// manyServices is so many services with a hundred rules each.
+func manyServices(b testing.TB, services int) *Book {
+	b.Helper()
+	book := NewBook(trustDomain(b))
+	for i := range services {
+		name := "svc-" + strconv.Itoa(i)
+		book.PutService(Service{Name: name, Identities: []string{"/eks/shop/" + name}, Protocol: HTTP})
+		for j := range 100 {
+			book.PutRule(Rule{
+				Name: fmt.Sprintf("rule-%d-%d", i, j), From: []string{fmt.Sprintf("svc-%d", (i+j+1)%services)}, To: name,
+				Allow: []string{fmt.Sprintf("GET /v1/res%d/{id}", j)},
+			})
+		}
+	}
+	if _, err := book.Validate(); err != nil {
+		b.Fatal(err)
+	}
+	return book
+}
+
+// A rule of one service of a hundred changes among 100 000: the change is checked
+// as a server does, and the service compiled and swapped as an enforcement point
+// does, while others read.
+func BenchmarkChangeOneRule(b *testing.B) {
+	book := manyServices(b, 1000)
+	var table atomic.Pointer[Table]
+	b.Run("check", func(b *testing.B) {
+		b.ReportAllocs()
+		defer reportCPU(b)()
+		for i := 0; b.Loop(); i++ {
+			next := book.Fork()
+			r, _ := next.Rule("rule-7-7")
+			r.Allow = []string{"GET /v2/res" + strconv.Itoa(i)}
+			next.PutRule(r)
+			if _, err := next.Check(book, r.Name); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("recompile", func(b *testing.B) {
+		b.ReportAllocs()
+		defer reportCPU(b)()
+		for b.Loop() {
+			next, err := book.Compile("svc-7")
+			if err != nil {
+				b.Fatal(err)
+			}
+			table.Store(next)
+		}
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -256,8 +255,8 @@ func (d *directory) build(snap *snapshot, now time.Time) (entries []*pb.Director
 		d.place(snap, name, p, byService)
 	}
 	d.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(snap.policy.Services)) {
-		s := snap.policy.Services[name]
+	for _, name := range snap.policy.ServiceNames() {
+		s, _ := snap.policy.Service(name)
 		entry := &pb.DirectoryEntry{Service: name, Protocol: s.Protocol.String(), Identities: snap.identitiesOf(name)}
 		for _, address := range s.Endpoints {
 			entry.Endpoints = append(entry.Endpoints, &pb.Endpoint{Address: address})

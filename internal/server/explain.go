@@ -89,10 +89,10 @@ func (s *Server) Test(_ context.Context, req *pb.TestRequest) (*pb.Decision, err
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := snap.policy.Services[req.GetTo()]; !ok {
+	if _, ok := snap.policy.Service(req.GetTo()); !ok {
 		return nil, snap.unknownService(req.GetTo())
 	}
-	set := snap.policy
+	set := snap.policy.Slice(req.GetTo())
 	set.Revision = snap.revision
 	table, err := policy.Compile(set, req.GetTo())
 	if err != nil {
@@ -134,7 +134,7 @@ func (s *snapshot) resolve(from string) (spiffe.ID, error) {
 		id, err := spiffe.ParseID(from)
 		return id, fault.Wrap(fault.Invalid, err)
 	}
-	service, ok := s.policy.Services[from]
+	service, ok := s.policy.Service(from)
 	if !ok {
 		return spiffe.ID{}, s.unknownService(from)
 	}

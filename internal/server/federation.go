@@ -79,8 +79,8 @@ func (p *planner) widened() []string {
 		if e.key.kind != registry.KindFederation {
 			continue
 		}
-		for _, name := range slices.Sorted(maps.Keys(p.next.policy.Rules)) {
-			r := p.next.policy.Rules[name]
+		for _, name := range p.next.policy.RuleNames() {
+			r, _ := p.next.policy.Rule(name)
 			switch {
 			case e.verb == "create" && len(r.Allow) > 0 && slices.Contains(r.From, "any"):
 				out = append(out, fmt.Sprintf("rules.%s.from: any is every workload of %s as well, once its bundle is here", name, e.key.name))

@@ -139,7 +139,7 @@ func (s *Server) stateOf(snap *snapshot, node string) *pb.SyncResponse {
 		Dev:            s.cfg.Dev,
 	}
 	for _, key := range snap.sorted() {
-		state.Objects = append(state.Objects, snap.objects[key])
+		state.Objects = append(state.Objects, snap.object(key))
 	}
 	return &pb.SyncResponse{Message: &pb.SyncResponse_State{State: state}}
 }

@@ -19,7 +19,7 @@ const (
 // most frequent first.
 func (s *Server) Flows(ctx context.Context, req *pb.FlowsRequest) (*pb.FlowsResponse, error) {
 	if to := req.GetTo(); to != "" {
-		if _, ok := s.snap().policy.Services[to]; !ok {
+		if _, ok := s.snap().policy.Service(to); !ok {
 			return nil, s.snap().unknownService(to)
 		}
 	}
@@ -102,13 +102,15 @@ func (s *Server) replay(ctx context.Context, p plan) (*pb.Replay, error) {
 
 // sameCondition is true for a rule whose condition the plan leaves as it is.
 func (p plan) sameCondition(rule string) bool {
-	return p.base.policy.Rules[rule].When == p.after.Rules[rule].When
+	before, _ := p.base.policy.Rule(rule)
+	after, _ := p.after.Rule(rule)
+	return before.When == after.When
 }
 
 // tableOf is nil, which denies, where there is no such service or its rules
 // cannot be enforced.
-func tableOf(set policy.Set, service string) *policy.Table {
-	table, err := policy.Compile(set, service)
+func tableOf(book *policy.Book, service string) *policy.Table {
+	table, err := book.Compile(service)
 	if err != nil {
 		return nil
 	}

@@ -19,7 +19,7 @@ const (
 // flush writes what renewals left behind in batches, and the clock, until ctx
 // ends; then once more. It also clears away what nobody came for.
 func (s *Server) flush(ctx context.Context) error {
-	if len(s.snap().objects) > manyObjects {
+	if s.snap().objects.Len() > manyObjects {
 		debug.FreeOSMemory()
 	}
 	tick := time.NewTicker(flushEvery)

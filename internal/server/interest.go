@@ -49,7 +49,7 @@ func scopeOf(before, next *snapshot, c change) names {
 			return false
 		}
 		for _, s := range []*snapshot{before, next} {
-			rule, there := s.policy.Rules[key.name]
+			rule, there := s.policy.Rule(key.name)
 			if !there {
 				continue
 			}

@@ -108,7 +108,7 @@ func (s *Server) checkClaim(snap *snapshot, attrs registry.Attributes) error {
 		return nil
 	}
 	name := attrs[claimAttribute]
-	service, ok := snap.policy.Services[name]
+	service, ok := snap.policy.Service(name)
 	if !ok {
 		err := fault.Deniedf("no service %q", name)
 		if near := fault.Nearest(name, snap.serviceNames()); near != "" {
@@ -187,13 +187,9 @@ func raw(chain []*x509.Certificate) [][]byte {
 	return out
 }
 
-// serviceNames is the name of every service, in no order.
+// serviceNames is the name of every service.
 func (s *snapshot) serviceNames() []string {
-	names := make([]string, 0, len(s.policy.Services))
-	for name := range s.policy.Services {
-		names = append(names, name)
-	}
-	return names
+	return s.policy.ServiceNames()
 }
 
 // serviceOf is the service an identity belongs to, if any.
@@ -202,7 +198,7 @@ func (s *snapshot) serviceOf(id spiffe.ID) string {
 		return ""
 	}
 	best := ""
-	for name := range s.policy.Services {
+	for name := range s.policy.Services() {
 		if s.answersFor(id, name) && (best == "" || name < best) {
 			best = name
 		}

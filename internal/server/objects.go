@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/fork"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/registry"
@@ -17,9 +18,9 @@ import (
 // state is applied state: the objects as they are stored and sent, and what
 // registry and policy read in them. The three always say the same.
 type state struct {
-	objects map[objectKey]*pb.Object
+	objects *fork.Map[objectKey, *pb.Object]
 	rules   registry.Set
-	policy  policy.Set
+	policy  *policy.Book
 
 	federations map[string]registry.Federation // by trust domain
 	providers   map[string]usertoken.Provider
@@ -27,13 +28,13 @@ type state struct {
 
 func newState(td spiffe.TrustDomain) state {
 	return state{
-		objects: map[objectKey]*pb.Object{},
+		objects: new(fork.Map[objectKey, *pb.Object]),
 		rules: registry.Set{
 			TrustDomain:   td,
 			NodeRules:     map[string]registry.NodeRule{},
 			IdentityRules: map[string]registry.IdentityRule{},
 		},
-		policy:      policy.Set{TrustDomain: td, Services: map[string]policy.Service{}, Rules: map[string]policy.Rule{}},
+		policy:      policy.NewBook(td),
 		federations: map[string]registry.Federation{},
 		providers:   map[string]usertoken.Provider{},
 	}
@@ -41,11 +42,10 @@ func newState(td spiffe.TrustDomain) state {
 
 // clone is a copy to change; the objects themselves are shared and immutable.
 func (s state) clone() state {
-	s.objects = maps.Clone(s.objects)
+	s.objects = s.objects.Fork()
 	s.rules.NodeRules = maps.Clone(s.rules.NodeRules)
 	s.rules.IdentityRules = maps.Clone(s.rules.IdentityRules)
-	s.policy.Services = maps.Clone(s.policy.Services)
-	s.policy.Rules = maps.Clone(s.policy.Rules)
+	s.policy = s.policy.Fork()
 	s.federations = maps.Clone(s.federations)
 	s.providers = maps.Clone(s.providers)
 	return s
@@ -62,20 +62,26 @@ func (s state) put(key objectKey, object *pb.Object) error {
 	case *pb.Object_Provider:
 		s.providers[key.name], err = usertoken.FromPB(kind.Provider)
 	case *pb.Object_Service:
-		s.policy.Services[key.name], err = policy.ServiceFromPB(kind.Service)
+		var service policy.Service
+		if service, err = policy.ServiceFromPB(kind.Service); err == nil {
+			s.policy.PutService(service)
+		}
 	case *pb.Object_Rule:
-		s.policy.Rules[key.name], err = policy.RuleFromPB(kind.Rule)
+		var rule policy.Rule
+		if rule, err = policy.RuleFromPB(kind.Rule); err == nil {
+			s.policy.PutRule(rule)
+		}
 	case *pb.Object_Federation:
-		s.federations[key.name], err = registry.FederationFromPB(kind.Federation, s.policy.TrustDomain)
+		s.federations[key.name], err = registry.FederationFromPB(kind.Federation, s.policy.TrustDomain())
 	default:
 		err = fault.Invalidf("%s: object of a kind this version does not know", key)
 	}
-	s.objects[key] = object
+	s.objects.Put(key, object)
 	return err
 }
 
 func (s state) remove(key objectKey) {
-	delete(s.objects, key)
+	s.objects.Delete(key)
 	switch key.kind {
 	case registry.KindNode:
 		delete(s.rules.NodeRules, key.name)
@@ -84,9 +90,9 @@ func (s state) remove(key objectKey) {
 	case registry.KindProvider:
 		delete(s.providers, key.name)
 	case registry.KindService:
-		delete(s.policy.Services, key.name)
+		s.policy.RemoveService(key.name)
 	case registry.KindRule:
-		delete(s.policy.Rules, key.name)
+		s.policy.RemoveRule(key.name)
 	case registry.KindFederation:
 		delete(s.federations, key.name)
 	}
@@ -106,7 +112,7 @@ func (s state) validate(rules bool) (warnings []string, err error) {
 	}
 	fromPolicy, policyErr := s.policy.Validate()
 	fromProviders, providersErr := s.validateProviders()
-	if err := errors.Join(rulesErr, providersErr, policyErr, registry.CheckFederations(s.federations, s.policy.TrustDomain)); err != nil {
+	if err := errors.Join(rulesErr, providersErr, policyErr, registry.CheckFederations(s.federations, s.policy.TrustDomain())); err != nil {
 		return nil, fault.Wrap(fault.Invalid, err)
 	}
 	return slices.Concat(warnings, fromProviders, fromPolicy), nil
@@ -119,11 +125,11 @@ func (s state) validateProviders() (warnings []string, err error) {
 		p := s.providers[name]
 		warnings = append(warnings, p.Warnings()...)
 		for _, service := range p.Services {
-			if _, known := s.policy.Services[service]; known {
+			if _, known := s.policy.Service(service); known {
 				continue
 			}
 			err := fault.Invalidf("providers.%s.services: unknown service %q", name, service)
-			if near := fault.Nearest(service, slices.Collect(maps.Keys(s.policy.Services))); near != "" {
+			if near := fault.Nearest(service, s.policy.ServiceNames()); near != "" {
 				err = fault.Hint(err, "did you mean %s?", near)
 			}
 			faults = append(faults, err)

@@ -25,7 +25,7 @@ func (s *Server) List(_ context.Context, kind, name string) (*pb.ListResponse, e
 		}
 		names = append(names, key.name)
 		if name == "" || key.name == name {
-			out.Objects = append(out.Objects, snap.objects[key])
+			out.Objects = append(out.Objects, snap.object(key))
 		}
 	}
 	if name != "" && len(out.GetObjects()) == 0 {
@@ -100,7 +100,7 @@ func (s *Server) ListIdentities(context.Context) ([]*pb.IdentityInfo, error) {
 // servicesByID is the first service of each identity.
 func (s *snapshot) servicesByID() map[string]string {
 	out := make(map[string]string)
-	for name := range s.policy.Services {
+	for name := range s.policy.Services() {
 		for _, id := range s.identitiesOf(name) {
 			if other, ok := out[id]; !ok || name < other {
 				out[id] = name
@@ -119,10 +119,11 @@ func (s *Server) Status(context.Context) (*pb.StatusResponse, error) {
 		store += ": " + reason
 	}
 	entries, _ := s.directory.build(snap, s.cfg.Now())
+	services, rules := snap.policy.Count()
 	return &pb.StatusResponse{
 		Version: s.cfg.Version, TrustDomain: snap.trustDomain.String(), Revision: snap.revision, Store: store,
 		Nodes: uint32(len(snap.members)), NodesConnected: uint32(s.hub.connected()),
-		Services: uint32(len(snap.policy.Services)), Rules: uint32(len(snap.policy.Rules)),
+		Services: uint32(services), Rules: uint32(rules),
 		IdentityRules:   uint32(len(snap.rules.IdentityRules)),
 		RootExpiresUnix: unixOf(status.RootNotAfter), IssuingCaExpiresUnix: unixOf(status.IssuingNotAfter),
 		Address: s.address(), Pin: s.Pin().String(), StartedUnix: unixOf(s.started),

@@ -32,7 +32,7 @@ type plan struct {
 	base     *snapshot
 	edits    []edit
 	warnings []string
-	after    policy.Set // as it would be
+	after    *policy.Book // as it would be
 }
 
 type edit struct {
@@ -109,6 +109,10 @@ func newPlan(snap *snapshot, req *pb.ApplyRequest, by bounds) (plan, error) {
 // judge validates the state as it would be. Of its warnings it returns those
 // that the change brings: what was known before is not told again.
 func (p *planner) judge() ([]string, error) {
+	if names, only := p.rulesOnly(); only {
+		brought, err := p.next.policy.Check(p.snap.policy, names...)
+		return brought, fault.Wrap(fault.Invalid, err)
+	}
 	rules := slices.ContainsFunc(p.edits, func(e edit) bool {
 		return e.key.kind == registry.KindNode || e.key.kind == registry.KindIdentity
 	})
@@ -121,6 +125,18 @@ func (p *planner) judge() ([]string, error) {
 		return warnings, nil // the change mends what was wrong
 	}
 	return slices.DeleteFunc(warnings, func(w string) bool { return slices.Contains(before, w) }), nil
+}
+
+// rulesOnly are the names of the rules that the change is about; only is false if
+// it is about more. To look at a hundred thousand others costs a second.
+func (p *planner) rulesOnly() (names []string, only bool) {
+	for _, e := range p.edits {
+		if e.key.kind != registry.KindRule {
+			return nil, false
+		}
+		names = append(names, e.key.name)
+	}
+	return names, true
 }
 
 // joined is several faults as one error, of their kind if they agree.
@@ -161,7 +177,7 @@ func (p *planner) place(object *pb.Object) {
 	}
 	object = proto.CloneOf(object)
 	setOwner(object, p.owner)
-	before := p.snap.objects[key]
+	before := p.snap.object(key)
 	if before != nil && !p.mayTouch(key, before) {
 		return
 	}
@@ -201,12 +217,12 @@ func (p *planner) mayTouch(key objectKey, object *pb.Object) bool {
 // is a fault that says which one is nearest.
 func (p *planner) declare(name string) {
 	key := objectKey{registry.KindService, name}
-	if p.next.objects[key] != nil {
+	if p.next.objects.Has(key) {
 		return
 	}
 	if !p.dev {
 		err := fault.NotFoundf("unknown service %q", name)
-		if near := fault.Nearest(name, slices.Collect(maps.Keys(p.next.policy.Services))); near != "" {
+		if near := fault.Nearest(name, p.next.policy.ServiceNames()); near != "" {
 			p.fault(fault.Hint(err, "did you mean %s?", near))
 			return
 		}
@@ -225,7 +241,7 @@ func (p *planner) declare(name string) {
 
 // drop deletes an object.
 func (p *planner) drop(key objectKey) {
-	before := p.snap.objects[key]
+	before := p.snap.object(key)
 	switch {
 	case !slices.Contains(registry.Kinds(), key.kind):
 		p.fault(fault.Invalidf("unknown kind %q: one of %v", key.kind, registry.Kinds()))
@@ -243,7 +259,7 @@ func (p *planner) drop(key objectKey) {
 func (p *planner) missing(key objectKey) error {
 	err := fault.NotFoundf("there is no %s", key)
 	var names []string
-	for k := range p.snap.objects {
+	for k := range p.snap.objects.Keys() {
 		if k.kind == key.kind {
 			names = append(names, k.name)
 		}
@@ -263,7 +279,7 @@ func (p *planner) remove(key objectKey, before *pb.Object) {
 // prune deletes the owner's objects that the change does not name.
 func (p *planner) prune() {
 	for _, key := range p.snap.sorted() {
-		object := p.snap.objects[key]
+		object := p.snap.object(key)
 		if _, owner, err := keyOf(object); err == nil && owner == p.owner && !p.put[key] && !p.gone[key] {
 			p.remove(key, object)
 		}
@@ -275,8 +291,8 @@ func (p *planner) references() {
 	for key := range p.gone {
 		switch key.kind {
 		case registry.KindService:
-			for _, name := range slices.Sorted(maps.Keys(p.next.policy.Rules)) {
-				r := p.next.policy.Rules[name]
+			for _, name := range p.next.policy.RuleNames() {
+				r, _ := p.next.policy.Rule(name)
 				if r.To == key.name || slices.Contains(r.From, key.name) || slices.Contains(r.Except, key.name) {
 					p.fault(fault.Hint(fault.Conflictf("%s is named by rule %s", key, name), "kith rules rm %s", name))
 				}
@@ -309,7 +325,7 @@ func (p *planner) unused() []string {
 		if e.after == nil || e.key.kind != registry.KindService {
 			continue
 		}
-		if len(p.next.policy.Services[e.key.name].RunAs) == 0 {
+		if service, _ := p.next.policy.Service(e.key.name); len(service.RunAs) == 0 {
 			out = append(out, "services."+e.key.name+".run_as: empty, so nobody may claim the name with kith run --as")
 		}
 	}

@@ -1,12 +1,12 @@
 package server
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -51,7 +51,8 @@ type snapshot struct {
 // identitiesOf is the whole SPIFFE IDs of a service. They were parsed when it was
 // applied; the directory has a hundred thousand of them to write.
 func (s *snapshot) identitiesOf(service string) []string {
-	identities := s.policy.Services[service].Identities
+	found, _ := s.policy.Service(service)
+	identities := found.Identities
 	out := make([]string, len(identities))
 	for i, id := range identities {
 		if strings.HasPrefix(id, "/") {
@@ -62,9 +63,15 @@ func (s *snapshot) identitiesOf(service string) []string {
 	return out
 }
 
+// object is what is stored under a key, nil if nothing.
+func (s state) object(key objectKey) *pb.Object {
+	object, _ := s.objects.Get(key)
+	return object
+}
+
 // answersFor says whether an identity is one of the service's.
 func (s *snapshot) answersFor(id spiffe.ID, service string) bool {
-	found, ok := s.policy.Services[service]
+	found, ok := s.policy.Service(service)
 	if !ok {
 		return false
 	}
@@ -77,7 +84,7 @@ func (s *snapshot) banned(name string) bool { return s.members[name].node.Banned
 
 // sorted is every object in the order of kinds and names.
 func (s *snapshot) sorted() []objectKey {
-	keys := slices.Collect(maps.Keys(s.objects))
+	keys := slices.Collect(s.objects.Keys())
 	slices.SortFunc(keys, compareKeys)
 	return keys
 }
