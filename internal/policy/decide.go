@@ -5,53 +5,55 @@ import "slices"
 // Decide says whether the peer may do this, without allocating. The platform's
 // denies and boundaries come first, then any deny, then any allow; what nobody
 // allows is denied.
-func (t *Table) Decide(p Peer, r Request) Decision {
-	d, _ := t.decide(p, &r)
+func (t *Table) Decide(p Peer, r Request) (d Decision) {
+	t.decide(p, &r, &d)
 	return d
 }
 
-// decide is Decide; missed is the entry of an allow that only its condition keeps
+// decide is Decide, into a d that is zero, as it is too large to be handed around; missed is the entry of an allow that only its condition keeps
 // from allowing, 0 if there is none.
-func (t *Table) decide(p Peer, r *Request) (d Decision, missed uint32) {
+func (t *Table) decide(p Peer, r *Request, d *Decision) (missed uint32) {
 	switch {
 	case t == nil || t.protocol == 0:
-		return Decision{}, 0
+		return 0
 	case p.r == nil:
-		return Decision{Revision: t.revision}, 0
+		d.Revision = t.revision
+		return 0
 	}
 	who := p.r
 	if who.table != t {
 		who = t.current(p)
 	}
 	if t.protocol.carriesRequests() && r.Protocol.carriesRequests() && (r.Path == "" || r.Path[0] != '/') {
-		return t.Refuse(PathNotCanonical), 0
+		d.Reason, d.Revision = PathNotCanonical, t.revision
+		return 0
 	}
 	d.Revision = t.revision
 	if !t.understands(r) {
 		d.Reason = t.missing(who)
-		return d, 0
+		return 0
 	}
 	if len(who.roots) == 0 && len(t.boundaries) == 0 {
 		d.Reason = t.missing(who)
-		return t.enforced(d), 0
+		t.observe(d)
+		return 0
 	}
 	var q query
 	peer := Peer{who}
 	q.in = input{r: r, peer: &peer, forwarder: t.forwarder, hops: t.hops}
-	q.conditions, q.excepted = t.conditions, who.excepted
+	q.table = t
 	if t.protocol != TCP {
 		q.mask = t.methodMask(r.Method)
 		q.path = r.Path
-		t.actions.aim(&q)
 	}
-	platform := t.judge(&q, &d)
+	platform := t.judge(&q, d)
 	if t.shadows {
-		t.foreshadow(&q, &d)
+		t.foreshadow(&q, d)
 	}
-	if platform {
-		return d, q.missed
+	if !platform {
+		t.observe(d)
 	}
-	return t.enforced(d), q.missed
+	return q.missed
 }
 
 // understands is false for a request that no rule of this table could be about.
@@ -115,14 +117,10 @@ func (t *Table) first(q *query, roots []root) bool {
 func (t *Table) matches(q *query, node uint32, at tier) bool {
 	q.denies = !at.gives()
 	q.weighs = at == tierAllow
-	q.excepts = nil
-	if q.denies {
-		q.excepts = t.excepts
-	}
 	if t.protocol == TCP {
 		return t.connects(q, node)
 	}
-	return t.actions.walk(q, node, 0)
+	return t.actions.walk(q, node, 1)
 }
 
 // connects is walk for TCP, where an entry's mask is its port.
@@ -131,7 +129,7 @@ func (t *Table) connects(q *query, node uint32) bool {
 	for i := t.actions.nodes[node].first; i != 0; i = t.actions.entries[i].next {
 		e := &t.actions.entries[i]
 		fits := e.mask == 0 || e.mask == port || q.denies && port == 0
-		if fits && !(q.denies && q.free(e.rule)) && (e.when == 0 || q.conditions == nil || q.meets(e, i)) {
+		if fits && !(q.denies && q.free(e.rule)) && (e.when == 0 || q.meets(e, i)) {
 			q.found = i
 			return true
 		}
@@ -171,13 +169,12 @@ func (t *Table) foreshadow(q *query, d *Decision) {
 	}
 }
 
-// enforced is d as it holds, the platform's rules aside: where a service is only
+// observe makes d what holds, the platform's rules aside: where a service is only
 // observed, nothing is denied.
-func (t *Table) enforced(d Decision) Decision {
+func (t *Table) observe(d *Decision) {
 	if t.observed && d.Effect == Deny {
 		d.Effect, d.Observed = Allow, true
 	}
-	return d
 }
 
 // Refuse is a denial that no rule made, for a request that was never decided.

@@ -116,9 +116,9 @@ func (r Reason) String() string {
 // Decision is what was decided and why. The zero Decision denies.
 type Decision struct {
 	Effect   Effect
-	Rule     string // the rule that decided; empty where none did
 	Reason   Reason
 	Revision uint64
+	Rule     string // the rule that decided; empty where none did
 	// Observed says that Rule and Reason are those of a denial, which does not hold
 	// because the service is only observed: Effect is Allow.
 	Observed bool

@@ -1,6 +1,9 @@
 package policy
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 // maxCompared bounds how many classes of other peers a near miss is sought in.
 const maxCompared = 1024
@@ -8,7 +11,8 @@ const maxCompared = 1024
 // Explain is Decide, and on a denial that no rule made it also names the allow
 // rule that came closest. It is for reports: it costs microseconds and allocates.
 func (t *Table) Explain(p Peer, r Request) Decision {
-	d, missed := t.decide(p, &r)
+	var d Decision
+	missed := t.decide(p, &r, &d)
 	if t == nil || p.r == nil || !d.Denies() {
 		return d
 	}
@@ -75,16 +79,15 @@ func (t *Table) nearInside(node uint32, in *input) NearMiss {
 		return NearMiss{t.rules[e.rule], FieldPort, portText(e.mask), portText(uint32(in.r.Port))}
 	}
 	q := query{path: in.r.Path}
-	t.actions.aim(&q)
-	if q.mask = t.methodMask(in.r.Method); t.actions.walk(&q, node, 0) {
+	if q.mask = t.methodMask(in.r.Method); t.actions.walk(&q, node, 1) {
 		return t.nearCondition(q.found, in)
 	}
-	if q.mask = allMethods; t.actions.walk(&q, node, 0) {
+	if q.mask = allMethods; t.actions.walk(&q, node, 1) {
 		e := t.actions.entries[q.found]
 		return NearMiss{t.rules[e.rule], FieldMethod, t.written(e).methodText(), in.r.Method}
 	}
 	var best reach
-	t.actions.reach(&q, node, 0, &best)
+	t.actions.reach(&q, node, 1, 0, &best)
 	return t.missedPath(best.entry, in.r)
 }
 
@@ -130,29 +133,28 @@ func (t *Table) nearConnection(p *resolved, r *Request) NearMiss {
 // right path up to its last segment; what somebody else may do; any other path.
 func (t *Table) nearRequest(p *resolved, r *Request) NearMiss {
 	q := query{path: r.Path}
-	t.actions.aim(&q)
 	var own reach
 	for _, root := range p.roots[p.allows:p.shadows] {
 		q.mask = allMethods
-		if t.actions.walk(&q, root.node, 0) {
+		if t.actions.walk(&q, root.node, 1) {
 			e := t.actions.entries[q.found]
 			return NearMiss{t.rules[e.rule], FieldMethod, t.written(e).methodText(), r.Method}
 		}
-		t.actions.reach(&q, root.node, 0, &own)
+		t.actions.reach(&q, root.node, 1, 0, &own)
 	}
-	if own.entry != 0 && own.depth > 0 && own.depth >= q.segments-1 {
+	if own.entry != 0 && own.depth > 0 && own.depth >= strings.Count(r.Path, "/")-1 {
 		return t.missedPath(own.entry, r)
 	}
 	q.mask = t.methodMask(r.Method)
 	var theirs reach
 	from := ""
 	for c := range t.others(p) {
-		if t.actions.walk(&q, c.root, 0) {
+		if t.actions.walk(&q, c.root, 1) {
 			return t.missedFrom(p, q.found, c.from)
 		}
 		if own.entry == 0 {
 			before := theirs
-			if t.actions.reach(&q, c.root, 0, &theirs); theirs != before {
+			if t.actions.reach(&q, c.root, 1, 0, &theirs); theirs != before {
 				from = c.from
 			}
 		}
@@ -221,22 +223,25 @@ type reach struct {
 	entry uint32
 }
 
-// reach finds the node at which q gets furthest.
-func (t *trie) reach(q *query, at uint32, depth int, best *reach) {
-	n := &t.nodes[at]
-	if n.some != 0 && (best.entry == 0 || depth > best.depth) {
-		*best = reach{depth, n.some}
+// reach finds the node at which q gets furthest; its segment at start is the next.
+func (t *trie) reach(q *query, at uint32, start, depth int, best *reach) {
+	if some := t.some[at]; some != 0 && (best.entry == 0 || depth > best.depth) {
+		*best = reach{depth, some}
 	}
-	if depth == q.segments || depth >= t.depth {
+	if start > len(q.path) {
 		return
 	}
-	segment := q.head[depth]
-	if segment != 0 {
-		if child := t.edges.find(at, segment); child != 0 {
-			t.reach(q, child, depth+1, best)
-		}
+	end, key, escaped := t.children.cut(q.path, start)
+	child := uint32(0)
+	if escaped {
+		child = t.foldedChild(at, q.path[start:end])
+	} else {
+		child = findChild(&t.children, at, key, q.path[start:end])
 	}
-	if n.one != 0 && segment != t.empty {
-		t.reach(q, n.one, depth+1, best)
+	if child != 0 {
+		t.reach(q, child, end+1, depth+1, best)
+	}
+	if one := t.nodes[at].one; one != 0 && end > start {
+		t.reach(q, one, end+1, depth+1, best)
 	}
 }

@@ -151,14 +151,14 @@ func (t *Table) Peer(id spiffe.ID) Peer {
 	bindings := slices.Clone(t.everyone)
 	if root, ok := t.domains[id.TrustDomain()]; ok && id.Path() != "" {
 		var room [32]uint32
-		q := query{path: id.Path(), mask: 1, collect: true, all: room[:]}
-		t.sources.aim(&q)
-		t.sources.walk(&q, root, 0)
-		if n := q.gathered; n > len(room) {
-			q.all, q.gathered = make([]uint32, n), 0
-			t.sources.walk(&q, root, 0)
+		found := gathering{entries: room[:]}
+		q := query{path: id.Path(), mask: 1, all: &found}
+		t.sources.walk(&q, root, 1)
+		if n := found.n; n > len(room) {
+			found = gathering{entries: make([]uint32, n)}
+			t.sources.walk(&q, root, 1)
 		}
-		for _, i := range q.all[:q.gathered] {
+		for _, i := range found.entries[:found.n] {
 			e := t.sources.entries[i]
 			bindings = append(bindings, binding{class: e.text == 1, number: e.rule})
 		}

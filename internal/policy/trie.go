@@ -11,23 +11,19 @@ import (
 //
 // Behind {**} a template goes on as a branch that is read from the path's end.
 type trie struct {
-	segments interner
-	edges    edges
+	children children
 	nodes    []node   // nodes[0] is no node
+	some     []uint32 // by node: some entry at or below it, for near misses
 	entries  []entry  // entries[0] is no entry
 	last     []uint32 // by node, while filling: the last of its entries
-	empty    uint32   // the number of the empty segment
-	tails    bool     // some template goes on behind {**}
-	depth    int      // most segments before the end or {**} of any template
-	literals uint32   // bit n: some template has a literal for its segment n
 }
 
 // node is where some templates have got to.
 type node struct {
-	one   uint32 // child by any one segment that is not empty
-	rest  uint32 // root of the branch behind {**}
-	first uint32 // the first entry of a template that ends here
-	some  uint32 // some entry at or below this node, for near misses
+	one      uint32 // child by any one segment that is not empty
+	rest     uint32 // root of the branch behind {**}
+	first    uint32 // the first entry of a template that ends here
+	literals uint32 // how many children by a literal segment
 }
 
 // entry is one action of one rule at the node its template ends in.
@@ -41,13 +37,15 @@ type entry struct {
 
 // newTrie makes a trie with room for about so many rules.
 func newTrie(rules int) trie {
-	t := trie{segments: newInterner(), edges: newEdges(), nodes: make([]node, 1, 1+2*rules), last: make([]uint32, 1, 1+2*rules), entries: make([]entry, 1, 1+rules)}
-	t.empty = t.segments.add("")
-	return t
+	return trie{
+		children: newChildren(), nodes: make([]node, 1, 1+2*rules), some: make([]uint32, 1, 1+2*rules),
+		last: make([]uint32, 1, 1+2*rules), entries: make([]entry, 1, 1+rules),
+	}
 }
 
 func (t *trie) root() uint32 {
 	t.nodes = append(t.nodes, node{})
+	t.some = append(t.some, 0)
 	t.last = append(t.last, 0)
 	return uint32(len(t.nodes) - 1)
 }
@@ -62,13 +60,8 @@ func (t *trie) insert(root uint32, parts []part, e entry, redundant func(there e
 	if open >= 0 {
 		head, tail = parts[:open], parts[open+1:]
 	}
-	t.depth = max(t.depth, len(head))
-	t.tails = t.tails || len(tail) > 0
 	at := t.mark(root, number)
-	for i, p := range head {
-		if p.kind == literal {
-			t.literals |= 1 << i
-		}
+	for _, p := range head {
 		at = t.mark(t.child(at, p), number)
 	}
 	if open >= 0 {
@@ -97,8 +90,8 @@ func (t *trie) insert(root uint32, parts []part, e entry, redundant func(there e
 }
 
 func (t *trie) mark(n, number uint32) uint32 {
-	if t.nodes[n].some == 0 {
-		t.nodes[n].some = number
+	if t.some[n] == 0 {
+		t.some[n] = number
 	}
 	return n
 }
@@ -111,12 +104,12 @@ func (t *trie) child(parent uint32, p part) uint32 {
 		}
 		return t.nodes[parent].one
 	}
-	segment := t.segments.add(p.text)
-	if found := t.edges.find(parent, segment); found != 0 {
+	if found := findChild(&t.children, parent, keyOf(&t.children, p.text), p.text); found != 0 {
 		return found
 	}
 	made := t.root()
-	t.edges.add(edge{parent, segment, made})
+	t.children.add(parent, made, p.text)
+	t.nodes[parent].literals++
 	return made
 }
 
@@ -124,7 +117,8 @@ func (t *trie) child(parent uint32, p part) uint32 {
 func (t *trie) compact() {
 	t.nodes, t.last = fitted(t.nodes), nil
 	t.entries = fitted(t.entries)
-	t.segments.bytes = fitted(t.segments.bytes)
+	t.some = fitted(t.some)
+	t.children.bytes, t.children.long = fitted(t.children.bytes), nil
 }
 
 // fitted is s without much room to grow.
@@ -135,146 +129,116 @@ func fitted[T any](s []T) []T {
 	return slices.Clone(s)[:len(s):len(s)]
 }
 
-// query is one lookup. It lives on the stack.
+// query is one lookup. It lives on the stack, and is cleared for each.
 type query struct {
-	path     string
-	segments int                 // in path
-	head     [maxSegments]uint32 // their numbers, as far as the trie is deep
-	mask     uint32              // an entry that shares no bit is passed over
-	excepts  []uint32            // as in Table; nil where no exception counts
-	excepted []uint64            // the except lists that name this peer
-	collect  bool                // gather all entries, not only the first
-	found    uint32
-	all      []uint32 // what is gathered, as far as there is room: growing it here would put each query on the heap
-	gathered int
-
-	conditions []*condition // nil where they do not count
-	in         input
-	denies     bool   // what is unknown meets a deny, and no allow
-	weighs     bool   // allows that their condition keeps from allowing are noted
-	unsure     bool   // found is a deny whose condition could not be evaluated
-	missed     uint32 // the allow that came closest but for its condition
-	why        Reason // that it did not allow
+	path   string
+	mask   uint32 // an entry that shares no bit is passed over
+	found  uint32
+	table  *Table     // whose conditions and except lists count; nil: none do
+	all    *gathering // where all that matches goes; nil: the first is enough
+	in     input
+	denies bool   // what is unknown meets a deny, and no allow; except lists count
+	weighs bool   // allows that their condition keeps from allowing are noted
+	unsure bool   // found is a deny whose condition could not be evaluated
+	why    Reason // that missed did not allow
+	missed uint32 // the allow that came closest but for its condition
 }
 
-// aim cuts q.path, which is normal, into segments. Where no template has a
-// literal, as in the place of an ID, it is enough to know whether the segment is
-// empty.
-func (t *trie) aim(q *query) {
-	path := q.path
-	start, n := 1, 0
-	for ; n < t.depth && start <= len(path); n++ {
-		if t.literals>>n&1 == 0 {
-			i := strings.IndexByte(path[start:], '/')
-			if i < 0 {
-				i = len(path) - start
-			}
-			if i == 0 {
-				q.head[n] = t.empty
-			}
-			start += i + 1
-			continue
-		}
-		h, word, escaped := t.segments.seed, uint64(0), false
-		i := start
-		for ; i < len(path) && path[i] != '/'; i++ {
-			escaped = escaped || path[i] == '%'
-			word = word<<8 | uint64(path[i])
-			if (i-start)&7 == 7 {
-				h, word = mix(h^word), 0
-			}
-		}
-		if escaped {
-			q.head[n] = t.foldedNumber(path[start:i])
-		} else {
-			q.head[n] = find(&t.segments, path[start:i], lastMix(h^word, i-start))
-		}
-		start = i + 1
-	}
-	if start <= len(path) {
-		n += 1 + strings.Count(path[start:], "/")
-	}
-	q.segments = n
+// gathering is entries, as far as there is room: growing it in a lookup would put
+// each query on the heap.
+type gathering struct {
+	entries []uint32
+	n       int
 }
 
-// foldedNumber is the number of a segment of a normal path that may have escapes.
-func (t *trie) foldedNumber(segment string) uint32 {
+// foldedChild is the child by a segment of a normal path that has escapes.
+func (t *trie) foldedChild(at uint32, segment string) uint32 {
 	if len(segment) > 3*maxLiteral {
 		return 0 // longer than any literal
 	}
 	var space [3 * maxLiteral]byte
 	folded := fold(space[:0], segment)
-	return find(&t.segments, folded, hashSegment(&t.segments, folded))
+	return findChild(&t.children, at, keyOf(&t.children, folded), folded)
 }
 
-// walk visits what q matches from node at, which depth segments led to, and
-// reports whether a visit ended the search. It costs at most one step for each
-// node that fits the path, however many rules there are elsewhere.
-func (t *trie) walk(q *query, at uint32, depth int) bool {
+// walk visits what q matches from node at, with the segment of its path at start
+// the next, and reports whether a visit ended the search. It costs at most one
+// step for each node that fits the path, however many rules there are elsewhere.
+func (t *trie) walk(q *query, at uint32, start int) bool {
 	n := &t.nodes[at]
-	if depth == q.segments {
+	switch {
+	case start > len(q.path):
 		if q.visit(t, n.first) {
 			return true
 		}
-	} else if depth < t.depth {
-		segment := q.head[depth]
-		if segment != 0 {
-			if child := t.edges.find(at, segment); child != 0 && t.walk(q, child, depth+1) {
-				return true
-			}
+	case n.literals != 0:
+		end, key, escaped := t.children.cut(q.path, start)
+		child := uint32(0)
+		if escaped {
+			child = t.foldedChild(at, q.path[start:end])
+		} else {
+			child = findChild(&t.children, at, key, q.path[start:end])
 		}
-		if n.one != 0 && segment != t.empty && t.walk(q, n.one, depth+1) {
+		if child != 0 && t.walk(q, child, end+1) || n.one != 0 && end > start && t.walk(q, n.one, end+1) {
+			return true
+		}
+	case n.one != 0:
+		end := len(q.path)
+		if i := strings.IndexByte(q.path[start:], '/'); i >= 0 {
+			end = start + i
+		}
+		if end > start && t.walk(q, n.one, end+1) {
 			return true
 		}
 	}
-	return n.rest != 0 && t.walkBack(q, n.rest, q.segments-depth, len(q.path))
+	return n.rest != 0 && t.walkBack(q, n.rest, start, len(q.path))
 }
 
-// walkBack goes on behind {**}: left segments of path[:end] are still to be had,
-// the last one first.
-func (t *trie) walkBack(q *query, at uint32, left, end int) bool {
+// walkBack goes on behind {**}: the segments of path[start:end] are still to be
+// had, the last one first.
+func (t *trie) walkBack(q *query, at uint32, start, end int) bool {
 	n := &t.nodes[at]
 	if q.visit(t, n.first) {
 		return true
 	}
-	if !t.tails || left == 0 {
+	if start > end || n.literals == 0 && n.one == 0 {
 		return false
 	}
-	start := strings.LastIndexByte(q.path[:end], '/')
-	segment := t.foldedNumber(q.path[start+1 : end])
-	if segment != 0 {
-		if child := t.edges.find(at, segment); child != 0 && t.walkBack(q, child, left-1, start) {
+	slash := strings.LastIndexByte(q.path[:end], '/')
+	segment := q.path[slash+1 : end]
+	if n.literals != 0 {
+		if child := t.foldedChild(at, segment); child != 0 && t.walkBack(q, child, start, slash) {
 			return true
 		}
 	}
-	return n.one != 0 && segment != t.empty && t.walkBack(q, n.one, left-1, start)
+	return n.one != 0 && segment != "" && t.walkBack(q, n.one, start, slash)
 }
 
 // visit looks through the entries of one node, in the order of rule names.
 func (q *query) visit(t *trie, i uint32) bool {
 	for ; i != 0; i = t.entries[i].next {
 		e := &t.entries[i]
-		if e.mask&q.mask == 0 || len(q.excepts) != 0 && q.free(e.rule) {
+		if e.mask&q.mask == 0 || q.denies && q.free(e.rule) || e.when != 0 && !q.meets(e, i) {
 			continue
 		}
-		if e.when != 0 && q.conditions != nil && !q.meets(e, i) {
-			continue
-		}
-		if !q.collect {
+		if q.all == nil {
 			q.found = i
 			return true
 		}
-		if q.gathered < len(q.all) {
-			q.all[q.gathered] = i
+		if q.all.n < len(q.all.entries) {
+			q.all.entries[q.all.n] = i
 		}
-		q.gathered++
+		q.all.n++
 	}
 	return false
 }
 
-// meets evaluates the condition of an entry that matches otherwise.
+// meets evaluates the condition of an entry that matches otherwise, where it counts.
 func (q *query) meets(e *entry, i uint32) bool {
-	c := q.conditions[e.when]
+	if q.table == nil {
+		return true
+	}
+	c := q.table.conditions[e.when]
 	o := c.eval(&q.in)
 	q.unsure = o == unknown
 	switch {
@@ -300,9 +264,10 @@ func (r Reason) closer(than Reason) bool {
 
 // free is true if the peer is excepted from the rule.
 func (q *query) free(rule uint32) bool {
-	if int(rule) >= len(q.excepts) || q.excepted == nil {
+	list := q.table.exceptOf(rule)
+	if list == 0 {
 		return false
 	}
-	list := q.excepts[rule]
-	return list != 0 && q.excepted[list>>6]>>(list&63)&1 != 0
+	excepted := q.in.peer.r.excepted
+	return excepted != nil && excepted[list>>6]>>(list&63)&1 != 0
 }
