@@ -17,16 +17,21 @@ import (
 // whyVerb explains decisions.
 func (a *app) whyVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "why last | DECISION | FROM ACTION on TO",
+		Use:   "why last | DECISION | FROM ACTION on TO | --pid N",
 		Short: "say who was allowed or denied, by which rule, on what evidence",
 		Long: `Explain the latest decision, one by its id (the kith-decision header and the body
 of a 403 carry it), or what would be decided for a call that has not happened. Such
-a call has no headers, query or token: conditions on them are not met.`,
+a call has no headers, query or token: conditions on them are not met.
+
+--pid explains a process of this node: its identities and the rules that give them,
+or the identity rule that came closest, and what was found out about it. You may ask
+for your own processes, root for all.`,
 		Example: `  kith why last
   kith why last --denied -n 5
   kith why k2m4x7q3abcd5efg
   kith why web "GET /v1/orders/7" on orders
-  kith why --from web --to orders --method GET --path /v1/orders/7`,
+  kith why --from web --to orders --method GET --path /v1/orders/7
+  kith why --pid 4711`,
 	}
 	denied := cmd.Flags().Bool("denied", false, "with last: only denials")
 	limit := cmd.Flags().Uint32P("number", "n", 1, "with last: how many")
@@ -34,9 +39,13 @@ a call has no headers, query or token: conditions on them are not met.`,
 	to := cmd.Flags().String("to", "", "the service that would be called")
 	method := cmd.Flags().String("method", "GET", "with --path")
 	path := cmd.Flags().String("path", "", "what would be asked for; none: a connection")
+	pid := cmd.Flags().Int32("pid", 0, "a process of this node, whose identity is to be explained")
+	as := cmd.Flags().String("as", "", "with --pid: what if it claimed this name, as in kith run --as")
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
+		case len(args) == 0 && cmd.Flags().Changed("pid"):
+			return a.whyProcess(cmd.Context(), *f, *pid, *as)
 		case len(args) == 0 && *from != "" && *to != "":
 			action := "tcp"
 			if *path != "" {

@@ -16,7 +16,7 @@ func errNoIdentity(peer attest.Peer, as string, ev *workload.Evaluation) error {
 	if o, ok := workload.Closest(ev.Outcomes); ok {
 		reason = fmt.Sprintf("closest is rule %s: %s", o.Rule, o.Detail)
 	}
-	err := fault.Deniedf("no identity for process %d: %s", peer.PID, reason)
+	err := fault.Deniedf("no identity for process %d: %s; found: %s", peer.PID, reason, workload.Found(ev.Attributes))
 	if as == "" && ev.Attributes[attrClaim] == "" {
 		return fault.Hint(err, "run it under a service's name: kith run --as NAME -- ...; kith ids explain --pid %d shows every rule", peer.PID)
 	}

@@ -3,6 +3,9 @@ package workload
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -65,6 +68,25 @@ func (e *Evaluations) Of(attrs registry.Attributes, rules func(registry.Attribut
 	}
 	e.all[digest] = made
 	return made
+}
+
+// maxFound bounds what a line of a log says of a process.
+const maxFound = 1 << 10
+
+// Found is what is known of a workload, in one line.
+func Found(attrs registry.Attributes) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(attrs)) {
+		short, of := strings.CutPrefix(name, "workload.")
+		if value := attrs[name]; of && value != "" && short != "unix.pid" {
+			fmt.Fprintf(&b, " %s=%s", short, value)
+		}
+	}
+	text := strings.TrimPrefix(b.String(), " ")
+	if len(text) > maxFound {
+		return strings.ToValidUTF8(text[:maxFound], "") + "…"
+	}
+	return text
 }
 
 // Closest is the outcome of the rule that came nearest to matching, and false

@@ -90,7 +90,7 @@ func jwtResponse(held []HeldJWT) (*workloadpb.JWTSVIDResponse, error) {
 	case len(out.Svids) > 0:
 		return out, nil
 	case Refused(failed):
-		return nil, status.Errorf(codes.PermissionDenied, "the server refused the identity: %v", failed)
+		return nil, errRefused()
 	case errors.As(failed, &tooMany):
 		return nil, status.Error(codes.Unavailable, failed.Error())
 	case failed != nil:

@@ -120,7 +120,7 @@ func certificate(name string, h Held) (*secret, error) {
 	switch {
 	case h.Issued != nil:
 	case Refused(h.Err):
-		return nil, status.Errorf(codes.PermissionDenied, "the server refused the identity: %v", h.Err)
+		return nil, errRefused()
 	default:
 		return nil, nil
 	}

@@ -240,7 +240,7 @@ func x509Response(held []Held, trust Trust) (*workloadpb.X509SVIDResponse, error
 	switch {
 	case len(out.Svids) > 0:
 	case Refused(failed):
-		return nil, status.Errorf(codes.PermissionDenied, "the server refused the identity: %v", failed)
+		return nil, errRefused()
 	case failed != nil:
 		return nil, status.Error(codes.Unavailable, "no identity could be signed yet: the server is away")
 	default:
@@ -323,6 +323,9 @@ func (s *Service) evaluate(ctx context.Context, peer attest.Peer) (*Evaluation, 
 	return ev, nil
 }
 
+// deny is the answer to a process without an identity. What it is told is that
+// it has none; what was found out about it, and which rule came closest, is for
+// the log and for kith why, as rules may be about others.
 func (s *Service) deny(peer attest.Peer, ev *Evaluation, err error) error {
 	s.metrics.denied.Inc()
 	if s.chatter.Allow() {
@@ -330,9 +333,14 @@ func (s *Service) deny(peer attest.Peer, ev *Evaluation, err error) error {
 		if c, ok := Closest(ev.Outcomes); ok {
 			closest = c
 		}
-		s.log.Warn("workload has no identity", "pid", peer.PID, "uid", peer.UID,
-			"unit", ev.Attributes["workload.systemd.unit"], "as", ev.Attributes["workload.kith.as"],
+		s.log.Warn("workload has no identity", "pid", peer.PID, "uid", peer.UID, "found", Found(ev.Attributes),
 			"rule", closest.Rule, "reason", closest.Detail, "error", err)
 	}
-	return status.Errorf(codes.PermissionDenied, "no identity issued; kith ids explain --pid %d says why", peer.PID)
+	return status.Errorf(codes.PermissionDenied, "no identity issued; kith why --pid %d says why", peer.PID)
+}
+
+// errRefused is what a process is told whose identity the server does not sign;
+// its reason is in the log of both.
+func errRefused() error {
+	return status.Error(codes.PermissionDenied, "no identity issued: the server refused it, and the agent's log says why")
 }
