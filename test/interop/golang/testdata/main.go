@@ -34,7 +34,7 @@ const (
 var errDenied = errors.New("no identity")
 
 func main() {
-	err := errors.New("want: serve PORT | call AUDIENCE PORT=ID...")
+	err := errors.New("want: serve PORT, or call AUDIENCE and PORT=ID of each callee")
 	switch args := os.Args[1:]; {
 	case len(args) == 2 && args[0] == "serve":
 		err = serve(context.Background(), args[1])
