@@ -19,7 +19,8 @@ func (a *app) adminsVerb() *cobra.Command {
 		Use: "admins", Aliases: []string{"admin"}, Short: "list, add and remove those who administer from elsewhere",
 		Long: `Admins ask the server from other hosts, with an admin SVID and kith --server. The
 server lets them in where server.admin_listen says. Roles: a viewer sees everything,
-an operator also changes services and rules and adds nodes, an admin does everything.`,
+an operator also changes services and rules and adds nodes, an admin does everything.
+An operator who is bound to teams changes only what is theirs (kith ids teams).`,
 	}
 	list := a.adminsList()
 	cmd.AddCommand(list, a.adminsAdd(), a.adminsRole(), a.adminsRemove())
@@ -34,6 +35,8 @@ type adminView struct {
 	Connected bool   `json:"connected"`
 	Joined    int64  `json:"joined_unix"`
 	AddedBy   string `json:"added_by"`
+
+	Teams []string `json:"teams,omitempty"`
 }
 
 func (a *app) adminsList() *cobra.Command {
@@ -49,18 +52,18 @@ func (a *app) adminsList() *cobra.Command {
 		}
 		views := []adminView{}
 		t := table{
-			head:  []string{"NAME", "ROLE", "STATE", "JOINED", "ADDED BY"},
+			head:  []string{"NAME", "ROLE", "TEAMS", "STATE", "JOINED", "ADDED BY"},
 			empty: "no admins elsewhere: kith ids admins add NAME --role viewer prints a line",
 		}
 		for _, one := range admins {
 			views = append(views, adminView{
-				one.GetName(), one.GetRole(), one.GetSpiffeId(), one.GetConnected(), one.GetJoinedUnix(), one.GetAddedBy(),
+				one.GetName(), one.GetRole(), one.GetSpiffeId(), one.GetConnected(), one.GetJoinedUnix(), one.GetAddedBy(), one.GetTeams(),
 			})
 			state := "away"
 			if one.GetConnected() {
 				state = "connected"
 			}
-			t.rows = append(t.rows, []string{one.GetName(), one.GetRole(), state, moment(one.GetJoinedUnix()), one.GetAddedBy()})
+			t.rows = append(t.rows, []string{one.GetName(), one.GetRole(), dash(one.GetTeams()), state, moment(one.GetJoinedUnix()), one.GetAddedBy()})
 		}
 		t.values = views
 		return a.print(*f, t)
@@ -75,10 +78,11 @@ func (a *app) adminsAdd() *cobra.Command {
 the pin of the root and a token that makes one admin, once, within --ttl. Whoever has
 the line first becomes NAME, so hand it over as you would a password. For an admin
 there is, it binds a new key in place of the old one, which ends at once.`,
-		Example: "  kith ids admins add alice --role operator",
+		Example: "  kith ids admins add alice --role operator\n  kith ids admins add bob --role operator --team shop",
 	}
 	role := cmd.Flags().String("role", "", "viewer, operator or admin (default: the one NAME has)")
 	complete(cmd, "role", "viewer", "operator", "admin")
+	teams := cmd.Flags().StringSlice("team", nil, "teams whose services and rules alone an operator may change")
 	ttl := cmd.Flags().Duration("ttl", 10*time.Minute, "how long the line is good for, at most 10m")
 	dryRun := cmd.Flags().Bool("dry-run", false, "say what would be added, make no token")
 	f := outputFlag(cmd)
@@ -88,7 +92,7 @@ there is, it binds a new key in place of the old one, which ends at once.`,
 		}
 		var reply *pb.AddAdminResponse
 		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {
-			reply, err = admin.AddAdmin(ctx, &pb.AddAdminRequest{Name: args[0], Role: *role, Ttl: durationpb.New(*ttl)})
+			reply, err = admin.AddAdmin(ctx, &pb.AddAdminRequest{Name: args[0], Role: *role, Teams: *teams, Ttl: durationpb.New(*ttl)})
 			return err
 		})
 		if err != nil {
@@ -107,15 +111,17 @@ there is, it binds a new key in place of the old one, which ends at once.`,
 func (a *app) adminsRole() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "role NAME ROLE", Short: "change what an admin may do, at once", Args: exactly(2),
-		Example: "  kith ids admins role alice viewer",
+		Example: "  kith ids admins role alice viewer\n  kith ids admins role bob operator --team shop,stock",
 	}
+	teams := cmd.Flags().StringSlice("team", nil, "teams whose services and rules alone an operator may change (default: those there are)")
+	unbind := cmd.Flags().Bool("every-service", false, "bound to no team: an operator for all services")
 	dryRun := cmd.Flags().Bool("dry-run", false, "show the change, make none")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *dryRun {
 			return a.wouldAdmin(cmd.Context(), "make admin "+args[0]+" "+args[1], args[0], args[1])
 		}
 		err := a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) error {
-			_, err := admin.SetAdminRole(ctx, &pb.SetAdminRoleRequest{Name: args[0], Role: args[1]})
+			_, err := admin.SetAdminRole(ctx, &pb.SetAdminRoleRequest{Name: args[0], Role: args[1], Teams: *teams, Unbind: *unbind})
 			return err
 		})
 		if err == nil {

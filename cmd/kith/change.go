@@ -56,6 +56,7 @@ type changeView struct {
 	DryRun   bool         `json:"dry_run,omitempty"`
 	Changes  []changeItem `json:"changes"`
 	Warnings []string     `json:"warnings,omitempty"`
+	Refused  []string     `json:"refused,omitempty"`
 	Affected uint32       `json:"affected"`
 	Acked    uint32       `json:"acked"`
 	Laggards []string     `json:"laggards,omitempty"`
@@ -72,7 +73,7 @@ type changeItem struct {
 
 func viewChange(r *pb.ChangeResult, dryRun bool) changeView {
 	v := changeView{
-		Revision: r.GetRevision(), DryRun: dryRun, Changes: []changeItem{}, Warnings: r.GetWarnings(),
+		Revision: r.GetRevision(), DryRun: dryRun, Changes: []changeItem{}, Warnings: r.GetWarnings(), Refused: r.GetRefused(),
 		Affected: r.GetAffected(), Acked: r.GetAcked(), Laggards: r.GetLaggards(),
 		TookMS: float64(r.GetTook().AsDuration().Microseconds()) / 1000,
 	}
@@ -88,6 +89,9 @@ func viewChange(r *pb.ChangeResult, dryRun bool) changeView {
 func (a *app) printChange(f *changeFlags, r *pb.ChangeResult) error {
 	for _, w := range r.GetWarnings() {
 		fmt.Fprintf(a.stderr, "warning: %s\n", w)
+	}
+	for _, text := range r.GetRefused() {
+		fmt.Fprintf(a.stderr, "would be refused: %s\n", text)
 	}
 	if *f.format != asTable {
 		if err := a.print(*f.format, table{values: viewChange(r, f.dryRun)}); err != nil {

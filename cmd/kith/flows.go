@@ -209,8 +209,15 @@ func (a *app) serverSet(ctx context.Context) (policy.Set, error) {
 
 // setOf is the services and rules among objects.
 func setOf(td spiffe.TrustDomain, objects []*pb.Object) (policy.Set, error) {
-	set := policy.Set{TrustDomain: td, Services: make(map[string]policy.Service), Rules: make(map[string]policy.Rule)}
+	set := policy.Set{TrustDomain: td, Services: make(map[string]policy.Service), Rules: make(map[string]policy.Rule), Teams: make(map[string]policy.Team)}
 	for _, o := range objects {
+		if m := o.GetTeam(); m != nil {
+			team, err := policy.TeamFromPB(m)
+			if err != nil {
+				return set, err
+			}
+			set.Teams[team.Name] = team
+		}
 		if m := o.GetService(); m != nil {
 			service, err := policy.ServiceFromPB(m)
 			if err != nil {
@@ -224,6 +231,11 @@ func setOf(td spiffe.TrustDomain, objects []*pb.Object) (policy.Set, error) {
 				return set, err
 			}
 			set.Rules[rule.Name] = rule
+		}
+	}
+	for _, s := range set.Services {
+		if _, ok := set.Teams[s.Team]; !ok && s.Team != "" {
+			set.Teams[s.Team] = policy.Team{Name: s.Team} // who the teams are is the admins' to say, elsewhere
 		}
 	}
 	return set, nil

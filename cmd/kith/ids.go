@@ -18,7 +18,7 @@ func (a *app) idsVerb() *cobra.Command {
 		Use: "ids", Aliases: []string{"id"}, Short: "list identities, explain those of a process; who are admins, and who signs for end users",
 	}
 	list := a.idsList()
-	cmd.AddCommand(list, a.idsExplain(), a.adminsVerb(), a.providersVerb())
+	cmd.AddCommand(list, a.idsExplain(), a.adminsVerb(), a.providersVerb(), a.teamsVerb())
 	return listByDefault(cmd, list)
 }
 

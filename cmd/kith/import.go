@@ -124,7 +124,7 @@ func (a *app) printAdopted(f format, r adopt.Result, services policy.Set, explai
 		}
 		return refused(r)
 	}
-	set := policy.Set{TrustDomain: services.TrustDomain, Services: services.Services, Rules: make(map[string]policy.Rule)}
+	set := policy.Set{TrustDomain: services.TrustDomain, Services: services.Services, Rules: make(map[string]policy.Rule), Teams: services.Teams}
 	var objects []*pb.Object
 	for _, rule := range r.Rules {
 		set.Rules[rule.Name] = rule

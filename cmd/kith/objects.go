@@ -31,6 +31,8 @@ func listVerb(kind string) string {
 		return "kith federate list"
 	case "provider":
 		return "kith ids providers list"
+	case "team":
+		return "kith ids teams list"
 	default:
 		return "kith status"
 	}
@@ -99,6 +101,8 @@ func objectName(o *pb.Object) string {
 		return o.GetService().GetName()
 	case o.GetProvider() != nil:
 		return o.GetProvider().GetName()
+	case o.GetTeam() != nil:
+		return o.GetTeam().GetName()
 	case o.GetIdentityRule() != nil:
 		return o.GetIdentityRule().GetName()
 	case o.GetFederation() != nil:

@@ -27,6 +27,7 @@ type serviceView struct {
 	RunAs      []string `json:"run_as,omitempty"`
 	Static     []string `json:"endpoints,omitempty"`
 	Live       []string `json:"live"`
+	Team       string   `json:"team,omitempty"`
 	Owner      string   `json:"owner,omitempty"`
 }
 
@@ -53,7 +54,7 @@ func (a *app) servicesList() *cobra.Command {
 			if at == nil {
 				at = []string{}
 			}
-			views = append(views, serviceView{s.GetName(), protocol(s), s.GetIdentities(), s.GetRunAs(), s.GetEndpoints(), at, s.GetOwner()})
+			views = append(views, serviceView{s.GetName(), protocol(s), s.GetIdentities(), s.GetRunAs(), s.GetEndpoints(), at, s.GetTeam(), s.GetOwner()})
 			t.rows = append(t.rows, []string{
 				s.GetName(), protocol(s), dash(s.GetIdentities()), dash(s.GetRunAs()), dash(at), s.GetOwner(),
 			})
@@ -99,7 +100,7 @@ type serviceFlags struct {
 	protocol                     string
 	identities, runAs, endpoints []string
 	encodedSlash, doubleSlash    bool
-	mode                         string
+	mode, team                   string
 }
 
 func addServiceFlags(cmd *cobra.Command) *serviceFlags {
@@ -112,6 +113,7 @@ func addServiceFlags(cmd *cobra.Command) *serviceFlags {
 	flags.BoolVar(&f.encodedSlash, "keep-encoded-slash", false, "match %2f as it was sent instead of refusing it")
 	flags.BoolVar(&f.doubleSlash, "keep-double-slash", false, "match // as it was sent instead of refusing it")
 	flags.StringVar(&f.mode, "mode", "enforce", "enforce, or observe: decide and report, deny only what the platform denies")
+	flags.StringVar(&f.team, "team", "", "whose operators may change it and the rules to it")
 	complete(cmd, "mode", "enforce", "observe")
 	complete(cmd, "protocol", "http", "grpc", "tcp")
 	return f
@@ -136,6 +138,9 @@ func (f *serviceFlags) set(cmd *cobra.Command, s *pb.Service) {
 		if s.Mode = f.mode; f.mode == "enforce" {
 			s.Mode = ""
 		}
+	}
+	if changed("team") {
+		s.Team = f.team
 	}
 	if changed("keep-encoded-slash") || changed("keep-double-slash") {
 		if s.GetPaths() == nil {

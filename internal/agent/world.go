@@ -62,6 +62,8 @@ func keyOf(o *pb.Object) objectKey {
 		return objectKey{registry.KindService, k.Service.GetName()}
 	case *pb.Object_Rule:
 		return objectKey{registry.KindRule, k.Rule.GetName()}
+	case *pb.Object_Team:
+		return objectKey{registry.KindTeam, k.Team.GetName()}
 	case *pb.Object_Federation:
 		return objectKey{registry.KindFederation, k.Federation.GetTrustDomain()}
 	}
@@ -138,6 +140,7 @@ func (w *world) apply(d *pb.Delta) (*world, error) {
 	}
 	delete(touched, registry.KindRule)
 	delete(touched, registry.KindProvider)
+	delete(touched, registry.KindTeam)
 	next.rulesOnly = len(touched) == 0 && len(d.GetBundles()) == 0
 	if len(w.unread)+len(next.unread) > 0 {
 		next.touched = nil // what cannot be read is in every slice

@@ -21,10 +21,10 @@ type AdminApplicant struct {
 // Admins keeps those who administer from elsewhere. Every method is safe for
 // concurrent use; by names the caller for the audit log.
 type Admins interface {
-	// AdminRole is what the admin may do who is bound to this key (SHA-256 of
-	// its SPKI); anybody else is a Denied error. It is asked before every call
-	// and must not block.
-	AdminRole(name string, key [32]byte) (registry.Role, error)
+	// Admin is the record of the admin who is bound to this key (SHA-256 of its
+	// SPKI), and so what they may do; anybody else is a Denied error. It is asked
+	// before every call and must not block.
+	Admin(name string, key [32]byte) (registry.Admin, error)
 	// JoinAdmin uses the token up. What it says to a refused peer must not tell
 	// why.
 	JoinAdmin(ctx context.Context, who AdminApplicant) (*pb.AdmittedAdmin, error)
@@ -32,7 +32,7 @@ type Admins interface {
 	RenewAdmin(ctx context.Context, name string, key crypto.PublicKey) (*pb.AdmittedAdmin, error)
 	ListAdmins(ctx context.Context) ([]*pb.AdminInfo, error)
 	AddAdmin(ctx context.Context, by string, req *pb.AddAdminRequest) (*pb.AddAdminResponse, error)
-	SetAdminRole(ctx context.Context, by, name, role string) (*pb.ChangeResult, error)
+	SetAdminRole(ctx context.Context, by string, req *pb.SetAdminRoleRequest) (*pb.ChangeResult, error)
 	RemoveAdmin(ctx context.Context, by, name string) (*pb.ChangeResult, error)
 }
 
@@ -49,7 +49,7 @@ func (a *admin) AddAdmin(ctx context.Context, req *pb.AddAdminRequest) (*pb.AddA
 
 // SetAdminRole changes what an admin may do.
 func (a *admin) SetAdminRole(ctx context.Context, req *pb.SetAdminRoleRequest) (*pb.ChangeResult, error) {
-	return a.admins.SetAdminRole(ctx, by(ctx), req.GetName(), req.GetRole())
+	return a.admins.SetAdminRole(ctx, by(ctx), req)
 }
 
 // RemoveAdmin forgets an admin. Nobody removes themselves: the answer would go

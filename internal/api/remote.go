@@ -153,11 +153,11 @@ func (r *Remote) identify(state tls.ConnectionState) (Actor, error) {
 	if !r.cfg.Now().Before(leaf.NotAfter) {
 		return Actor{}, Unproven{fmt.Errorf("the certificate of admin %s ended at %s", name, leaf.NotAfter.UTC().Format(time.RFC3339))}
 	}
-	role, err := r.cfg.Admins.AdminRole(name, sha256.Sum256(leaf.RawSubjectPublicKeyInfo))
+	admin, err := r.cfg.Admins.Admin(name, sha256.Sum256(leaf.RawSubjectPublicKeyInfo))
 	if err != nil {
 		return Actor{}, err
 	}
-	return Actor{Name: id.String(), Admin: name, Role: role}, nil
+	return Actor{Name: id.String(), Admin: name, Role: admin.Role, Teams: admin.Teams}, nil
 }
 
 // Sweep cuts every connection whose admin is one no more. It is called after

@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"path"
+	"strings"
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/registry"
 )
 
@@ -14,6 +16,7 @@ type Actor struct {
 	Name  string // for the audit log: a SPIFFE ID, or uid:N on the admin socket
 	Admin string // name of the admin; empty on the admin socket
 	Role  registry.Role
+	Teams []string // whose services and rules alone an operator changes; none: all
 }
 
 // Require refuses an actor whose role is below the one that what needs.
@@ -23,6 +26,21 @@ func (a Actor) Require(role registry.Role, what string) error {
 	}
 	err := fault.Deniedf("%s needs the role %s, and %s is %s", what, role, a.Admin, a.Role)
 	return fault.Hint(err, "an admin can change that: kith ids admins role %s %s", a.Admin, role)
+}
+
+// Writer is what of services and rules is the actor's to change.
+func (a Actor) Writer() policy.Writer {
+	return policy.Writer{Platform: a.Role >= registry.RoleAdmin, Teams: a.Teams}
+}
+
+// RequireUnbound refuses an operator who is bound to a team what reaches beyond
+// every team's services.
+func (a Actor) RequireUnbound(what string) error {
+	if len(a.Teams) == 0 {
+		return nil
+	}
+	err := fault.Deniedf("%s is not for operators of a team, and %s is bound to %s", what, a.Admin, strings.Join(a.Teams, ", "))
+	return fault.Hint(err, "ask an admin; one can also unbind you: kith ids admins role %s operator --every-service", a.Admin)
 }
 
 // RoleToChange is the role that changing an object of a kind needs: who may
@@ -67,6 +85,11 @@ func admit(ctx context.Context, method string, actor Actor) (context.Context, er
 	if err := actor.Require(role, path.Base(method)); err != nil {
 		return ctx, err
 	}
+	if method == pb.Admin_AddNode_FullMethodName { // a node can mint every ID of its class
+		if err := actor.RequireUnbound(path.Base(method)); err != nil {
+			return ctx, err
+		}
+	}
 	return context.WithValue(ctx, actorKey{}, actor), nil
 }
 
@@ -97,6 +120,8 @@ func mayApply(actor Actor, req *pb.ApplyRequest) error {
 			kind = registry.KindIdentity
 		case *pb.Object_Provider:
 			kind = registry.KindProvider
+		case *pb.Object_Team:
+			kind = registry.KindTeam
 		case *pb.Object_NodeRule:
 			kind = registry.KindNode
 		case *pb.Object_Federation:
@@ -126,6 +151,8 @@ func kindWord(kind registry.Kind) string {
 		return "identity rules"
 	case registry.KindProvider:
 		return "providers"
+	case registry.KindTeam:
+		return "teams"
 	case registry.KindService:
 		return "services"
 	case registry.KindRule:

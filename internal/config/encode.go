@@ -44,6 +44,7 @@ func EncodeState(s State) ([]byte, error) {
 		slices.SortStableFunc(f.Nodes, func(a, b nodeRule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Identities, func(a, b identityRule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Providers, func(a, b provider) int { return cmp.Compare(a.Name, b.Name) })
+		slices.SortStableFunc(f.Teams, func(a, b team) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Rules, func(a, b rule) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortStableFunc(f.Federation, func(a, b federation) int { return cmp.Compare(a.TrustDomain, b.TrustDomain) })
 		if err := enc.Encode(nodeOf(reflect.ValueOf(*f), "")); err != nil {
@@ -69,11 +70,13 @@ func (f *stateFile) put(o *pb.Object) error {
 		})
 	case *pb.Object_Provider:
 		f.Providers = append(f.Providers, providerOf(k.Provider))
+	case *pb.Object_Team:
+		f.Teams = append(f.Teams, teamOf(k.Team))
 	case *pb.Object_Service:
 		s := k.Service
 		b := serviceBody{
 			Identities: s.GetIdentities(), Protocol: s.GetProtocol(),
-			RunAs: s.GetRunAs(), Endpoints: s.GetEndpoints(), Mode: serviceMode(s.GetMode()),
+			RunAs: s.GetRunAs(), Endpoints: s.GetEndpoints(), Mode: serviceMode(s.GetMode()), Team: s.GetTeam(),
 		}
 		for _, e := range s.GetExternal() {
 			b.External = append(b.External, externalOf(e))
@@ -109,6 +112,8 @@ func ownerOf(o *pb.Object) string {
 		return k.IdentityRule.GetOwner()
 	case *pb.Object_Provider:
 		return k.Provider.GetOwner()
+	case *pb.Object_Team:
+		return k.Team.GetOwner()
 	case *pb.Object_Service:
 		return k.Service.GetOwner()
 	case *pb.Object_Rule:

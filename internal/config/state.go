@@ -25,7 +25,7 @@ type State struct {
 	keyFiles []keyFile // yet to be read
 }
 
-// objectKey names an object: kind is node, identity, provider, service, rule or
+// objectKey names an object: kind is node, identity, provider, team, service, rule or
 // federation, which is named by its trust domain.
 type objectKey struct{ kind, name string }
 
@@ -36,6 +36,7 @@ type stateFile struct {
 	Nodes       []nodeRule             `yaml:"nodes,omitempty"`
 	Identities  []identityRule         `yaml:"identities,omitempty"`
 	Providers   []provider             `yaml:"providers,omitempty"`
+	Teams       []team                 `yaml:"teams,omitempty"`
 	Services    map[string]serviceBody `yaml:"services,omitempty"`
 	Rules       []rule                 `yaml:"rules,omitempty"`
 	Federation  []federation           `yaml:"federation,omitempty"`
@@ -68,6 +69,7 @@ type serviceBody struct {
 	Mode       serviceMode  `yaml:"mode,omitempty"`
 	Forwarded  *forwarded   `yaml:"forwarded,omitempty,flow"`
 	External   []external   `yaml:"external,omitempty"`
+	Team       string       `yaml:"team,omitempty"`
 }
 
 type forwarded struct {
@@ -146,6 +148,9 @@ func (s *State) collect(d *decoder, f stateFile) {
 	}
 	for _, p := range f.Providers {
 		s.putProvider(d, p, f.Owner)
+	}
+	for _, t := range f.Teams {
+		s.put(d, t.At, "team", t.Name, t.object(f.Owner))
 	}
 	for _, name := range sortedKeys(f.Services) {
 		b := f.Services[name]
@@ -238,7 +243,7 @@ const defaultProtocol = "http"
 func (b serviceBody) object(name, owner string) *pb.Object {
 	s := &pb.Service{
 		Name: name, Identities: b.Identities, Protocol: cmp.Or(b.Protocol, defaultProtocol),
-		RunAs: b.RunAs, Endpoints: b.Endpoints, Mode: string(b.Mode), Owner: owner,
+		RunAs: b.RunAs, Endpoints: b.Endpoints, Mode: string(b.Mode), Team: b.Team, Owner: owner,
 	}
 	for _, e := range b.External {
 		s.External = append(s.External, e.message())

@@ -141,8 +141,9 @@ type ChangeResult struct {
 	Affected      uint32                 `protobuf:"varint,4,opt,name=affected,proto3" json:"affected,omitempty"` // live nodes that had to swap
 	Acked         uint32                 `protobuf:"varint,5,opt,name=acked,proto3" json:"acked,omitempty"`
 	Laggards      []string               `protobuf:"bytes,6,rep,name=laggards,proto3" json:"laggards,omitempty"`
-	Took          *durationpb.Duration   `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`     // until the last ack
-	Replay        *Replay                `protobuf:"bytes,8,opt,name=replay,proto3" json:"replay,omitempty"` // of a dry run that changes services or rules
+	Took          *durationpb.Duration   `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`        // until the last ack
+	Replay        *Replay                `protobuf:"bytes,8,opt,name=replay,proto3" json:"replay,omitempty"`    // of a dry run that changes services or rules
+	Refused       []string               `protobuf:"bytes,20,rep,name=refused,proto3" json:"refused,omitempty"` // of a dry run: what the caller may not change, and why
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +230,13 @@ func (x *ChangeResult) GetTook() *durationpb.Duration {
 func (x *ChangeResult) GetReplay() *Replay {
 	if x != nil {
 		return x.Replay
+	}
+	return nil
+}
+
+func (x *ChangeResult) GetRefused() []string {
+	if x != nil {
+		return x.Refused
 	}
 	return nil
 }
@@ -1578,6 +1586,7 @@ type AdminInfo struct {
 	JoinedUnix    int64                  `protobuf:"varint,4,opt,name=joined_unix,json=joinedUnix,proto3" json:"joined_unix,omitempty"`
 	AddedBy       string                 `protobuf:"bytes,5,opt,name=added_by,json=addedBy,proto3" json:"added_by,omitempty"`
 	Connected     bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
+	Teams         []string               `protobuf:"bytes,20,rep,name=teams,proto3" json:"teams,omitempty"` // whose services and rules the operator may change; empty: all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1652,6 +1661,13 @@ func (x *AdminInfo) GetConnected() bool {
 		return x.Connected
 	}
 	return false
+}
+
+func (x *AdminInfo) GetTeams() []string {
+	if x != nil {
+		return x.Teams
+	}
+	return nil
 }
 
 type ListAdminsRequest struct {
@@ -1738,7 +1754,8 @@ type AddAdminRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	Ttl           *durationpb.Duration   `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"` // of the line; at most, and by default, 10 min
+	Ttl           *durationpb.Duration   `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`      // of the line; at most, and by default, 10 min
+	Teams         []string               `protobuf:"bytes,20,rep,name=teams,proto3" json:"teams,omitempty"` // of an operator; empty: those there are
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1790,6 +1807,13 @@ func (x *AddAdminRequest) GetRole() string {
 func (x *AddAdminRequest) GetTtl() *durationpb.Duration {
 	if x != nil {
 		return x.Ttl
+	}
+	return nil
+}
+
+func (x *AddAdminRequest) GetTeams() []string {
+	if x != nil {
+		return x.Teams
 	}
 	return nil
 }
@@ -1850,6 +1874,8 @@ type SetAdminRoleRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	Teams         []string               `protobuf:"bytes,20,rep,name=teams,proto3" json:"teams,omitempty"`    // of an operator; empty: those there are
+	Unbind        bool                   `protobuf:"varint,21,opt,name=unbind,proto3" json:"unbind,omitempty"` // from every team: all services
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1896,6 +1922,20 @@ func (x *SetAdminRoleRequest) GetRole() string {
 		return x.Role
 	}
 	return ""
+}
+
+func (x *SetAdminRoleRequest) GetTeams() []string {
+	if x != nil {
+		return x.Teams
+	}
+	return nil
+}
+
+func (x *SetAdminRoleRequest) GetUnbind() bool {
+	if x != nil {
+		return x.Unbind
+	}
+	return false
 }
 
 type RemoveAdminRequest struct {
@@ -2129,7 +2169,7 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\x04wait\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x1f\n" +
 	"\vcreate_only\x18\b \x01(\bR\n" +
 	"createOnly\x12\x18\n" +
-	"\adeclare\x18\t \x03(\tR\adeclare\"\x97\x02\n" +
+	"\adeclare\x18\t \x03(\tR\adeclare\"\xb1\x02\n" +
 	"\fChangeResult\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12)\n" +
 	"\achanges\x18\x02 \x03(\v2\x0f.kith.v1.ChangeR\achanges\x12\x1a\n" +
@@ -2138,7 +2178,8 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\x05acked\x18\x05 \x01(\rR\x05acked\x12\x1a\n" +
 	"\blaggards\x18\x06 \x03(\tR\blaggards\x12-\n" +
 	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x12'\n" +
-	"\x06replay\x18\b \x01(\v2\x0f.kith.v1.ReplayR\x06replay\"P\n" +
+	"\x06replay\x18\b \x01(\v2\x0f.kith.v1.ReplayR\x06replay\x12\x18\n" +
+	"\arefused\x18\x14 \x03(\tR\arefused\"P\n" +
 	"\x06Change\x12\x12\n" +
 	"\x04verb\x18\x01 \x01(\tR\x04verb\x12\x1e\n" +
 	"\x03key\x18\x02 \x01(\v2\f.kith.v1.KeyR\x03key\x12\x12\n" +
@@ -2244,7 +2285,7 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\x05event\x18\x02 \x01(\tR\x05event\x12-\n" +
 	"\x06change\x18\x03 \x01(\v2\x15.kith.v1.ChangeResultR\x06change\x12-\n" +
 	"\bdecision\x18\x04 \x01(\v2\x11.kith.v1.DecisionR\bdecision\x12%\n" +
-	"\x04node\x18\x05 \x01(\v2\x11.kith.v1.NodeInfoR\x04node\"\xaa\x01\n" +
+	"\x04node\x18\x05 \x01(\v2\x11.kith.v1.NodeInfoR\x04node\"\xc0\x01\n" +
 	"\tAdminInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x12\n" +
@@ -2252,20 +2293,24 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\vjoined_unix\x18\x04 \x01(\x03R\n" +
 	"joinedUnix\x12\x19\n" +
 	"\badded_by\x18\x05 \x01(\tR\aaddedBy\x12\x1c\n" +
-	"\tconnected\x18\x06 \x01(\bR\tconnected\"\x13\n" +
+	"\tconnected\x18\x06 \x01(\bR\tconnected\x12\x14\n" +
+	"\x05teams\x18\x14 \x03(\tR\x05teams\"\x13\n" +
 	"\x11ListAdminsRequest\"@\n" +
 	"\x12ListAdminsResponse\x12*\n" +
-	"\x06admins\x18\x01 \x03(\v2\x12.kith.v1.AdminInfoR\x06admins\"f\n" +
+	"\x06admins\x18\x01 \x03(\v2\x12.kith.v1.AdminInfoR\x06admins\"|\n" +
 	"\x0fAddAdminRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12+\n" +
-	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"I\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x14\n" +
+	"\x05teams\x18\x14 \x03(\tR\x05teams\"I\n" +
 	"\x10AddAdminResponse\x12\x12\n" +
 	"\x04join\x18\x01 \x01(\tR\x04join\x12!\n" +
-	"\fexpires_unix\x18\x02 \x01(\x03R\vexpiresUnix\"=\n" +
+	"\fexpires_unix\x18\x02 \x01(\x03R\vexpiresUnix\"k\n" +
 	"\x13SetAdminRoleRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\"(\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
+	"\x05teams\x18\x14 \x03(\tR\x05teams\x12\x16\n" +
+	"\x06unbind\x18\x15 \x01(\bR\x06unbind\"(\n" +
 	"\x12RemoveAdminRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"%\n" +
 	"\x11RenewAdminRequest\x12\x10\n" +

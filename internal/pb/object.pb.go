@@ -249,6 +249,7 @@ type Service struct {
 	Owner         string                 `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
 	Mode          string                 `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`           // empty or enforce: decisions hold; observe: they are made and reported only
 	Forwarded     *Forwarded             `protobuf:"bytes,9,opt,name=forwarded,proto3" json:"forwarded,omitempty"` // whose word on a caller's address is taken
+	Team          string                 `protobuf:"bytes,20,opt,name=team,proto3" json:"team,omitempty"`          // whose operators may change it and the rules to it
 	External      []*External            `protobuf:"bytes,12,rep,name=external,proto3" json:"external,omitempty"`  // who must agree to what rules allow, in this order
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -345,6 +346,13 @@ func (x *Service) GetForwarded() *Forwarded {
 		return x.Forwarded
 	}
 	return nil
+}
+
+func (x *Service) GetTeam() string {
+	if x != nil {
+		return x.Team
+	}
+	return ""
 }
 
 func (x *Service) GetExternal() []*External {
@@ -836,6 +844,83 @@ func (x *Provider) GetOwner() string {
 	return ""
 }
 
+// A team is some operators' part of the services.
+type Team struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Identities    []string               `protobuf:"bytes,2,rep,name=identities,proto3" json:"identities,omitempty"`                         // ID patterns: those its services may have
+	TrustDomains  []string               `protobuf:"bytes,3,rep,name=trust_domains,json=trustDomains,proto3" json:"trust_domains,omitempty"` // others, whose peers its rules may let in
+	Platform      bool                   `protobuf:"varint,4,opt,name=platform,proto3" json:"platform,omitempty"`                            // may change every service and rule
+	Owner         string                 `protobuf:"bytes,5,opt,name=owner,proto3" json:"owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Team) Reset() {
+	*x = Team{}
+	mi := &file_kith_v1_object_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Team) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Team) ProtoMessage() {}
+
+func (x *Team) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_object_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Team.ProtoReflect.Descriptor instead.
+func (*Team) Descriptor() ([]byte, []int) {
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Team) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Team) GetIdentities() []string {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
+func (x *Team) GetTrustDomains() []string {
+	if x != nil {
+		return x.TrustDomains
+	}
+	return nil
+}
+
+func (x *Team) GetPlatform() bool {
+	if x != nil {
+		return x.Platform
+	}
+	return false
+}
+
+func (x *Team) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
 // One object of any kind; exactly one is set.
 type Object struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -847,6 +932,7 @@ type Object struct {
 	//	*Object_Rule
 	//	*Object_Provider
 	//	*Object_Federation
+	//	*Object_Team
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -854,7 +940,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +952,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +965,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Object) GetKind() isObject_Kind {
@@ -943,6 +1029,15 @@ func (x *Object) GetFederation() *Federation {
 	return nil
 }
 
+func (x *Object) GetTeam() *Team {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Team); ok {
+			return x.Team
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -971,6 +1066,10 @@ type Object_Federation struct {
 	Federation *Federation `protobuf:"bytes,8,opt,name=federation,proto3,oneof"`
 }
 
+type Object_Team struct {
+	Team *Team `protobuf:"bytes,20,opt,name=team,proto3,oneof"`
+}
+
 func (*Object_NodeRule) isObject_Kind() {}
 
 func (*Object_IdentityRule) isObject_Kind() {}
@@ -983,7 +1082,9 @@ func (*Object_Provider) isObject_Kind() {}
 
 func (*Object_Federation) isObject_Kind() {}
 
-// Key names an object: kind is node, identity, provider, service, rule or
+func (*Object_Team) isObject_Kind() {}
+
+// Key names an object: kind is node, identity, provider, team, service, rule or
 // federation; a federation's name is its trust domain.
 type Key struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -995,7 +1096,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1108,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1121,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Key) GetKind() string {
@@ -1047,7 +1148,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1160,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1173,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -1102,7 +1203,7 @@ type DirectoryEntry struct {
 
 func (x *DirectoryEntry) Reset() {
 	*x = DirectoryEntry{}
-	mi := &file_kith_v1_object_proto_msgTypes[12]
+	mi := &file_kith_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1215,7 @@ func (x *DirectoryEntry) String() string {
 func (*DirectoryEntry) ProtoMessage() {}
 
 func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[12]
+	mi := &file_kith_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1228,7 @@ func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryEntry.ProtoReflect.Descriptor instead.
 func (*DirectoryEntry) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DirectoryEntry) GetService() string {
@@ -1169,7 +1270,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_kith_v1_object_proto_msgTypes[13]
+	mi := &file_kith_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1282,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[13]
+	mi := &file_kith_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1295,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1251,7 +1352,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_kith_v1_object_proto_msgTypes[14]
+	mi := &file_kith_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1364,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[14]
+	mi := &file_kith_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1377,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Decision) GetId() string {
@@ -1467,7 +1568,7 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x05owner\x18\b \x01(\tR\x05owner\"g\n" +
 	"\vPathOptions\x12,\n" +
 	"\x12keep_encoded_slash\x18\x01 \x01(\bR\x10keepEncodedSlash\x12*\n" +
-	"\x11keep_double_slash\x18\x02 \x01(\bR\x0fkeepDoubleSlash\"\xc5\x02\n" +
+	"\x11keep_double_slash\x18\x02 \x01(\bR\x0fkeepDoubleSlash\"\xd9\x02\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -1479,7 +1580,8 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\tendpoints\x18\x06 \x03(\tR\tendpoints\x12\x14\n" +
 	"\x05owner\x18\a \x01(\tR\x05owner\x12\x12\n" +
 	"\x04mode\x18\b \x01(\tR\x04mode\x120\n" +
-	"\tforwarded\x18\t \x01(\v2\x12.kith.v1.ForwardedR\tforwarded\x12-\n" +
+	"\tforwarded\x18\t \x01(\v2\x12.kith.v1.ForwardedR\tforwarded\x12\x12\n" +
+	"\x04team\x18\x14 \x01(\tR\x04team\x12-\n" +
 	"\bexternal\x18\f \x03(\v2\x11.kith.v1.ExternalR\bexternal\"\xde\x01\n" +
 	"\bExternal\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -1528,7 +1630,15 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\bservices\x18\b \x03(\tR\bservices\x12\x14\n" +
 	"\x05bound\x18\t \x01(\bR\x05bound\x12\x14\n" +
 	"\x05owner\x18\n" +
-	" \x01(\tR\x05owner\"\xbb\x02\n" +
+	" \x01(\tR\x05owner\"\x91\x01\n" +
+	"\x04Team\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"identities\x18\x02 \x03(\tR\n" +
+	"identities\x12#\n" +
+	"\rtrust_domains\x18\x03 \x03(\tR\ftrustDomains\x12\x1a\n" +
+	"\bplatform\x18\x04 \x01(\bR\bplatform\x12\x14\n" +
+	"\x05owner\x18\x05 \x01(\tR\x05owner\"\xe0\x02\n" +
 	"\x06Object\x120\n" +
 	"\tnode_rule\x18\x01 \x01(\v2\x11.kith.v1.NodeRuleH\x00R\bnodeRule\x12<\n" +
 	"\ridentity_rule\x18\x02 \x01(\v2\x15.kith.v1.IdentityRuleH\x00R\fidentityRule\x12,\n" +
@@ -1537,7 +1647,8 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\bprovider\x18\x05 \x01(\v2\x11.kith.v1.ProviderH\x00R\bprovider\x125\n" +
 	"\n" +
 	"federation\x18\b \x01(\v2\x13.kith.v1.FederationH\x00R\n" +
-	"federationB\x06\n" +
+	"federation\x12#\n" +
+	"\x04team\x18\x14 \x01(\v2\r.kith.v1.TeamH\x00R\x04teamB\x06\n" +
 	"\x04kind\"-\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
@@ -1597,7 +1708,7 @@ func file_kith_v1_object_proto_rawDescGZIP() []byte {
 	return file_kith_v1_object_proto_rawDescData
 }
 
-var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_kith_v1_object_proto_goTypes = []any{
 	(*NodeRule)(nil),            // 0: kith.v1.NodeRule
 	(*IdentityRule)(nil),        // 1: kith.v1.IdentityRule
@@ -1608,32 +1719,34 @@ var file_kith_v1_object_proto_goTypes = []any{
 	(*Rule)(nil),                // 6: kith.v1.Rule
 	(*Federation)(nil),          // 7: kith.v1.Federation
 	(*Provider)(nil),            // 8: kith.v1.Provider
-	(*Object)(nil),              // 9: kith.v1.Object
-	(*Key)(nil),                 // 10: kith.v1.Key
-	(*Bundle)(nil),              // 11: kith.v1.Bundle
-	(*DirectoryEntry)(nil),      // 12: kith.v1.DirectoryEntry
-	(*Endpoint)(nil),            // 13: kith.v1.Endpoint
-	(*Decision)(nil),            // 14: kith.v1.Decision
-	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
+	(*Team)(nil),                // 9: kith.v1.Team
+	(*Object)(nil),              // 10: kith.v1.Object
+	(*Key)(nil),                 // 11: kith.v1.Key
+	(*Bundle)(nil),              // 12: kith.v1.Bundle
+	(*DirectoryEntry)(nil),      // 13: kith.v1.DirectoryEntry
+	(*Endpoint)(nil),            // 14: kith.v1.Endpoint
+	(*Decision)(nil),            // 15: kith.v1.Decision
+	(*durationpb.Duration)(nil), // 16: google.protobuf.Duration
 }
 var file_kith_v1_object_proto_depIdxs = []int32{
-	15, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
+	16, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
 	2,  // 1: kith.v1.Service.paths:type_name -> kith.v1.PathOptions
 	5,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
 	4,  // 3: kith.v1.Service.external:type_name -> kith.v1.External
-	15, // 4: kith.v1.External.timeout:type_name -> google.protobuf.Duration
+	16, // 4: kith.v1.External.timeout:type_name -> google.protobuf.Duration
 	0,  // 5: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
 	1,  // 6: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
 	3,  // 7: kith.v1.Object.service:type_name -> kith.v1.Service
 	6,  // 8: kith.v1.Object.rule:type_name -> kith.v1.Rule
 	8,  // 9: kith.v1.Object.provider:type_name -> kith.v1.Provider
 	7,  // 10: kith.v1.Object.federation:type_name -> kith.v1.Federation
-	13, // 11: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	9,  // 11: kith.v1.Object.team:type_name -> kith.v1.Team
+	14, // 12: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_object_proto_init() }
@@ -1641,13 +1754,14 @@ func file_kith_v1_object_proto_init() {
 	if File_kith_v1_object_proto != nil {
 		return
 	}
-	file_kith_v1_object_proto_msgTypes[9].OneofWrappers = []any{
+	file_kith_v1_object_proto_msgTypes[10].OneofWrappers = []any{
 		(*Object_NodeRule)(nil),
 		(*Object_IdentityRule)(nil),
 		(*Object_Service)(nil),
 		(*Object_Rule)(nil),
 		(*Object_Provider)(nil),
 		(*Object_Federation)(nil),
+		(*Object_Team)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1655,7 +1769,7 @@ func file_kith_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_object_proto_rawDesc), len(file_kith_v1_object_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

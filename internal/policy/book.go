@@ -22,6 +22,7 @@ type Book struct {
 	rules    *fork.Map[string, *Rule]
 	to       *fork.Map[string, []*Rule] // by the service they name in to, in the order of names; replaced, not changed
 	wide     []*Rule                    // those that bind by pattern; likewise
+	teams    map[string]Team            // replaced, not changed
 	sound    *atomic.Bool               // was checked as a whole once; common to all forks
 }
 
@@ -137,7 +138,7 @@ func (b *Book) Set() Set {
 }
 
 func (b *Book) empty() Set {
-	return Set{TrustDomain: b.domain, Revision: b.Revision, Services: map[string]Service{}, Rules: map[string]Rule{}}
+	return Set{TrustDomain: b.domain, Revision: b.Revision, Services: map[string]Service{}, Rules: map[string]Rule{}, Teams: b.teams}
 }
 
 // Slice is what Set().Slice would give.

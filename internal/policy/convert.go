@@ -40,7 +40,7 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 			KeepEncodedSlash: m.GetPaths().GetKeepEncodedSlash(),
 			KeepDoubleSlash:  m.GetPaths().GetKeepDoubleSlash(),
 		},
-		Endpoints: m.GetEndpoints(), Owner: m.GetOwner(), Mode: mode, Externals: externals,
+		Endpoints: m.GetEndpoints(), Owner: m.GetOwner(), Team: m.GetTeam(), Mode: mode, Externals: externals,
 		Forwarded: Forwarded{By: m.GetForwarded().GetBy(), Hops: int(min(m.GetForwarded().GetHops(), math.MaxInt32))},
 	}, nil
 }
@@ -49,7 +49,7 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 func (s Service) PB() *pb.Service {
 	m := &pb.Service{
 		Name: s.Name, Identities: s.Identities, Protocol: s.Protocol.String(), RunAs: s.RunAs,
-		Endpoints: s.Endpoints, Owner: s.Owner, Mode: s.Mode.String(),
+		Endpoints: s.Endpoints, Owner: s.Owner, Team: s.Team, Mode: s.Mode.String(),
 	}
 	if len(s.Forwarded.By) > 0 || s.Forwarded.Hops != 0 {
 		m.Forwarded = &pb.Forwarded{By: s.Forwarded.By, Hops: uint32(s.Forwarded.Hops)}

@@ -30,6 +30,7 @@ type Service struct {
 	Mode       Mode     // Enforce or Observe
 	Forwarded  Forwarded
 	Externals  []External // asked in this order about what rules allow
+	Team       string     // whose operators may change it and the rules to it; empty: nobody's who is bound to a team
 	Owner      string
 }
 

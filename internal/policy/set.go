@@ -15,6 +15,7 @@ type Set struct {
 	Revision    uint64
 	Services    map[string]Service
 	Rules       map[string]Rule
+	Teams       map[string]Team // who may change which services; decisions do not read them
 }
 
 // Validate reports every fault of the set at once, each with its path and, for a
@@ -34,7 +35,11 @@ func (s Set) Validate() (warnings []string, err error) {
 		}
 		svc.check(&v.faults)
 		v.sources("services."+name+".forwarded.by", svc.Forwarded.By)
+		v.teamOf(svc)
 		v.ids[name], _ = svc.IDs(s.TrustDomain) // check has reported what is wrong
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Teams)) {
+		v.team(name, s.Teams[name])
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Rules)) {
 		v.rule(name, s.Rules[name])

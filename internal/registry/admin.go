@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/kith-id/kith/internal/fault"
@@ -63,7 +64,8 @@ func (r *Role) UnmarshalText(text []byte) (err error) {
 type Admin struct {
 	Name    string    `json:"name"`
 	Role    Role      `json:"role"`
-	KeyHash Hash      `json:"key"` // SHA-256 of the admin key's SPKI, bound by the token
+	Teams   []string  `json:"teams,omitempty"` // an operator's, whose services alone they change; none: all
+	KeyHash Hash      `json:"key"`             // SHA-256 of the admin key's SPKI, bound by the token
 	Joined  time.Time `json:"joined"`
 	By      string    `json:"by"` // who made the token
 }
@@ -78,6 +80,31 @@ func (a Admin) Validate() error {
 	}
 	if a.KeyHash == (Hash{}) {
 		return fault.Invalidf("admin %s: no key", a.Name)
+	}
+	return checkTeams(a.Role, a.Teams)
+}
+
+// maxTeams bounds how many teams one operator is bound to.
+const maxTeams = 64
+
+// checkTeams refuses teams of anybody but an operator: a viewer changes nothing,
+// and an admin is bound to nothing.
+func checkTeams(role Role, teams []string) error {
+	switch {
+	case len(teams) == 0:
+		return nil
+	case role != RoleOperator:
+		return fault.Hint(fault.Invalidf("role %s is bound to no team", role), "--role operator")
+	case len(teams) > maxTeams:
+		return fault.Invalidf("%d teams, at most %d", len(teams), maxTeams)
+	}
+	for i, team := range teams {
+		if err := ValidateName(team); err != nil {
+			return fault.Invalidf("team: %w", err)
+		}
+		if slices.Contains(teams[:i], team) {
+			return fault.Invalidf("team %s twice", team)
+		}
 	}
 	return nil
 }
@@ -105,6 +132,7 @@ type AdminToken struct {
 	Hash    Hash      `json:"hash"`
 	Name    string    `json:"name"` // the only admin it makes
 	Role    Role      `json:"role"`
+	Teams   []string  `json:"teams,omitempty"`
 	By      string    `json:"by"`
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
@@ -130,7 +158,7 @@ func (t AdminToken) Validate() error {
 	if ttl := t.Expires.Sub(t.Created); ttl <= 0 || ttl > MaxTokenTTL {
 		return fault.Invalidf("admin token: lives %s; at most %s", ttl, MaxTokenTTL)
 	}
-	return nil
+	return checkTeams(t.Role, t.Teams)
 }
 
 // Marshal is the record's value in the store.

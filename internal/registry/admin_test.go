@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -10,18 +11,21 @@ func TestAdminRecordsRoundTrip(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0).UTC()
 	for _, role := range []Role{RoleViewer, RoleOperator, RoleAdmin} {
 		admin := Admin{Name: "alice", Role: role, KeyHash: HashOf([]byte("k")), Joined: now, By: "uid:0"}
+		if role == RoleOperator {
+			admin.Teams = []string{"shop", "stock"}
+		}
 		value, err := admin.Marshal()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := ParseAdmin(value); err != nil || got != admin {
+		if got, err := ParseAdmin(value); err != nil || !reflect.DeepEqual(got, admin) {
 			t.Errorf("got %+v, %v, want %+v", got, err, admin)
 		}
 		token := AdminToken{Hash: HashOf([]byte("s")), Name: "alice", Role: role, By: "uid:0", Created: now, Expires: now.Add(MaxTokenTTL)}
 		if value, err = token.Marshal(); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := ParseAdminToken(value); err != nil || got != token {
+		if got, err := ParseAdminToken(value); err != nil || !reflect.DeepEqual(got, token) {
 			t.Errorf("got %+v, %v, want %+v", got, err, token)
 		}
 		if token.Expired(now.Add(MaxTokenTTL-1)) || !token.Expired(token.Expires) || !(AdminToken{}).Expired(now) {
@@ -39,6 +43,10 @@ func TestAdminRecordsFailClosed(t *testing.T) {
 		"role number":   `{"name":"alice","role":3,"key":"` + key + `"}`,
 		"no key":        `{"name":"alice","role":"admin"}`,
 		"no name":       `{"role":"admin","key":"` + key + `"}`,
+		"viewer's team": `{"name":"alice","role":"viewer","teams":["shop"],"key":"` + key + `"}`,
+		"admin's team":  `{"name":"alice","role":"admin","teams":["shop"],"key":"` + key + `"}`,
+		"team twice":    `{"name":"alice","role":"operator","teams":["shop","shop"],"key":"` + key + `"}`,
+		"team no name":  `{"name":"alice","role":"operator","teams":["../x"],"key":"` + key + `"}`,
 		"path in name":  `{"name":"../x","role":"admin","key":"` + key + `"}`,
 		"unknown field": `{"name":"alice","role":"admin","key":"` + key + `","sudo":true}`,
 	} {

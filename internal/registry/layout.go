@@ -28,6 +28,7 @@ const (
 	KindNode     Kind = "node"
 	KindIdentity Kind = "identity"
 	KindProvider Kind = "provider"
+	KindTeam     Kind = "team"
 	KindService  Kind = "service"
 	KindRule     Kind = "rule"
 
@@ -36,7 +37,7 @@ const (
 
 // Kinds is every kind, in the order in which objects are applied and listed.
 func Kinds() []Kind {
-	return []Kind{KindNode, KindIdentity, KindProvider, KindService, KindRule, KindFederation}
+	return []Kind{KindNode, KindIdentity, KindProvider, KindTeam, KindService, KindRule, KindFederation}
 }
 
 // ObjectKey is the key of an applied object.

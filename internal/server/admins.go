@@ -30,15 +30,15 @@ func adminID(td spiffe.TrustDomain, name string) (spiffe.ID, error) {
 	return spiffe.NewID(td, "/kith/admin/"+name)
 }
 
-// AdminRole is what an admin may do now, from the snapshot.
-func (s *Server) AdminRole(name string, key [32]byte) (registry.Role, error) {
+// Admin is the record of an admin now, from the snapshot.
+func (s *Server) Admin(name string, key [32]byte) (registry.Admin, error) {
 	entry, ok := s.snap().admins[name]
 	if !ok || entry.admin.KeyHash != registry.Hash(key) {
 		// One who was removed and one who joined again elsewhere are told the same.
-		return registry.RoleNone, fault.Hint(fault.Deniedf("%s is not an admin here, or has joined again with another key", name),
+		return registry.Admin{}, fault.Hint(fault.Deniedf("%s is not an admin here, or has joined again with another key", name),
 			"ask an admin, or root on the server's host, for a new line: kith ids admins add %s", name)
 	}
-	return entry.admin.Role, nil
+	return entry.admin, nil
 }
 
 // ListAdmins shows every admin, by name.
@@ -49,6 +49,7 @@ func (s *Server) ListAdmins(context.Context) ([]*pb.AdminInfo, error) {
 		admin := snap.admins[name].admin
 		info := &pb.AdminInfo{
 			Name: name, Role: admin.Role.String(), JoinedUnix: unixOf(admin.Joined), AddedBy: admin.By,
+			Teams:     admin.Teams,
 			Connected: s.remote != nil && s.remote.Connected(name),
 		}
 		if id, err := adminID(snap.trustDomain, name); err == nil {
@@ -70,12 +71,17 @@ func (s *Server) AddAdmin(ctx context.Context, by string, req *pb.AddAdminReques
 	if err := registry.ValidateName(req.GetName()); err != nil {
 		return nil, fault.Invalidf("admin name: %w", err)
 	}
-	role := s.snap().admins[req.GetName()].admin.Role
+	known := s.snap().admins[req.GetName()].admin
+	role := known.Role
 	if req.GetRole() != "" || role == registry.RoleNone {
 		var err error
 		if role, err = registry.ParseRole(req.GetRole()); err != nil {
 			return nil, fault.Hint(err, "--role viewer, --role operator or --role admin")
 		}
+	}
+	teams, err := s.snap().teamsOf(known, role, req.GetTeams(), false)
+	if err != nil {
+		return nil, err
 	}
 	ttl := registry.MaxTokenTTL
 	if req.GetTtl() != nil {
@@ -88,14 +94,14 @@ func (s *Server) AddAdmin(ctx context.Context, by string, req *pb.AddAdminReques
 	rand.Read(secret[:])
 	now := s.cfg.Now().UTC()
 	token := registry.AdminToken{
-		Hash: registry.HashOf(secret[:]), Name: req.GetName(), Role: role, By: by, Created: now, Expires: now.Add(ttl),
+		Hash: registry.HashOf(secret[:]), Name: req.GetName(), Role: role, Teams: teams, By: by, Created: now, Expires: now.Add(ttl),
 	}
 	value, err := token.Marshal()
 	if err != nil {
 		return nil, err
 	}
 	event := audit.Event{Kind: audit.Changed, Actor: by, Object: "admin token for " + token.Name, Facts: map[string]string{
-		"role": role.String(), "hash": hex.EncodeToString(token.Hash[:8]), "expires": token.Expires.Format(time.RFC3339),
+		"role": role.String(), "teams": strings.Join(teams, ","), "hash": hex.EncodeToString(token.Hash[:8]), "expires": token.Expires.Format(time.RFC3339),
 	}}
 	txn := registry.Txn{If: []registry.Condition{registry.IfAbsent(token.Key())}, Do: []registry.Op{registry.Put(token.Key(), value)}}
 	if _, err := s.audited(ctx, event, func() (registry.Version, error) { return s.commit(ctx, txn) }); err != nil {
@@ -106,8 +112,9 @@ func (s *Server) AddAdmin(ctx context.Context, by string, req *pb.AddAdminReques
 }
 
 // SetAdminRole changes what an admin may do, from their next call on.
-func (s *Server) SetAdminRole(ctx context.Context, by, name, text string) (*pb.ChangeResult, error) {
-	role, err := registry.ParseRole(text)
+func (s *Server) SetAdminRole(ctx context.Context, by string, req *pb.SetAdminRoleRequest) (*pb.ChangeResult, error) {
+	name := req.GetName()
+	role, err := registry.ParseRole(req.GetRole())
 	if err != nil {
 		return nil, err
 	}
@@ -115,10 +122,15 @@ func (s *Server) SetAdminRole(ctx context.Context, by, name, text string) (*pb.C
 	if !ok {
 		return nil, s.snap().unknownAdmin(name)
 	}
+	teams, err := s.snap().teamsOf(entry.admin, role, req.GetTeams(), req.GetUnbind())
+	if err != nil {
+		return nil, err
+	}
 	event := audit.Event{Kind: audit.Changed, Actor: by, Object: "role of admin " + name, Facts: map[string]string{
 		"role": role.String(), "was": entry.admin.Role.String(),
+		"teams": strings.Join(teams, ","), "teams_were": strings.Join(entry.admin.Teams, ","),
 	}}
-	entry.admin.Role = role
+	entry.admin.Role, entry.admin.Teams = role, teams
 	value, err := entry.admin.Marshal()
 	if err != nil {
 		return nil, err

@@ -38,9 +38,9 @@ type person struct {
 }
 
 // adminLine makes an admin line.
-func (r *rig) adminLine(name, role string) string {
+func (r *rig) adminLine(name, role string, teams ...string) string {
 	r.t.Helper()
-	added, err := r.admin.AddAdmin(r.t.Context(), &pb.AddAdminRequest{Name: name, Role: role})
+	added, err := r.admin.AddAdmin(r.t.Context(), &pb.AddAdminRequest{Name: name, Role: role, Teams: teams})
 	if err != nil {
 		r.t.Fatalf("AddAdmin: %v", api.FromWire(err))
 	}
@@ -65,10 +65,10 @@ func (r *rig) joinAdmin(line string, key *ecdsa.PrivateKey) (*pb.AdmittedAdmin, 
 }
 
 // person is an admin who has joined and is connected.
-func (r *rig) person(name, role string) *person {
+func (r *rig) person(name, role string, teams ...string) *person {
 	r.t.Helper()
 	p := &person{t: r.t, key: newKey(r.t)}
-	in, err := r.joinAdmin(r.adminLine(name, role), p.key)
+	in, err := r.joinAdmin(r.adminLine(name, role, teams...), p.key)
 	if err != nil {
 		r.t.Fatalf("join %s: %v", name, err)
 	}
@@ -359,7 +359,7 @@ func TestAdminsOutliveARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if role, err := r.s.AdminRole("alice", registry.HashOf(key)); err != nil || role != registry.RoleOperator {
-		t.Errorf("after a restart: got %v, %v, want operator", role, err)
+	if admin, err := r.s.Admin("alice", registry.HashOf(key)); err != nil || admin.Role != registry.RoleOperator {
+		t.Errorf("after a restart: got %v, %v, want operator", admin.Role, err)
 	}
 }

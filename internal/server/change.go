@@ -43,6 +43,9 @@ func (s *Server) Apply(ctx context.Context, by api.Actor, req *pb.ApplyRequest) 
 		return nil, err
 	}
 	result := &pb.ChangeResult{Revision: revision, Changes: changes, Warnings: p.warnings}
+	if req.GetDryRun() {
+		result.Refused = p.refused(by)
+	}
 	if len(p.edits) > 0 && req.GetDryRun() {
 		result.Replay, err = s.replay(ctx, p)
 	}
@@ -114,17 +117,6 @@ func (s *Server) apply(ctx context.Context, by api.Actor, req *pb.ApplyRequest) 
 			return plan{}, 0, err
 		}
 	}
-}
-
-// permit asks the actor's role for each edit: of those that prune and declare
-// bring nobody knew before.
-func (p plan) permit(by api.Actor) error {
-	for _, e := range p.edits {
-		if err := by.Require(api.RoleToChange(e.key.kind), "to "+e.verb+" "+e.key.String()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // commitPlan writes the plan. A Conflict means that the revision has moved; the

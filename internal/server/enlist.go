@@ -108,7 +108,7 @@ func (s *Server) joinAdmin(ctx context.Context, who api.AdminApplicant) (*pb.Adm
 	if token.Expired(now) {
 		return nil, token, fault.Deniedf("admin token of %s expired at %s", token.Name, token.Expires.UTC().Format(time.RFC3339))
 	}
-	admin := registry.Admin{Name: token.Name, Role: token.Role, KeyHash: keyHash, Joined: now, By: token.By}
+	admin := registry.Admin{Name: token.Name, Role: token.Role, Teams: token.Teams, KeyHash: keyHash, Joined: now, By: token.By}
 	value, err := admin.Marshal()
 	if err != nil {
 		return nil, token, err
@@ -161,7 +161,7 @@ func (s *Server) RenewAdmin(ctx context.Context, name string, key crypto.PublicK
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.AdminRole(name, hash); err != nil {
+	if _, err := s.Admin(name, hash); err != nil {
 		return nil, err
 	}
 	return s.issueAdmin(ctx, s.snap().admins[name].admin, key)

@@ -253,6 +253,19 @@ func shop() []*pb.Object {
 	return []*pb.Object{service("orders", "/vms/orders"), service("web", "/vms/web")}
 }
 
+// teams is who shares the services of shop, and one for the platform.
+func teams() []*pb.Object {
+	var out []*pb.Object
+	for _, t := range []*pb.Team{
+		{Name: "shop", Identities: []string{"/vms/shop/**"}},
+		{Name: "stock", Identities: []string{"/vms/stock/**"}},
+		{Name: "sre", Platform: true},
+	} {
+		out = append(out, &pb.Object{Kind: &pb.Object_Team{Team: t}})
+	}
+	return out
+}
+
 // within waits for something that another goroutine brings about.
 func within(t testing.TB, what string, ok func() bool) {
 	t.Helper()

@@ -61,6 +61,11 @@ func (s state) put(key objectKey, object *pb.Object) error {
 		s.rules.IdentityRules[key.name], err = registry.IdentityRuleFromPB(kind.IdentityRule)
 	case *pb.Object_Provider:
 		s.providers[key.name], err = usertoken.FromPB(kind.Provider)
+	case *pb.Object_Team:
+		var team policy.Team
+		if team, err = policy.TeamFromPB(kind.Team); err == nil {
+			s.policy.PutTeam(team)
+		}
 	case *pb.Object_Service:
 		var service policy.Service
 		if service, err = policy.ServiceFromPB(kind.Service); err == nil {
@@ -89,6 +94,8 @@ func (s state) remove(key objectKey) {
 		delete(s.rules.IdentityRules, key.name)
 	case registry.KindProvider:
 		delete(s.providers, key.name)
+	case registry.KindTeam:
+		s.policy.RemoveTeam(key.name)
 	case registry.KindService:
 		s.policy.RemoveService(key.name)
 	case registry.KindRule:
@@ -164,6 +171,8 @@ func keyOf(o *pb.Object) (objectKey, string, error) {
 		return objectKey{registry.KindIdentity, kind.IdentityRule.GetName()}, kind.IdentityRule.GetOwner(), nil
 	case *pb.Object_Provider:
 		return objectKey{registry.KindProvider, kind.Provider.GetName()}, kind.Provider.GetOwner(), nil
+	case *pb.Object_Team:
+		return objectKey{registry.KindTeam, kind.Team.GetName()}, kind.Team.GetOwner(), nil
 	case *pb.Object_Service:
 		return objectKey{registry.KindService, kind.Service.GetName()}, kind.Service.GetOwner(), nil
 	case *pb.Object_Rule:
@@ -183,6 +192,8 @@ func setOwner(o *pb.Object, owner string) {
 		kind.IdentityRule.Owner = owner
 	case *pb.Object_Provider:
 		kind.Provider.Owner = owner
+	case *pb.Object_Team:
+		kind.Team.Owner = owner
 	case *pb.Object_Service:
 		kind.Service.Owner = owner
 	case *pb.Object_Rule:

@@ -302,6 +302,8 @@ func (p *planner) references() {
 					p.fault(fault.Hint(fault.Conflictf("%s is named by provider %s", key, name), "kith ids providers show %s", name))
 				}
 			}
+		case registry.KindTeam:
+			p.teamless(key)
 		case registry.KindNode:
 			for _, name := range slices.Sorted(maps.Keys(p.next.rules.IdentityRules)) {
 				if slices.Contains(p.next.rules.IdentityRules[name].Nodes, key.name) {
