@@ -52,7 +52,7 @@ func (a *app) adminsList() *cobra.Command {
 		}
 		views := []adminView{}
 		t := table{
-			head:  []string{"NAME", "ROLE", "TEAMS", "STATE", "JOINED", "ADDED BY"},
+			head:  []string{"NAME", "ROLE", "STATE", "JOINED", "ADDED BY", "TEAMS"},
 			empty: "no admins elsewhere: kith ids admins add NAME --role viewer prints a line",
 		}
 		for _, one := range admins {
@@ -63,7 +63,7 @@ func (a *app) adminsList() *cobra.Command {
 			if one.GetConnected() {
 				state = "connected"
 			}
-			t.rows = append(t.rows, []string{one.GetName(), one.GetRole(), dash(one.GetTeams()), state, moment(one.GetJoinedUnix()), one.GetAddedBy()})
+			t.rows = append(t.rows, []string{one.GetName(), one.GetRole(), state, moment(one.GetJoinedUnix()), one.GetAddedBy(), dash(one.GetTeams())})
 		}
 		t.values = views
 		return a.print(*f, t)
