@@ -137,6 +137,12 @@ func (t *UserToken) verify(keys *JWKSet) error {
 // one its issuer has, and then it may be empty.
 func (t *UserToken) KeyID() string { return t.keyID }
 
+// Algorithm is the alg by which the token says it is signed.
+func (t *UserToken) Algorithm() string { return t.alg }
+
+// IssuedAt is the token's iat, the zero time if it has none.
+func (t *UserToken) IssuedAt() time.Time { return t.issuedAt }
+
 // Claim is one claim as it was signed, nil if there is none of that name.
 func (t *UserToken) Claim(name string) json.RawMessage { return slices.Clone(t.claims[name]) }
 

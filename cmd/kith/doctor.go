@@ -12,6 +12,7 @@ import (
 
 	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/oidc"
 	"github.com/kith-id/kith/internal/pb"
 )
 
@@ -31,10 +32,13 @@ func (a *app) doctorVerb() *cobra.Command {
 server of this host, whether the server can be reached, the clock, and what is
 about to expire. With --server: the admin SVID, and that server. Exit code 1 if
 something must be mended.`,
-		Example:     "  kith doctor\n  kith doctor -o json",
+		Example:     "  kith doctor\n  kith doctor -o json\n  kith doctor aws --as orders",
 		Annotations: map[string]string{withoutConfig: ""},
 	}
 	f := outputFlag(cmd)
+	for _, provider := range oidc.Providers() {
+		cmd.AddCommand(a.doctorCloud(provider))
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		d := &diagnosis{app: a, Findings: []finding{}}
 		d.run(cmd.Context())
