@@ -33,6 +33,7 @@ func dependencies() []dependency {
 	return []dependency{
 		{"google.golang.org/grpc", wire, "our wire and the SPIFFE Workload API's"},
 		{"google.golang.org/protobuf", wire, "messages of both"},
+		{"google.golang.org/genproto/googleapis/rpc", []string{"internal/workload"}, "google.rpc.ErrorInfo, which the SPIFFE Broker API wants in its errors; grpc brings it"},
 		{"github.com/spf13/cobra", []string{"cmd/kith"}, "verbs, help, completion, suggestions"},
 		{"go.etcd.io/etcd/api/v3", []string{"internal/store"}, "the store's messages"},
 		{"go.etcd.io/etcd/client/v3", []string{"internal/store"}, "the store's client"},
