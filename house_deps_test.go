@@ -22,7 +22,7 @@ const maxDirect = 40
 
 func dependencies() []dependency {
 	wire := []string{
-		".", "internal/store", "internal/pb", "internal/pb/workloadpb", "internal/pb/envoypb", "internal/config", "internal/registry", "internal/policy",
+		".", "internal/store", "internal/pb", "internal/pb/workloadpb", "internal/pb/envoypb", "internal/pb/brokerpb", "internal/config", "internal/registry", "internal/policy",
 		"internal/platform/host", "internal/platform/proof", "internal/api", "internal/workload", "internal/extauthz",
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
@@ -114,6 +114,7 @@ func TestDependenciesAreInTheirRooms(t *testing.T) {
 func TestSDKStartsBesideOtherLibraries(t *testing.T) {
 	shared := map[string]string{
 		"internal/pb/workloadpb": "go-spiffe as well would not start; proto/kith/v1/svid.proto has what the SDK reads",
+		"internal/pb/brokerpb":   "go-spiffe as well would not start; it is for the agent",
 		"internal/pb/envoypb":    "go-control-plane as well would not start; it is for the agent",
 	}
 	imports := map[string][]string{}

@@ -25,7 +25,7 @@ const module = "github.com/kith-id/kith"
 func floors() map[string]int {
 	return map[string]int{
 		// 0: words
-		"spiffe": 0, "internal/fault": 0, "internal/fork": 0, "internal/pb": 0, "internal/pb/workloadpb": 0, "internal/pb/envoypb": 0,
+		"spiffe": 0, "internal/fault": 0, "internal/fork": 0, "internal/pb": 0, "internal/pb/workloadpb": 0, "internal/pb/envoypb": 0, "internal/pb/brokerpb": 0,
 		// 1: domain, pure
 		"internal/registry": 1, "internal/policy": 1, "internal/usertoken": 1,
 		// 2: contracts, tools, the SDK

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -68,6 +70,10 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	if err := keySources(&cfg, file.Agent.UserTokens); err != nil {
 		return cfg, err
 	}
+	var err error
+	if cfg.Broker, err = brokerOf(file, a.paths); err != nil {
+		return cfg, err
+	}
 	if file.Agent.Pin == "" {
 		return cfg, nil
 	}
@@ -77,6 +83,32 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	}
 	cfg.Pin = pin
 	return cfg, nil
+}
+
+// brokerOf is who may act on behalf of workloads here.
+func brokerOf(file config.File, paths config.Paths) (agent.Broker, error) {
+	if !file.Features.Broker {
+		return agent.Broker{}, nil
+	}
+	from := file.Agent.Broker
+	out := agent.Broker{Socket: from.Socket, Group: -1}
+	if out.Socket == "" {
+		// In a directory of its own: a container that is given it gets nothing else.
+		out.Socket = filepath.Join(paths.Run, "broker", "broker.sock")
+	}
+	if from.Group != "" {
+		group, err := user.LookupGroup(from.Group)
+		if err != nil {
+			return out, fault.Hint(fault.Invalidf("agent.broker.group: there is no group %q", from.Group), "groupadd --system %s", from.Group)
+		}
+		if out.Group, err = strconv.Atoi(group.Gid); err != nil {
+			return out, fmt.Errorf("agent.broker.group: %w", err)
+		}
+	}
+	for _, grant := range from.Allow {
+		out.Allow = append(out.Allow, agent.BrokerGrant{ID: grant.ID, For: grant.For})
+	}
+	return out, nil
 }
 
 // keySources is where an agent may go for the keys of providers.

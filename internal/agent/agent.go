@@ -196,13 +196,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	at := a.standing.Load()
-	a.up, err = dial(at.server, spiffe.ClientTLS(a, a.cfg.Now, isServer(at.domain())))
+	brokers, err := a.listenForBrokers()
 	if err != nil {
 		return errors.Join(err, listener.Close(), questions.Close())
 	}
+	closing := func(err error) error {
+		return errors.Join(err, listener.Close(), questions.Close(), brokers.Close())
+	}
+	at := a.standing.Load()
+	a.up, err = dial(at.server, spiffe.ClientTLS(a, a.cfg.Now, isServer(at.domain())))
+	if err != nil {
+		return closing(err)
+	}
 	if err := a.metrics.register(a, a.cfg.Metrics); err != nil {
-		return errors.Join(err, listener.Close(), questions.Close(), a.up.Close())
+		return errors.Join(closing(err), a.up.Close())
 	}
 	defer a.metrics.unregister(a.cfg.Metrics)
 	if w := a.world.Load(); w != nil {
@@ -212,7 +219,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	// 3. Live. Whatever ends first ends the others.
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.serve(ctx, listener) })
+	service := workload.NewService(workload.ServiceConfig{
+		Host: a, Identities: a.identities, Tokens: a.tokens, Log: a.cfg.Log, Metrics: a.metrics.workload,
+	})
+	group.Go(func() error { return a.serve(ctx, listener, service) })
+	group.Go(func() error { return a.broker(ctx, brokers, service) })
 	group.Go(func() error { return a.answer(ctx, questions) })
 	group.Go(func() error { return a.keepStanding(ctx) })
 	group.Go(func() error { return a.follow(ctx) })

@@ -39,6 +39,9 @@ type Config struct {
 	// AuthzSocket is the path proxies ask on over HTTP; empty for none.
 	AuthzSocket string
 
+	// Broker is where others may fetch SVIDs on behalf of workloads, and who.
+	Broker Broker
+
 	// Server is host:port of the server, and Pin the root it must show in the
 	// first contact. Empty and zero: as at the last start.
 	Server string
@@ -89,8 +92,10 @@ func (c Config) check() error {
 	need(c.Join == nil || c.JoinMethod != "", "the method to join with")
 	need(c.Now != nil && c.Log != nil, "clock or log")
 	errs = append(errs, checkSocketPath(c.Socket))
-	if c.AuthzSocket != "" {
-		errs = append(errs, checkSocketPath(c.AuthzSocket))
+	for _, path := range []string{c.AuthzSocket, c.Broker.Socket} {
+		if path != "" {
+			errs = append(errs, checkSocketPath(path))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@ import (
 // metrics is what an agent measures. Labels come from closed sets only.
 type metrics struct {
 	workload  *workload.Metrics
+	broker    *workload.BrokerMetrics
 	revision  prometheus.Gauge
 	skew      prometheus.Gauge
 	decisions *prometheus.CounterVec
@@ -22,6 +23,7 @@ type metrics struct {
 func newMetrics() *metrics {
 	return &metrics{
 		workload: workload.NewMetrics(),
+		broker:   workload.NewBrokerMetrics(),
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "kith_agent_revision", Help: "Revision of the state this agent holds.",
 		}),
@@ -48,7 +50,7 @@ func (m *metrics) register(a *Agent, r prometheus.Registerer) error {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	all := append(slices.Concat(m.workload.Collectors(), a.keys.Collectors()), m.revision, m.skew, m.decisions,
+	all := append(slices.Concat(m.workload.Collectors(), m.broker.Collectors(), a.keys.Collectors()), m.revision, m.skew, m.decisions,
 		gauge("kith_agent_connected", "1 while the sync stream to the server is up.", func() float64 {
 			if connected, _, _, _ := a.contact.get(); connected {
 				return 1

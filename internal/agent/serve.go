@@ -22,10 +22,7 @@ const (
 )
 
 // serve answers on the socket until ctx ends.
-func (a *Agent) serve(ctx context.Context, l *socket) error {
-	identities := workload.NewService(workload.ServiceConfig{
-		Host: a, Identities: a.identities, Tokens: a.tokens, Log: a.cfg.Log, Metrics: a.metrics.workload,
-	})
+func (a *Agent) serve(ctx context.Context, l *socket, identities *workload.Service) error {
 	server := grpc.NewServer(append(identities.ServerOptions(a.cfg.Streams),
 		grpc.Creds(workload.LimitConnections(a.cfg.Credentials, 0)),
 		grpc.MaxRecvMsgSize(maxRequest),

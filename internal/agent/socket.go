@@ -39,13 +39,16 @@ func checkSocketPath(path string) error {
 // listen binds the socket in a private directory and moves it to its place when
 // it has its mode, so that nobody sees it half made and nobody else can put
 // something in between.
-func listen(path string) (*socket, error) {
+func listen(path string) (*socket, error) { return listenAs(path, 0o666, -1) }
+
+// listenAs is listen for a socket with a mode, and a group unless that is negative.
+func listenAs(path string, mode os.FileMode, group int) (*socket, error) {
 	dir := filepath.Dir(path)
-	mode := os.FileMode(0o700)
-	if os.Getuid() == 0 {
-		mode = 0o755
+	dirMode := os.FileMode(0o700)
+	if os.Getuid() == 0 || group >= 0 {
+		dirMode = 0o755
 	}
-	if err := prepareDir(dir, mode); err != nil {
+	if err := prepareDir(dir, dirMode); err != nil {
 		return nil, err
 	}
 	if err := removeStale(path); err != nil {
@@ -63,17 +66,23 @@ func listen(path string) (*socket, error) {
 	}
 	l.SetUnlinkOnClose(false) // it will be elsewhere by then
 	s := &socket{UnixListener: l, path: path}
-	if err := s.place(bound); err != nil {
+	if err := s.place(bound, mode, group); err != nil {
 		os.Remove(bound)
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close())
 	}
 	return s, nil
 }
 
-// place opens the socket to every local user: who may do what is decided by who
-// connects. The directory keeps others out where that is wanted.
-func (s *socket) place(bound string) error {
-	if err := os.Chmod(bound, 0o666); err != nil {
+// place opens the socket to whom its mode says, usually every local user: who may
+// do what is decided by who connects. The directory keeps others out where that is
+// wanted.
+func (s *socket) place(bound string, mode os.FileMode, group int) error {
+	if group >= 0 {
+		if err := os.Lchown(bound, -1, group); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(bound, mode); err != nil {
 		return err
 	}
 	var err error
@@ -83,8 +92,11 @@ func (s *socket) place(bound string) error {
 	return os.Rename(bound, s.path)
 }
 
-// Close implements net.Listener.
+// Close implements net.Listener; of no socket it does nothing.
 func (s *socket) Close() error {
+	if s == nil {
+		return nil
+	}
 	if here, err := os.Lstat(s.path); err == nil && os.SameFile(here, s.info) {
 		os.Remove(s.path)
 	}

@@ -66,6 +66,13 @@ type Processes interface {
 	Lineage(peer Peer) ([]Process, error)
 }
 
+// Numbering is Processes that know whether another process counts as they do.
+type Numbering interface {
+	// SameNumbers says nil when a process id means the same process to the peer as
+	// here, because it is in the same pid namespace; otherwise a Denied error.
+	SameNumbers(peer Peer) error
+}
+
 // Peered is the gRPC AuthInfo (or any other record of a connection) that knows
 // the process on the other end.
 type Peered interface {

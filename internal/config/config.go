@@ -23,6 +23,16 @@ type File struct {
 	Agent Agent `yaml:"agent"`
 	// Survive says what the installation must live through.
 	Survive Survive `yaml:"survive"`
+	// Features turns on what its standard calls incubating: form and meaning may
+	// change with it.
+	Features Features `yaml:"features"`
+}
+
+// Features are off unless they are turned on.
+type Features struct {
+	// Broker serves the SPIFFE Broker API on each agent for those that
+	// agent.broker names (docs/broker.md).
+	Broker bool `yaml:"broker"`
 }
 
 // Log is the log's level and form.
@@ -171,6 +181,30 @@ type Agent struct {
 	// UserTokens says where the keys of providers (kith ids providers) may be
 	// fetched. Public https addresses always may.
 	UserTokens UserTokens `yaml:"user_tokens"`
+	// Broker says who may fetch SVIDs on behalf of other workloads of this node; it
+	// needs features.broker.
+	Broker Broker `yaml:"broker"`
+}
+
+// Broker configures the SPIFFE Broker Endpoint.
+type Broker struct {
+	// Socket is its path, at most 107 bytes. Empty: broker.sock in the directory
+	// broker of the run directory.
+	Socket string `yaml:"socket"`
+	// Group is the Unix group whose members may connect, besides the agent's own
+	// user and root. Empty: nobody else.
+	Group string `yaml:"group"`
+	// Allow lists the brokers. Nobody else is one.
+	Allow []BrokerGrant `yaml:"allow"`
+}
+
+// BrokerGrant is one broker.
+type BrokerGrant struct {
+	// ID is the path of its identity in this trust domain, such as `/vms/ztunnel`.
+	ID string `yaml:"id"`
+	// For lists the identities it may act for: `/a/b`, `/a/*` (one segment) or
+	// `/a/**` (any depth).
+	For []string `yaml:"for"`
 }
 
 // UserTokens bounds where the agent goes for keys of providers.

@@ -182,6 +182,31 @@ func TestOIDCKeys(t *testing.T) {
 	}
 }
 
+func TestBrokerKeys(t *testing.T) {
+	for text, want := range map[string]string{
+		`{features: {broker: true}, agent: {broker: {allow: [{id: /vms/mesh, for: [/vms/orders, "/vms/*", "/shop/**", "/**"]}]}}}`: "",
+		`{features: {broker: true}, agent: {broker: {socket: /run/b.sock, group: mesh, allow: [{id: /vms/mesh, for: [/a]}]}}}`:     "",
+		`{features: {broker: true}}`:                                                                         "agent.broker.allow: empty",
+		`{agent: {broker: {allow: [{id: /vms/mesh, for: [/a]}]}}}`:                                           "features.broker: false",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: /vms/mesh}]}}}`:                            "agent.broker.allow[0].for: empty",
+		`{features: {broker: true}, agent: {broker: {allow: [{for: [/a]}]}}}`:                                "agent.broker.allow[0].id: ",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: "/vms/*", for: [/a]}]}}}`:                  "agent.broker.allow[0].id: ",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: "spiffe://acme.example/a", for: [/a]}]}}}`: "no path of an identity",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: /vms/mesh, for: ["/kith/**"]}]}}}`:         "is reserved",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: /vms/mesh, for: ["/vms/web-*"]}]}}}`:       "no path of an identity",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: /vms/mesh, for: ["/a/**/b"]}]}}}`:          "no path of an identity",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: /vms/mesh, for: ["/a//b"]}]}}}`:            "no path of an identity",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: /kith/node/a, for: [/a]}]}}}`:              "is reserved",
+		`{features: {broker: true}, agent: {broker: {allow: [{id: /a, for: [/a]}, {id: /a, for: [/b]}]}}}`:   "stands twice",
+		`{features: {broker: true}, agent: {broker: {socket: b.sock, allow: [{id: /a, for: [/a]}]}}}`:        "agent.broker.socket: ",
+	} {
+		_, err := config.Parse("k", []byte(text))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestLoadBounds(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := config.Load(filepath.Join(dir, "none")); !fault.Is(err, fault.NotFound) {

@@ -58,6 +58,7 @@ func (f File) Validate() error {
 	v.optional("agent.advertise", f.Agent.Advertise, checkHost)
 	v.optional("agent.metrics", f.Agent.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("agent.socket", f.Agent.Socket, CheckSocketPath)
+	v.broker(f)
 	for i, s := range f.Agent.UserTokens.Allow {
 		_, err := ParseNetwork(s)
 		v.check(fmt.Sprintf("agent.user_tokens.allow[%d]", i), err)
@@ -117,6 +118,57 @@ func (v *validation) federation(f Federation) {
 		_, err := ParseNetwork(network)
 		v.check("server.federation.allow", err)
 	}
+}
+
+// broker checks who may broker and for whom.
+func (v *validation) broker(f File) {
+	b := f.Agent.Broker
+	v.optional("agent.broker.socket", b.Socket, func(s string) error {
+		if !strings.HasPrefix(s, "/") {
+			return fmt.Errorf("%q is no absolute path", s)
+		}
+		return CheckSocketPath(s)
+	})
+	if f.Features.Broker && len(b.Allow) == 0 {
+		v.addf("agent.broker.allow", "empty, although features.broker is on: nobody could use it")
+	}
+	if !f.Features.Broker && len(b.Allow) > 0 {
+		v.addf("features.broker", "false, although agent.broker names brokers")
+	}
+	for i, grant := range b.Allow {
+		path := fmt.Sprintf("agent.broker.allow[%d]", i)
+		v.check(path+".id", checkPath(grant.ID, false))
+		if len(grant.For) == 0 {
+			v.addf(path+".for", "empty: name the identities that it may act for")
+		}
+		for _, pattern := range grant.For {
+			v.check(path+".for", checkPath(pattern, true))
+		}
+		for _, other := range b.Allow[:i] {
+			if other.ID == grant.ID {
+				v.addf(path+".id", "%s stands twice", grant.ID)
+			}
+		}
+	}
+}
+
+// checkPath accepts the path of an identity that a rule could give, and in a
+// pattern * for a segment and ** for the rest.
+func checkPath(path string, pattern bool) error {
+	plain := path
+	if pattern {
+		plain = strings.ReplaceAll(strings.TrimSuffix(path, "/**"), "/*", "/x")
+	}
+	if plain == "" && path == "/**" {
+		return nil
+	}
+	if _, err := spiffe.ParseID("spiffe://trust.domain" + plain); err != nil || !strings.HasPrefix(plain, "/") {
+		return fmt.Errorf("%q is no path of an identity, such as /vms/orders", path)
+	}
+	if plain == "/kith" || strings.HasPrefix(plain, "/kith/") {
+		return fmt.Errorf("%q is reserved", path)
+	}
+	return nil
 }
 
 // oidc checks the issuer, and that what is served has one.

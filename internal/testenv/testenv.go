@@ -57,6 +57,12 @@ type Domain struct {
 // is limited to 107 bytes.
 func Start(t testing.TB) *Domain {
 	t.Helper()
+	return StartWith(t, func(*agent.Config) {})
+}
+
+// StartWith is Start with another configuration of the agent.
+func StartWith(t testing.TB, change func(*agent.Config)) *Domain {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "k")
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +75,7 @@ func Start(t testing.TB) *Domain {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	ready := make(chan struct{})
-	if err := d.assemble(ctx); err != nil {
+	if err := d.assemble(ctx, change); err != nil {
 		stop()
 		t.Fatal(err)
 	}
@@ -97,7 +103,7 @@ func Start(t testing.TB) *Domain {
 }
 
 // assemble makes server and agent; neither serves yet.
-func (d *Domain) assemble(ctx context.Context) error {
+func (d *Domain) assemble(ctx context.Context, change func(*agent.Config)) error {
 	kek, err := keys.FileKEK(filepath.Join(d.RunDir, "kek"))
 	if err != nil {
 		return err
@@ -116,12 +122,12 @@ func (d *Domain) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.Agent, err = d.newAgent(ctx)
+	d.Agent, err = d.newAgent(ctx, change)
 	return err
 }
 
 // newAgent makes the agent, which joins as any other does, by a token.
-func (d *Domain) newAgent(ctx context.Context) (*agent.Agent, error) {
+func (d *Domain) newAgent(ctx context.Context, change func(*agent.Config)) (*agent.Agent, error) {
 	added, err := d.Server.AddNode(ctx, "testenv", &pb.AddNodeRequest{Name: Node, Class: Node})
 	if err != nil {
 		return nil, err
@@ -139,7 +145,7 @@ func (d *Domain) newAgent(ctx context.Context) (*agent.Agent, error) {
 		return nil, err
 	}
 	local := host.New(time.Now)
-	return agent.New(agent.Config{
+	cfg := agent.Config{
 		StateDir: filepath.Join(d.RunDir, "agent"), Socket: d.AgentSocket, Server: line[0], Pin: pin,
 		Join: proof.TokenProver{Token: token}, JoinMethod: attest.JoinToken,
 		Rejoin:    func(key crypto.Signer) attest.Prover { return proof.KeyProver{Key: key} },
@@ -149,7 +155,9 @@ func (d *Domain) newAgent(ctx context.Context) (*agent.Agent, error) {
 			return err
 		},
 		Version: "test", Now: time.Now, Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	change(&cfg)
+	return agent.New(cfg)
 }
 
 // Admin is a client of the server's admin socket, closed when the test ends.

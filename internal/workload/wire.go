@@ -15,8 +15,13 @@ func (s *Service) ServerOptions(streams int) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.StreamInterceptor(guard.stream),
 		grpc.UnaryInterceptor(guard.unary),
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name)}),
+		wireOption(),
 	}
+}
+
+// wireOption is the codec.
+func wireOption() grpc.ServerOption {
+	return grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name)})
 }
 
 // encoded is a message in its wire form, which many streams are sent.

@@ -93,6 +93,8 @@ type follower struct {
 	stream grpc.ServerStream
 	lease  *Lease
 	sent   encoded // last
+	// narrow leaves what a broker may have of an evaluation; nil: all of it.
+	narrow func(context.Context, *Evaluation) (*Evaluation, error)
 
 	// What its stream waits for.
 	known    bool             // the lease is by the rules of now
@@ -140,6 +142,9 @@ func (f *follower) step() error {
 func (f *follower) evaluate() error {
 	f.changed = f.s.host.Changed() // before evaluating, so that no change is missed
 	ev, err := f.s.evaluate(f.stream.Context(), f.peer)
+	if err == nil && f.narrow != nil {
+		ev, err = f.narrow(f.stream.Context(), ev)
+	}
 	if err != nil {
 		return err
 	}
@@ -283,13 +288,9 @@ func (s *Service) FetchX509Bundles(_ *workloadpb.X509BundlesRequest, stream grpc
 		if _, err := s.evaluate(ctx, peer); err != nil {
 			return err
 		}
-		trust := s.host.Trust()
-		if _, ok := trust.Bundles.Bundle(trust.Domain); !ok {
-			return status.Error(codes.Unavailable, "the agent has no bundle yet")
-		}
-		response := &workloadpb.X509BundlesResponse{Bundles: make(map[string][]byte, len(trust.Bundles))}
-		for td, roots := range rootsOf(trust) {
-			response.Bundles[td.ID().String()] = roots
+		response, err := x509Bundles(s.host.Trust())
+		if err != nil {
+			return err
 		}
 		if last == nil || !proto.Equal(last, response) {
 			if err := stream.Send(response); err != nil {
@@ -303,6 +304,18 @@ func (s *Service) FetchX509Bundles(_ *workloadpb.X509BundlesRequest, stream grpc
 		case <-changed:
 		}
 	}
+}
+
+// x509Bundles is the roots of each trust domain that has any, the own one always.
+func x509Bundles(trust Trust) (*workloadpb.X509BundlesResponse, error) {
+	if _, ok := trust.Bundles.Bundle(trust.Domain); !ok {
+		return nil, status.Error(codes.Unavailable, "the agent has no bundle yet")
+	}
+	response := &workloadpb.X509BundlesResponse{Bundles: make(map[string][]byte, len(trust.Bundles))}
+	for td, roots := range rootsOf(trust) {
+		response.Bundles[td.ID().String()] = roots
+	}
+	return response, nil
 }
 
 // evaluate finds the caller's identities; none is PermissionDenied, with what

@@ -41,9 +41,8 @@ func open() map[int]string {
 	for n := 46; n <= 63; n++ {
 		out[n] = "WIT-SVIDs are not issued; the standard is Incubating and optional"
 	}
-	for n := 99; n <= 112; n++ {
-		out[n] = "the Broker API is not served; the standard is Incubating and optional"
-	}
+	out[101] = "Kith serves the Broker API and has no client of it; docs/broker.md says what to set SPIFFE_BROKER_SOCKET to"
+	out[108] = "the form is checked, and then refused with InvalidArgument: no agent knows a Kubernetes cluster's objects"
 	delete(out, 60)
 	return out
 }

@@ -55,6 +55,7 @@ type Host struct {
 var (
 	_ attest.Sparing   = (*Host)(nil)
 	_ attest.Processes = (*Host)(nil)
+	_ attest.Numbering = (*Host)(nil)
 )
 
 // New returns a Host that is ready to use.

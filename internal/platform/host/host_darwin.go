@@ -72,6 +72,9 @@ func (h *Host) Check(peer attest.Peer) error {
 // Find implements attest.Processes.
 func (h *Host) Find(pid int32) (attest.Peer, error) { return find(pid) }
 
+// SameNumbers implements attest.Numbering: macOS has one numbering.
+func (h *Host) SameNumbers(attest.Peer) error { return nil }
+
 // Lineage implements attest.Processes.
 func (h *Host) Lineage(peer attest.Peer) ([]attest.Process, error) {
 	line := []attest.Process{peer.Process()}

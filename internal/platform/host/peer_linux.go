@@ -170,6 +170,22 @@ func alive(peer attest.Peer) error {
 	return nil
 }
 
+// SameNumbers implements attest.Numbering.
+func (h *Host) SameNumbers(peer attest.Peer) error {
+	own, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return fmt.Errorf("own pid namespace: %w", err)
+	}
+	its, err := os.Readlink(procPath(peer.PID, "ns/pid"))
+	if err != nil {
+		return gone(peer.PID, "has no pid namespace that can be read")
+	}
+	if own != its {
+		return gone(peer.PID, "is in another pid namespace")
+	}
+	return alive(peer) // so it was about this process
+}
+
 // Find implements attest.Processes.
 func (h *Host) Find(pid int32) (attest.Peer, error) {
 	if pid <= 0 {
