@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 		"login":      func() { os.Exit(serveLogin(os.Args[1:])) },
 		"refuses":    func() { os.Exit(serveRefusals(os.Args[1:])) },
 		"user-token": func() { os.Exit(printToken(os.Args[1:])) },
+		"web-cert":   func() { os.Exit(writeCertificate(os.Args[1:])) },
 	})
 }
 

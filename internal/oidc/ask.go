@@ -37,23 +37,27 @@ func (r *linting) published(ctx context.Context) {
 		return
 	}
 	r.certificate(state)
-	var found struct {
-		Discovery
-		raw map[string]json.RawMessage
-	}
-	if err := errors.Join(json.Unmarshal(body, &found.Discovery), json.Unmarshal(body, &found.raw)); err != nil {
-		r.fail("discovery", at+" is no JSON object: "+err.Error(), "does the path lead to kith?")
+	keys, ok := r.discovered(at, body)
+	if !ok {
 		return
 	}
-	if !r.discovery(found.Discovery, found.raw) {
-		return
-	}
-	body, _, err = get(ctx, client, found.KeysURI)
+	body, _, err = get(ctx, client, keys)
 	if err != nil {
-		r.unreachable(found.KeysURI, err)
+		r.unreachable(keys, err)
 		return
 	}
-	r.keySet(found.KeysURI, body)
+	r.keySet(keys, body)
+}
+
+// discovered reads the discovery document and says where the keys are.
+func (r *linting) discovered(at string, body []byte) (keys string, ok bool) {
+	var document Discovery
+	var raw map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(body, &document), json.Unmarshal(body, &raw)); err != nil {
+		r.fail("discovery", at+" is no JSON object: "+err.Error(), "does the path lead to kith?")
+		return "", false
+	}
+	return document.KeysURI, r.discovery(document, raw)
 }
 
 func (r *linting) client() *http.Client {
