@@ -144,8 +144,9 @@ func (t *Token) verifiedBy(keys []jwk) bool {
 			public := &rsa.PublicKey{N: number(key.N), E: int(number(key.E).Int64())}
 			return rsa.VerifyPKCS1v15(public, kinds[t.Algorithm[2:]], digest, t.signature) == nil
 		case key.Kty == "EC" && key.Crv == "P-256" && t.Algorithm == "ES256" && len(t.signature) == 64:
-			public := &ecdsa.PublicKey{Curve: elliptic.P256(), X: number(key.X), Y: number(key.Y)}
-			return ecdsa.Verify(public, digest, new(big.Int).SetBytes(t.signature[:32]), new(big.Int).SetBytes(t.signature[32:]))
+			point := append([]byte{4}, number(key.X).FillBytes(make([]byte, 32))...)
+			public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(point, number(key.Y).FillBytes(make([]byte, 32))...))
+			return err == nil && ecdsa.Verify(public, digest, new(big.Int).SetBytes(t.signature[:32]), new(big.Int).SetBytes(t.signature[32:]))
 		}
 	}
 	return false
