@@ -38,6 +38,7 @@ func dependencies() []dependency {
 		{"go.etcd.io/etcd/api/v3", []string{"internal/store"}, "the store's messages"},
 		{"go.etcd.io/etcd/client/v3", []string{"internal/store"}, "the store's client"},
 		{"go.etcd.io/etcd/server/v3", []string{"internal/store"}, "the store's engine, in the child process"},
+		{"go.etcd.io/raft/v3", []string{"internal/store"}, "the engine's consensus, which is told that a lone member leads"},
 		{"go.uber.org/zap", []string{"internal/store"}, "etcd's logger, bridged to ours"},
 		{"cel.dev/cel-go", []string{"internal/registry", "internal/policy"}, "requirements of node and identity rules, conditions of rules"},
 		{"go.yaml.in/yaml/v3", []string{"internal/config", "internal/adopt", "cmd/kith"}, "files, and -o yaml"},

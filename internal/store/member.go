@@ -19,6 +19,7 @@ import (
 	"github.com/kith-id/kith/internal/registry"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -45,11 +46,13 @@ const (
 	keptRevisions    = 10_000 // for watches that resume
 	maxRequestBytes  = registry.MaxTxnBytes + 1<<20
 	maxEngineOps     = 2*registry.MaxTxnOps + 2
-	memberTick       = 100 // ms
-	memberElection   = 500
+	memberTick       = 500 // ms; a lone member has nobody to keep in step with
+	memberElection   = 5 * memberTick
+	memberBatch      = 500 * time.Millisecond // until the database has what the log has
 	memberGCPercent  = 50
 	memberStopLimit  = 5 * time.Second
 	memberReadyLimit = 60 * time.Second
+	electAgain       = 10 * time.Millisecond
 )
 
 // The words a member says on its standard output, one line each.
@@ -123,16 +126,8 @@ func serveMember(ctx context.Context, dir string, quota int64) error {
 		return fmt.Errorf("start store member: %w", err)
 	}
 	defer stopMember(etcd)
-	limit := time.NewTimer(memberReadyLimit)
-	defer limit.Stop()
-	select {
-	case <-etcd.Server.ReadyNotify():
-	case err := <-etcd.Err():
-		return fmt.Errorf("store member: %w", err)
-	case <-limit.C:
-		return fmt.Errorf("store member: not ready after %s", memberReadyLimit)
-	case <-ctx.Done():
-		return nil
+	if err := awaitMember(ctx, etcd); err != nil || ctx.Err() != nil {
+		return err
 	}
 	fmt.Println(saidReady)
 	select {
@@ -140,6 +135,35 @@ func serveMember(ctx context.Context, dir string, quota int64) error {
 		return nil
 	case err := <-etcd.Err():
 		return fmt.Errorf("store member: %w", err)
+	}
+}
+
+// awaitMember returns when the member serves, or ctx has ended. A lone member
+// would wait for some ticks to hear of a leader; it is told at once to be the
+// leader itself, as raft does when it hands leadership over, until it is.
+func awaitMember(ctx context.Context, etcd *embed.Etcd) error {
+	limit := time.NewTimer(memberReadyLimit)
+	defer limit.Stop()
+	again := time.NewTicker(electAgain)
+	defer again.Stop()
+	self := uint64(etcd.Server.MemberID())
+	for {
+		if etcd.Server.Leader() == 0 {
+			step, cancel := context.WithTimeout(ctx, electAgain)
+			_ = etcd.Server.Process(step, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &self, To: &self}) // else its clock does it
+			cancel()
+		}
+		select {
+		case <-etcd.Server.ReadyNotify():
+			return nil
+		case err := <-etcd.Err():
+			return fmt.Errorf("store member: %w", err)
+		case <-limit.C:
+			return fmt.Errorf("store member: not ready after %s", memberReadyLimit)
+		case <-ctx.Done():
+			return nil
+		case <-again.C:
+		}
 	}
 }
 
@@ -176,6 +200,7 @@ func memberConfig(dataDir string, quota int64) (*embed.Config, error) {
 	c.InitialCluster = "kith=" + peer.String()
 	c.EnableGRPCGateway = false
 	c.TickMs, c.ElectionMs = memberTick, memberElection
+	c.BackendBatchInterval = memberBatch
 	c.SnapshotCount = snapshotCount
 	c.SnapshotCatchUpEntries = catchUpEntries
 	c.MaxTxnOps = maxEngineOps
