@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -25,7 +26,7 @@ func (v *validation) lint() []string {
 	v.lintServices(warn)
 	denies := map[string][]linted{} // by service
 	var allows []linted
-	for _, r := range v.sorted() {
+	for _, r := range v.rulesInOrder() {
 		targets := v.targets("", r)
 		if len(targets) == 0 {
 			warn("rules."+r.Name+".to", "no service has an identity like %s, so the rule binds nothing", r.To)
@@ -51,7 +52,7 @@ func (v *validation) lint() []string {
 	return out
 }
 
-func (v *validation) sorted() []Rule {
+func (v *validation) rulesInOrder() []Rule {
 	rules := make([]Rule, 0, len(v.set.Rules))
 	for _, r := range v.set.Rules {
 		rules = append(rules, r)
@@ -65,8 +66,8 @@ type warner func(at, format string, args ...any)
 // lintServices warns about identities that make a peer two services at once.
 func (v *validation) lintServices(warn warner) {
 	owner := map[string]string{}
-	for _, name := range v.names {
-		for _, id := range v.ids[name] {
+	for _, name := range v.rivals() {
+		for _, id := range v.idsOf(name) {
 			if first, ok := owner[id.String()]; ok {
 				warn("services."+name+".identities", "%s is %s too: its holders are bound by the rules of both", id, first)
 				continue
@@ -74,6 +75,26 @@ func (v *validation) lintServices(warn warner) {
 			owner[id.String()] = name
 		}
 	}
+}
+
+// rivals are the services, sorted, that have an identity which occurs twice.
+func (v *validation) rivals() []string {
+	own := v.set.TrustDomain.ID().String()
+	first := make(map[string]string, len(v.set.Services))
+	found := map[string]bool{}
+	for name, svc := range v.set.Services {
+		for _, identity := range svc.Identities {
+			if path, ok := strings.CutPrefix(identity, own+"/"); ok {
+				identity = "/" + path
+			}
+			if other, taken := first[identity]; taken {
+				found[name], found[other] = true, true
+				continue
+			}
+			first[identity] = name
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // lintAction warns about an action that can match nothing on any target.
@@ -185,7 +206,7 @@ func (v *validation) surrounds(outer, inner source) bool {
 	own := v.set.TrustDomain
 	switch inner.kind {
 	case named:
-		for _, id := range v.ids[inner.text] {
+		for _, id := range v.idsOf(inner.text) {
 			if !outer.matches(id, own) {
 				return false
 			}

@@ -23,12 +23,18 @@ type Set struct {
 // sound but do not do what they seem to. A service that a rule still names cannot
 // be left out of the set.
 func (s Set) Validate() (warnings []string, err error) {
-	v := validation{set: s, names: slices.Sorted(maps.Keys(s.Services)), ids: map[string][]spiffe.ID{}, actions: map[string]Action{}, conditions: map[string]*condition{}, methods: map[string][]string{}}
+	return s.validateAfter(func(string) (Service, bool) { return Service{}, false })
+}
+
+// validateAfter is Validate of a set that came of another one, of whose services
+// each is sound by itself: those that are the very same are not looked at again.
+func (s Set) validateAfter(before func(name string) (Service, bool)) (warnings []string, err error) {
+	v := validation{set: s, ids: map[string][]spiffe.ID{}, actions: map[string]Action{}, conditions: map[string]*condition{}, methods: map[string][]string{}}
 	if s.TrustDomain.IsZero() {
 		v.faults.add("trust_domain", fault.Invalidf("empty"))
 		return nil, v.faults.err()
 	}
-	for _, name := range v.names {
+	for _, name := range s.toCheck(before) {
 		svc := s.Services[name]
 		if svc.Name != name {
 			v.faults.add("services."+name, fault.Invalidf("is kept under another name than its own, %q", clip(svc.Name)))
@@ -36,7 +42,6 @@ func (s Set) Validate() (warnings []string, err error) {
 		svc.check(&v.faults)
 		v.sources("services."+name+".forwarded.by", svc.Forwarded.By)
 		v.teamOf(svc)
-		v.ids[name], _ = svc.IDs(s.TrustDomain) // check has reported what is wrong
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Teams)) {
 		v.team(name, s.Teams[name])
@@ -48,6 +53,21 @@ func (s Set) Validate() (warnings []string, err error) {
 		return nil, err
 	}
 	return v.lint(), nil
+}
+
+// toCheck is the names of the services, sorted, that before says nothing about, or
+// that name what may be gone.
+func (s Set) toCheck(before func(name string) (Service, bool)) []string {
+	var names []string
+	for name, svc := range s.Services {
+		old, there := before(name)
+		_, team := s.Teams[svc.Team]
+		if !there || !svc.same(old) || len(svc.Forwarded.By) > 0 || svc.Team != "" && !team {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Slice is what the enforcement points of the named services need: these
@@ -86,12 +106,31 @@ func (s Set) Slice(services ...string) Set {
 // validation is one run of Set.Validate.
 type validation struct {
 	set        Set
-	names      []string // of the services, sorted
-	ids        map[string][]spiffe.ID
-	actions    map[string]Action     // parsed so far, by text
-	conditions map[string]*condition // compiled so far, by text
-	methods    map[string][]string   // by service: those beyond the standard ones that rules name
+	sorted     []string               // names of the services, once somebody asked
+	ids        map[string][]spiffe.ID // of services, once somebody asked
+	actions    map[string]Action      // parsed so far, by text
+	conditions map[string]*condition  // compiled so far, by text
+	methods    map[string][]string    // by service: those beyond the standard ones that rules name
 	faults     faults
+}
+
+// names are the services', sorted.
+func (v *validation) names() []string {
+	if v.sorted == nil {
+		v.sorted = slices.Sorted(maps.Keys(v.set.Services))
+	}
+	return v.sorted
+}
+
+// idsOf are the identities of a service; what is wrong with one is reported
+// elsewhere.
+func (v *validation) idsOf(name string) []spiffe.ID {
+	ids, known := v.ids[name]
+	if !known {
+		ids, _ = v.set.Services[name].IDs(v.set.TrustDomain)
+		v.ids[name] = ids
+	}
+	return ids
 }
 
 func (v *validation) rule(name string, r Rule) {
@@ -173,7 +212,7 @@ func (v *validation) known(name string) error {
 		return nil
 	}
 	err := fault.Invalidf("unknown service %q", clip(name))
-	if near := fault.Nearest(name, v.names); near != "" {
+	if near := fault.Nearest(name, v.names()); near != "" {
 		return fault.Hint(err, "did you mean %s?", near)
 	}
 	return err
@@ -194,8 +233,8 @@ func (v *validation) targets(at string, r Rule) []string {
 		return []string{r.To}
 	}
 	var bound []string
-	for _, name := range v.names {
-		if ok, _ := r.binds(name, v.ids[name], v.set.TrustDomain); ok {
+	for _, name := range v.names() {
+		if ok, _ := r.binds(name, v.idsOf(name), v.set.TrustDomain); ok {
 			bound = append(bound, name)
 		}
 	}

@@ -3,9 +3,11 @@ package server
 import (
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -46,7 +48,7 @@ func load(items []registry.Item, version registry.Version, now time.Time) (*snap
 		bundles: map[string]registry.FederatedBundle{},
 	}
 	events := make([]registry.Event, 0, len(items))
-	versions := make(map[string]registry.Version, len(items))
+	versions := make(map[string]registry.Version) // of all but objects, of which nobody asks
 	for _, item := range items {
 		if item.Key == registry.DomainKey {
 			d, err := parseDomain(item.Value)
@@ -56,7 +58,9 @@ func load(items []registry.Item, version registry.Version, now time.Time) (*snap
 			empty.trustDomain, empty.epoch = d.trustDomain, d.Epoch
 			continue
 		}
-		versions[item.Key] = item.Version
+		if !strings.HasPrefix(item.Key, registry.ObjectPrefix) {
+			versions[item.Key] = item.Version
+		}
 		events = append(events, registry.Event{Key: item.Key, Value: item.Value})
 	}
 	if empty.trustDomain.IsZero() {
@@ -64,7 +68,9 @@ func load(items []registry.Item, version registry.Version, now time.Time) (*snap
 	}
 	empty.state = newState(empty.trustDomain)
 	b := &builder{next: empty, versionOf: func(key string) registry.Version { return versions[key] }}
-	for _, e := range events {
+	objects := decoded(events)
+	for i, e := range events {
+		b.ahead = objects[i]
 		if err := b.apply(e); err != nil {
 			return nil, err
 		}
@@ -91,7 +97,30 @@ type builder struct {
 	change    change
 	shared    bool // the maps belong to an older snapshot
 	copied    struct{ objects, members, admins, bundles bool }
+	ahead     *pb.Object // of the next event, where it was decoded already
 	versionOf func(key string) registry.Version
+}
+
+// decoded is the objects among many events, read on all cores; nil for what is
+// none, or cannot be read.
+func decoded(events []registry.Event) []*pb.Object {
+	out := make([]*pb.Object, len(events))
+	workers := runtime.GOMAXPROCS(0)
+	var reading sync.WaitGroup
+	for w := range workers {
+		reading.Go(func() {
+			for i := w * len(events) / workers; i < (w+1)*len(events)/workers; i++ {
+				if !strings.HasPrefix(events[i].Key, registry.ObjectPrefix) {
+					continue
+				}
+				if object := (&pb.Object{}); proto.Unmarshal(events[i].Value, object) == nil {
+					out[i] = object
+				}
+			}
+		})
+	}
+	reading.Wait()
+	return out
 }
 
 func (b *builder) apply(e registry.Event) error {
@@ -134,9 +163,15 @@ func (b *builder) object(e registry.Event) error {
 		b.change.deleted = append(b.change.deleted, key)
 		return nil
 	}
-	object := &pb.Object{}
-	if err := proto.Unmarshal(e.Value, object); err != nil {
-		return fmt.Errorf("object %s: %w", e.Key, err)
+	object := b.ahead
+	if b.ahead = nil; object == nil {
+		object = &pb.Object{}
+		if err := proto.Unmarshal(e.Value, object); err != nil {
+			return fmt.Errorf("object %s: %w", e.Key, err)
+		}
+	}
+	if !b.shared {
+		return b.next.put(key, object)
 	}
 	if b.change.put == nil {
 		b.change.put = map[objectKey]*pb.Object{}

@@ -13,6 +13,9 @@ import (
 
 const (
 	probeEvery = 2 * time.Second
+	// lookEvery is how many probes there are to one that asks the store, where a
+	// driver watches its health: for how stale the snapshot is, seconds do.
+	lookEvery  = 5
 	probeAgain = 200 * time.Millisecond // while it does not answer
 	probeLimit = time.Second
 	// awayLook is how often a call that waits longer than that looks again.
@@ -63,7 +66,7 @@ func (s *Server) probe(ctx context.Context) error {
 	tick := time.NewTimer(probeEvery)
 	defer tick.Stop()
 	behind := false
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -75,6 +78,9 @@ func (s *Server) probe(ctx context.Context) error {
 			s.log.Error("clock went back; no token is taken until it is right", "error", err, "hint", fault.HintOf(err))
 		}
 		behind = err != nil
+		if s.cfg.StoreHealth != nil && n%lookEvery != 0 && s.answers() {
+			continue
+		}
 		limit, cancel := context.WithTimeout(ctx, probeLimit)
 		_, err = s.cfg.Store.Get(limit, revisionKey)
 		cancel()
@@ -94,6 +100,13 @@ func (s *Server) probe(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// answers says whether the store did at the last probe.
+func (s *Server) answers() bool {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	return s.store.failing == nil && s.store.lost == nil
 }
 
 // storeState is ok, read-only or away, and why.

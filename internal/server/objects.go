@@ -107,8 +107,9 @@ func (s state) remove(key objectKey) {
 
 // validate returns every fault of the state at once, and what an operator
 // should know of a state without faults. The rules of nodes and identities are
-// looked at only when asked for: to compile them costs milliseconds.
-func (s state) validate(rules bool) (warnings []string, err error) {
+// looked at only when asked for: to compile them costs milliseconds. Services that
+// are the same in before, the policy that this one came of, are not looked at again.
+func (s state) validate(rules bool, before *policy.Book) (warnings []string, err error) {
 	var rulesErr error
 	if rules {
 		var found []registry.Warning
@@ -117,7 +118,7 @@ func (s state) validate(rules bool) (warnings []string, err error) {
 			warnings = append(warnings, w.String())
 		}
 	}
-	fromPolicy, policyErr := s.policy.Validate()
+	fromPolicy, policyErr := s.policy.ValidateAfter(before)
 	fromProviders, providersErr := s.validateProviders()
 	if err := errors.Join(rulesErr, providersErr, policyErr, registry.CheckFederations(s.federations, s.policy.TrustDomain())); err != nil {
 		return nil, fault.Wrap(fault.Invalid, err)

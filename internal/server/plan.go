@@ -116,11 +116,11 @@ func (p *planner) judge() ([]string, error) {
 	rules := slices.ContainsFunc(p.edits, func(e edit) bool {
 		return e.key.kind == registry.KindNode || e.key.kind == registry.KindIdentity
 	})
-	warnings, err := p.next.validate(rules)
+	warnings, err := p.next.validate(rules, p.snap.policy)
 	if err != nil || len(warnings) == 0 {
 		return nil, err
 	}
-	before, err := p.snap.validate(rules)
+	before, err := p.snap.validate(rules, p.snap.policy)
 	if err != nil {
 		return warnings, nil // the change mends what was wrong
 	}
