@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -45,7 +46,7 @@ func loadRole(ctx context.Context, args []string) error {
 	}
 	load, ok := loads[flags.Arg(1)]
 	if !ok {
-		return fmt.Errorf("load kith|nginx|direct|plain requests|bytes|connections|paced, got %q", flags.Args())
+		return fmt.Errorf("load kith|nginx|direct|plain|sdk|go requests|bytes|connections|paced, got %q", flags.Args())
 	}
 	var targets []*target
 	for _, binary := range strings.Split(*binaries, ",") {
@@ -90,7 +91,7 @@ func loadTarget(ctx context.Context, binary, name string) (t *target, stop func(
 		p.stop()
 		os.RemoveAll(b.work)
 	}
-	for _, t := range p.targets {
+	for _, t := range slices.Concat(p.targets, p.inside) {
 		if t.name == name {
 			return t, stop, nil
 		}
