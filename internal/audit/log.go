@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -259,6 +260,7 @@ func (l *Log) join(g *group) (b *batch, leads bool, err error) {
 func (l *Log) lead(b *batch) {
 	l.disk.Lock()
 	defer l.disk.Unlock()
+	runtime.Gosched() // whoever is ready to run goes first, and comes into this batch
 	l.mu.Lock()
 	l.next = newBatch() // b is complete
 	l.mu.Unlock()
