@@ -19,6 +19,7 @@ import (
 //	kith-bench load -kith ../bin/kith -for 30s kith requests
 //	perf record -g -p <pids> -- sleep 10; strace -c -f -p <pid>
 //	kith-bench load -kith /tmp/before,/tmp/after -for 60s kith bytes
+//	kith-bench load -for 60s sdk,go requests
 func loadRole(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("load", flag.ContinueOnError)
 	binaries := flags.String("kith", "../bin/kith", "the kith binaries, comma-separated")
@@ -50,13 +51,15 @@ func loadRole(ctx context.Context, args []string) error {
 	}
 	var targets []*target
 	for _, binary := range strings.Split(*binaries, ",") {
-		t, stop, err := loadTarget(ctx, binary, flags.Arg(0))
-		if err != nil {
-			return err
+		for _, way := range strings.Split(flags.Arg(0), ",") {
+			t, stop, err := loadTarget(ctx, binary, way)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			fmt.Println(binary, t.name, "is served by", t.pids)
+			targets = append(targets, t)
 		}
-		defer stop()
-		fmt.Println(binary, t.name, "is served by", t.pids)
-		targets = append(targets, t)
 	}
 	all := make([][]float64, len(targets))
 	for began := time.Now(); time.Since(began) < *d && ctx.Err() == nil; {

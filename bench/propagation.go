@@ -85,8 +85,8 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 			"The worst case is a rule to a service with an enforcement point on every node. Of a service on %d nodes the others get changes later, together; what that takes in the %s after the last change is shown per change, idling included. "+
 			"gRPC alone is a server that sends the same message to as many agents over mutual TLS and counts their acks: no rule, no store, no audit.",
 			changes, grouped(int64(n)), fewAgents, behind),
-		figures: append(append(all.figures(fmt.Sprintf("all %s nodes", grouped(int64(n))), "SPIRE 2.7–6.9 s for what it has", "SPIRE 3.9–8.7 s"),
-			some.figures(fmt.Sprintf("%d of %s nodes", fewAgents, grouped(int64(n))), "", "")...),
+		figures: append(append(all.figures(fmt.Sprintf("all %s nodes", grouped(int64(n))), &bare, "SPIRE 2.7–6.9 s for what it has", "SPIRE 3.9–8.7 s"),
+			some.figures(fmt.Sprintf("%d of %s nodes", fewAgents, grouped(int64(n))), nil, "", "")...),
 			times("CPU per change, all nodes, of that of gRPC alone", all.total(), bare.total(), 0, fmt.Sprintf("gRPC alone %s ms: server %s, agents %s", number(bare.total()), number(median(bare.server)), number(median(bare.agents)))),
 			plain("CPU for the other nodes, later, per change", late, "ms", "", ""),
 			plain("server's anonymous memory per agent", (after.Anonymous-before.Anonymous)*1024/float64(n), "KiB", "", "")),
@@ -177,11 +177,18 @@ func (p *pushed) add(more pushed, err error) error {
 // total is the processor time of everybody, as medians.
 func (p pushed) total() float64 { return median(p.server) + median(p.store) + median(p.agents) }
 
-func (p pushed) figures(concerns, anchor50, anchor99 string) []figure {
+// figures stand beside what gRPC alone took, where that was measured.
+func (p pushed) figures(concerns string, bare *pushed, anchor50, anchor99 string) []figure {
+	beside := func(q float64) string {
+		if bare == nil {
+			return ""
+		}
+		return "gRPC alone " + number(quantile(bare.took, q))
+	}
 	parts := fmt.Sprintf("server %s, store %s, all agents together %s", number(median(p.server)), number(median(p.store)), number(median(p.agents)))
 	return []figure{
-		upTo("change to last ack, "+concerns+", p50", quantile(p.took, 0.5), "ms", 20, anchor50, ""),
-		upTo("change to last ack, "+concerns+", p99", quantile(p.took, 0.99), "ms", 100, anchor99, ""),
+		upTo("change to last ack, "+concerns+", p50", quantile(p.took, 0.5), "ms", 20, anchor50, beside(0.5)),
+		upTo("change to last ack, "+concerns+", p99", quantile(p.took, 0.99), "ms", 100, anchor99, beside(0.99)),
 		upTo("CPU per change, "+concerns, p.total(), "ms", 100, "", parts),
 	}
 }
