@@ -173,11 +173,11 @@ func mistakes() []mistake {
 		{"another's key", oidc.Azure, serving(keySet, replacing(`"kid":"r1"`, `"kid":"r2"`)), "key", "AADSTS50013"},
 		{"no RS256", oidc.Azure, serving(discovery, replacing(`"RS256",`, "")), "discovery", ""},
 
-		{"another issuer in discovery", oidc.Vault, serving(discovery, replacing(`"issuer":"`+issuer, `"issuer":"https://other.example`)), "discovery", "issuer did not match the issuer returned by provider"},
+		{"another issuer in discovery", oidc.Vault, serving(discovery, replacing(`"issuer":"`+issuer, `"issuer":"https://other.example`)), "discovery", "error checking oidc discovery URL"},
 		{"a slash", oidc.Vault, slash, "token issuer", "invalid issuer (iss) claim"},
 		{"another audience", oidc.Vault, claim("aud", "orders"), "token audience", "invalid audience (aud) claim"},
 		{"no documents", oidc.Vault, down, "reach", "error checking oidc discovery URL"},
-		{"no iat", oidc.Vault, noIssuedAt, "lifetime", "iat"},
+		{"no iat", oidc.Vault, noIssuedAt, "lifetime", "invalid not before (nbf) claim: token not yet valid"},
 		{"an old token", oidc.Vault, ended, "lifetime", "token is expired"},
 		{"an unpublished key", oidc.Vault, signedBy("ES256", "gone"), "key", "no known key successfully validated the token signature"},
 	}

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Vault is the JWT auth method: its configuration, one role, and login.
+// Vault is the JWT auth method: its configuration, one role, and login. The words
+// and leeways are those of its plugin, v0.26.
 type Vault struct {
 	Client *http.Client
 
@@ -61,22 +62,18 @@ func (v *Vault) configure(r *http.Request) string {
 		}
 	}
 	if methods != 1 {
-		return "exactly one of 'jwt_validation_pubkeys', 'jwks_url' or 'oidc_discovery_url' must be set"
+		return "exactly one of 'jwt_validation_pubkeys', 'jwks_url', 'jwks_pairs' or 'oidc_discovery_url' must be set"
 	}
 	for _, algorithm := range v.config.Algorithms {
 		if !slices.Contains([]string{"RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA"}, algorithm) {
-			return "Invalid supported algorithm: " + algorithm
+			return fmt.Sprintf("invalid jwt_supported_algs: unsupported signing algorithm %q", algorithm)
 		}
 	}
 	if v.config.Discovery == "" {
 		return ""
 	}
-	m, _, err := discover(v.Client, v.config.Discovery)
-	switch {
-	case err != nil:
-		return "error checking oidc discovery URL: " + err.Error()
-	case m.Issuer != v.config.Discovery:
-		return fmt.Sprintf("error checking oidc discovery URL: oidc: issuer did not match the issuer returned by provider, expected %q got %q", v.config.Discovery, m.Issuer)
+	if m, _, err := discover(v.Client, v.config.Discovery); err != nil || m.Issuer != v.config.Discovery {
+		return "error checking oidc discovery URL"
 	}
 	return ""
 }
@@ -100,27 +97,31 @@ func (v *Vault) login(text string) string {
 		return "error parsing token: " + err.Error()
 	}
 	_, keys, err := discover(v.Client, v.config.Discovery)
-	algorithms := v.config.Algorithms
-	if len(algorithms) == 0 {
-		algorithms = []string{"RS256"}
+	if err != nil {
+		return "error validating token: error verifying token signature: " + err.Error()
 	}
+	now, begins := time.Now(), t.IssuedAt
+	if begins.IsZero() {
+		begins = t.Expires.Add(-150 * time.Second)
+	}
+	var refused string
 	switch {
-	case err != nil:
-		return "error validating token: error fetching keys: " + err.Error()
-	case !slices.Contains(algorithms, t.Algorithm):
-		return fmt.Sprintf("error validating token: error verifying token signature: unsupported signing algorithm; expected %q, got %q", algorithms, t.Algorithm)
 	case !t.verifiedBy(keys):
-		return "error validating token: error verifying token signature: no known key successfully validated the token signature"
+		refused = "error verifying token signature: no known key successfully validated the token signature"
+	case len(v.config.Algorithms) > 0 && !slices.Contains(v.config.Algorithms, t.Algorithm):
+		refused = "invalid algorithm (alg) header parameter: token signed with unexpected algorithm"
 	case v.config.Issuer != "" && t.Issuer != v.config.Issuer:
-		return `error validating token: invalid issuer (iss) claim`
-	case t.IssuedAt.IsZero():
-		return "error validating token: no issued at (iat), not before (nbf), or expiration time (exp) claims in token"
-	case time.Now().After(t.Expires.Add(150 * time.Second)):
-		return "error validating token: invalid expiration time (exp) claim: token is expired"
+		refused = "invalid issuer (iss) claim"
 	case v.role.Subject != "" && v.role.Subject != t.Subject:
-		return "error validating token: invalid subject (sub) claim"
+		refused = "invalid subject (sub) claim"
 	case !slices.ContainsFunc(t.Audience, func(name string) bool { return slices.Contains(v.role.Audiences, name) }):
-		return "error validating token: invalid audience (aud) claim: audience claim does not match any bound audience"
+		refused = "invalid audience (aud) claim: audience claim does not match any expected audience"
+	case now.Add(time.Minute).Before(begins):
+		refused = "invalid not before (nbf) claim: token not yet valid"
+	case now.Add(-time.Minute).After(t.Expires):
+		refused = "invalid expiration time (exp) claim: token is expired"
+	default:
+		return ""
 	}
-	return ""
+	return "error validating token: " + refused
 }
