@@ -63,8 +63,9 @@ test-attacks: deps build ## attacks that must fail, against real processes
 	$(SUITE) -tags attacks ./test/attacks/...
 
 .PHONY: test-vectors
-test-vectors: ## published vectors: zlint, BetterTLS, Wycheproof (a module of its own)
+test-vectors: ## published vectors: zlint, BetterTLS, Wycheproof; Vault's own JWT code (modules of their own)
 	cd test/vectors && $(GO) vet ./... && $(GO) test ./...
+	cd test/vectors/vault && $(GO) vet ./... && $(GO) test ./...
 
 .PHONY: test-policy
 test-policy: ## some ten million random decisions beside a naive evaluator
