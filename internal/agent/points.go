@@ -58,6 +58,7 @@ type point struct {
 	slice    *pb.Slice // at revision 0: what the point should have
 	cut      *pb.Slice // that it was made from, without IDs
 	wanted   uint64    // revision of that slice
+	due      uint64    // first revision that the point may lack, unless it has acked wanted
 	first    uint64    // revision of the first slice, before which it was closed
 	returned bool      // it was not closed before: it served before the agent's restart
 	unsent   bool      // the slice has not been handed to the stream
@@ -85,10 +86,11 @@ func (p *point) poke() {
 	}
 }
 
-// late reports whether the point has yet to swap to what a revision needs. The
-// first slice of a new one is waited for by nobody: until then it lets nothing in.
+// late reports whether the point has yet to swap to what a revision needs, or to
+// something newer. The first slice of a new one is waited for by nobody: until
+// then it lets nothing in.
 func (p *point) late(revision uint64) bool {
-	return p.open.GetServes() && !p.stuck && (p.wanted != p.first || p.returned) && p.acked < p.wanted && p.wanted <= revision
+	return p.open.GetServes() && !p.stuck && (p.wanted != p.first || p.returned) && p.acked < p.wanted && p.due <= revision
 }
 
 // attach adds a point under the world of now.
@@ -134,6 +136,9 @@ func (s *points) place(w *world, p *point) bool {
 	}
 	if p.slice != nil && sameSlice(p.slice, own) {
 		return false
+	}
+	if p.acked >= p.wanted || p.wanted == p.first && !p.returned {
+		p.due = w.revision
 	}
 	p.slice, p.wanted, p.unsent = own, w.revision, true
 	return true
@@ -250,6 +255,7 @@ func (s *points) ack(p *point, ack *pb.PolicyAck) {
 		return // of a slice it never got
 	}
 	p.acked = max(p.acked, ack.GetRevision())
+	p.due = max(p.due, p.acked+1)
 	p.fault = cut(ack.GetError(), 256)
 	if p.acked >= p.wanted {
 		p.stuck = false

@@ -166,6 +166,36 @@ func TestAcksGoOutInOrder(t *testing.T) {
 	}
 }
 
+// A newer change of the same slice does not make an older one effective: the
+// point that hangs has neither.
+func TestAckWaitsThoughANewerChangeFollows(t *testing.T) {
+	h := newHarness(t)
+	open := &pb.Open{Serves: true, Schema: policy.Schema}
+	p := h.attach(func() *world { return h.w }, attest.Peer{PID: 1}, registry.Attributes{"workload.kith.as": "orders"}, open)
+	take := func() uint64 { return h.outgoing(p, nil).GetSlice().GetRevision() }
+	h.ack(p, &pb.PolicyAck{Revision: take()})
+	want := func(when string, revision uint64) {
+		t.Helper()
+		if got := h.acks[len(h.acks)-1].GetRevision(); got != revision {
+			t.Errorf("%s: acked up to revision %d, want %d", when, got, revision)
+		}
+	}
+	h.next(t, "a")
+	first := take()
+	h.next(t, "b")
+	want("two changes on their way", 1)
+	h.ack(p, &pb.PolicyAck{Revision: first})
+	want("the first of them in force", first)
+	h.next(t, "c")
+	second := take()
+	h.next(t, "d")
+	want("three more on their way", first)
+	h.ack(p, &pb.PolicyAck{Revision: second})
+	want("two of them in force", second)
+	h.ack(p, &pb.PolicyAck{Revision: take()})
+	want("all in force", 5)
+}
+
 // What this version cannot read goes on to the points, which then fail closed.
 func TestUnreadablePolicyIsPassedOnAndReported(t *testing.T) {
 	h := newHarness(t)

@@ -144,7 +144,8 @@ func (s *stage) strange(faults []fault) {
 func (r record) table() string {
 	byKind := make(map[string][]time.Duration)
 	for _, one := range r.times {
-		kind := strings.Join(strings.Fields(one.fault)[:3], " ")
+		words := strings.Fields(one.fault)
+		kind := strings.Join(words[:min(len(words), 3)], " ")
 		if strings.Contains(one.fault, ", and ") {
 			kind = "two at once"
 		}
