@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -139,5 +140,42 @@ func TestMemberThatStandsStillIsAway(t *testing.T) {
 	}
 	if e.child.pid() != pid {
 		t.Error("the member was started again, want the same one")
+	}
+}
+
+// A member whose server is gone will end, even if it hangs in a sync of a slow
+// disk: a new server waits for it.
+func TestStartWaitsForADyingMember(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	ourChild := holder{os.Getpid(), os.Getppid()}
+	if ourChild.dying() {
+		t.Errorf("%s ends, while its parent is there", ourChild)
+	}
+	orphan := holder{os.Getpid(), 1<<22 + 1} // no process has such a number
+	if !orphan.dying() {
+		t.Errorf("%s does not end, though its parent is gone", orphan)
+	}
+	if _, err := fmt.Fprintf(f, "%-10d %-10d\n", orphan.member, orphan.server); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(lockWait+time.Second, func() { f.Close() })
+	defer timer.Stop()
+	began := time.Now()
+	release, err := lockDir(t.Context(), dir)
+	if err != nil {
+		t.Fatalf("after %s: %v", time.Since(began), err)
+	}
+	release()
+	if waited := time.Since(began); waited < lockWait {
+		t.Errorf("the lock was taken after %s, while it was held", waited)
 	}
 }

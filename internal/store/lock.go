@@ -15,10 +15,12 @@ import (
 )
 
 // How long a start waits for the directory's former owner to end, and how
-// often it looks: a lock cannot be waited for with a limit otherwise.
+// often it looks: a lock cannot be waited for with a limit otherwise. One whose
+// server is gone is ending, though it may hang in a disk's sync for long.
 const (
-	lockWait = 5 * time.Second
-	lockPoll = 50 * time.Millisecond
+	lockWait  = 5 * time.Second
+	dyingWait = 50 * time.Second
+	lockPoll  = 50 * time.Millisecond
 )
 
 // lockedError says who holds a store directory.
@@ -27,15 +29,15 @@ type lockedError struct{ holder string }
 func (e *lockedError) Error() string { return "the store directory is in use by " + e.holder }
 
 // lockDir takes the directory's lock for this process, waiting for at most
-// lockWait. The kernel frees it with the process, however that ends.
+// lockWait, or dyingWait for an owner that is about to end. The kernel frees it
+// with the process, however that ends.
 func lockDir(ctx context.Context, dir string) (release func(), err error) {
 	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock store directory: %w", err)
 	}
-	deadline := time.NewTimer(lockWait)
-	defer deadline.Stop()
+	began := time.Now()
 	poll := time.NewTicker(lockPoll)
 	defer poll.Stop()
 	for {
@@ -49,10 +51,14 @@ func lockDir(ctx context.Context, dir string) (release func(), err error) {
 		}
 		select {
 		case <-poll.C:
-		case <-deadline.C:
-			holder := lockHolder(f)
-			f.Close()
-			return nil, &lockedError{holder}
+			waited := time.Since(began)
+			if waited < lockWait {
+				continue
+			}
+			if holder := readHolder(f); waited >= dyingWait || !holder.dying() {
+				f.Close()
+				return nil, &lockedError{holder.String()}
+			}
 		case <-ctx.Done():
 			f.Close()
 			return nil, fmt.Errorf("lock store directory: %w", ctx.Err())
@@ -76,21 +82,42 @@ func writeHolder(f *os.File) error {
 	return err
 }
 
-// lockHolder reads who holds the lock, in words.
-func lockHolder(f *os.File) string {
+// holder is who says to hold the lock: a store member and the server that
+// started it. The zero value is unknown.
+type holder struct{ member, server int }
+
+// readHolder reads who holds the lock.
+func readHolder(f *os.File) holder {
 	text := make([]byte, 64)
 	n, err := f.ReadAt(text, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return "another process"
+		return holder{}
 	}
 	fields := strings.Fields(string(text[:n]))
 	if len(fields) != 2 {
+		return holder{}
+	}
+	member, err1 := strconv.Atoi(fields[0])
+	server, err2 := strconv.Atoi(fields[1])
+	if err1 != nil || err2 != nil || member <= 0 || server <= 0 {
+		return holder{}
+	}
+	return holder{member, server}
+}
+
+// String is the holder in words.
+func (h holder) String() string {
+	if h == (holder{}) {
 		return "another process"
 	}
-	pid, err1 := strconv.Atoi(fields[0])
-	parent, err2 := strconv.Atoi(fields[1])
-	if err1 != nil || err2 != nil {
-		return "another process"
+	return fmt.Sprintf("process %d (store member of server process %d)", h.member, h.server)
+}
+
+// dying says whether the member's server has ended, which ends the member too.
+func (h holder) dying() bool {
+	if h == (holder{}) {
+		return false
 	}
-	return fmt.Sprintf("process %d (store member of server process %d)", pid, parent)
+	parent, err := parentOf(h.member)
+	return err == nil && parent != h.server
 }
