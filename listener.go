@@ -143,7 +143,7 @@ func (w *Workload) prove(ctx context.Context, tracked *acceptedConn, config *tls
 	conn := tls.Server(tracked, config)
 	known := w.identity.Load()
 	if err := conn.HandshakeContext(ctx); err != nil {
-		w.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "handshake failed",
+		w.cfg.Log.LogAttrs(ctx, w.refusals.level(err, known, w.cfg.Now()), "handshake failed",
 			slog.String("remote", tracked.RemoteAddr().String()), slog.String("error", clip(err.Error(), maxReportText)))
 		tracked.Close()
 		return nil, err
@@ -152,6 +152,23 @@ func (w *Workload) prove(ctx context.Context, tracked *acceptedConn, config *tls
 		return nil, err
 	}
 	return conn, nil
+}
+
+// offTime lets one handshake a minute be heard of that failed by the time, of the
+// peer's certificate or of our own: a person is to know that a clock is off, and
+// strangers are not to fill the log.
+type offTime struct{ next atomic.Int64 } // Unix seconds
+
+func (o *offTime) level(err error, own *identity, now time.Time) slog.Level {
+	var invalid x509.CertificateInvalidError
+	ended := own != nil && !own.expires.IsZero() && !now.Before(own.expires)
+	if !ended && (!errors.As(err, &invalid) || invalid.Reason != x509.Expired) {
+		return slog.LevelDebug
+	}
+	if next := o.next.Load(); now.Unix() < next && next-now.Unix() <= 60 || !o.next.CompareAndSwap(next, now.Unix()+60) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 // track has the peer of a connection whose handshake is done verified again at

@@ -66,15 +66,16 @@ type Workload struct {
 
 	externals externals // who must agree to what policy allows
 
-	live    live       // exchanges decided again at each change of policy
-	accepts conns      // accepted connections, verified again at each change of bundle
-	dials   conns      // dialled ones, likewise
-	reports reports    // decisions on their way to the agent
-	flows   flows      // what was decided, counted
-	calls   caller     // the client half
-	targets resolvers  // gRPC clients
-	first   firsts     // what Open waits for
-	wires   *sync.Pool // space under TLS connections
+	live     live       // exchanges decided again at each change of policy
+	refusals offTime    // of handshakes, by the time
+	accepts  conns      // accepted connections, verified again at each change of bundle
+	dials    conns      // dialled ones, likewise
+	reports  reports    // decisions on their way to the agent
+	flows    flows      // what was decided, counted
+	calls    caller     // the client half
+	targets  resolvers  // gRPC clients
+	first    firsts     // what Open waits for
+	wires    *sync.Pool // space under TLS connections
 
 	nudged     chan struct{} // another identity, or a policy that looks at the time
 	renewal    atomic.Pointer[chan struct{}]
@@ -169,7 +170,8 @@ func (w *Workload) X509SVID() (*spiffe.X509SVID, error) {
 		return nil, fault.Hint(fault.Deniedf("SVID of %s was withdrawn by the agent", current.svid.ID), "kith ids explain")
 	}
 	if now := w.cfg.Now(); !now.Before(current.expires) {
-		return nil, fault.Hint(fault.Deniedf("SVID of %s expired at %s", current.svid.ID, current.expires.UTC().Format(time.RFC3339)),
+		return nil, fault.Hint(fault.Deniedf("SVID of %s expired at %s, %s ago: it was not renewed, or the clock of this host is ahead",
+			current.svid.ID, current.expires.UTC().Format(time.RFC3339), now.Sub(current.expires).Round(time.Second)),
 			"kith doctor")
 	}
 	return current.svid, nil

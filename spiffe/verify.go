@@ -45,7 +45,7 @@ func Verify(chain []*x509.Certificate, bundle func(TrustDomain) (*Bundle, bool),
 	}
 	paths, err := b.paths(leaf, chain[1:], now)
 	if err != nil {
-		return ID{}, fmt.Errorf("verify %s: %w", id, err)
+		return ID{}, fmt.Errorf("verify %s: %w", id, offTime(now, err))
 	}
 	for _, path := range paths {
 		if err = checkPath(path); err == nil {
@@ -78,6 +78,20 @@ func checkSize(chain []*x509.Certificate) error {
 		return fmt.Errorf("chain has %d bytes, at most %d are allowed", size, maxChainBytes)
 	}
 	return nil
+}
+
+// offTime says by how much a certificate is not valid now, if that is what is
+// wrong with it: mostly it is somebody's clock.
+func offTime(now time.Time, err error) error {
+	var invalid x509.CertificateInvalidError
+	if !errors.As(err, &invalid) || invalid.Reason != x509.Expired || invalid.Cert == nil {
+		return err
+	}
+	if early := invalid.Cert.NotBefore.Sub(now); early > 0 {
+		return fmt.Errorf("not valid for another %s, so the clock of this host is behind, or that of the issuer ahead: %w", early.Round(time.Second), err)
+	}
+	late := now.Sub(invalid.Cert.NotAfter)
+	return fmt.Errorf("ended %s ago, so it was not renewed, or the clock of this host is ahead: %w", late.Round(time.Second), err)
 }
 
 // checkPath looks at a path crypto/x509 has found good: leaf, issuers, root.
