@@ -100,11 +100,12 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 	if err != nil {
 		return err
 	}
-	cfg.Now, cfg.Log = a.now, log
-	if cfg.Federation, err = exchange(file.Server.Federation, paths, a.now, log); err != nil {
+	clock := obs.NewClock(a.now, obs.Uptime())
+	cfg.Now, cfg.ClockJump, cfg.Log, cfg.Verifiers = clock.Now, clock.Jump, log, verifiers(clock.Now)
+	if cfg.Federation, err = exchange(file.Server.Federation, paths, clock.Now, log); err != nil {
 		return err
 	}
-	if cfg.OIDC, err = oidcOf(file.Server.OIDC, paths, a.now, log); err != nil {
+	if cfg.OIDC, err = oidcOf(file.Server.OIDC, paths, clock.Now, log); err != nil {
 		return err
 	}
 	// 1. The KEK, before the store: what is sealed in there needs this very one.
@@ -112,14 +113,14 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 		return err
 	}
 	// 2. The audit log, which everything below writes.
-	journal, err := audit.Open(auditConfig(file.Server.Audit, paths, a.now, log))
+	journal, err := audit.Open(auditConfig(file.Server.Audit, paths, clock.Now, log))
 	if err != nil {
 		return err
 	}
 	defer journal.Close()
 	cfg.Audit = journal
 	// 3. The store, which outlives the server that stands on it.
-	engine, err := openStore(ctx, paths.State, log, a.now)
+	engine, err := openStore(ctx, paths.State, log, clock.Now)
 	if err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func serverConfig(file config.File, paths config.Paths) (server.Config, error) {
 		Name: file.Server.Name, Version: obs.BuildVersion().Version,
 		Listen: file.Server.Listen, Address: file.Server.Address, Metrics: file.Server.Metrics,
 		AdminSocket: paths.AdminSocket, AdminListen: file.Server.AdminListen, JournalPath: filepath.Join(paths.State, "issuance.journal"),
-		Verifiers: verifiers(obs.Now), RS256Audiences: rs256Audiences(file.Server),
+		RS256Audiences: rs256Audiences(file.Server),
 	}
 	if file.TrustDomain != "" {
 		td, err := spiffe.ParseTrustDomain(file.TrustDomain)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,6 +255,39 @@ func TestClockSkewIsMeasuredAndShown(t *testing.T) {
 	if want := -time.Minute; got < want-5*time.Second || got > want+5*time.Second {
 		t.Errorf("skew %s, want about %s", got, want)
 	}
+}
+
+// Bar 16: the clock was ahead when the agent started, so that its SVID had ended,
+// and is set right: the agent connects by itself with the SVID it has.
+func TestBar16ClockSetRightConnects(t *testing.T) {
+	s := newServer(t)
+	n := newNode(t, s)
+	n.start()
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	var ahead atomic.Int64
+	ahead.Store(int64(49 * time.Hour))
+	n.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	a, err := New(n.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("agent ended: %v", err)
+		}
+	}()
+	eventually(t, "an agent that names the clock", func() bool {
+		_, _, _, failure := a.contact.get()
+		return strings.Contains(failure, "clock")
+	})
+	ahead.Store(0)
+	eventually(t, "a connection", func() bool { connected, _, _, _ := a.contact.get(); return connected })
 }
 
 func TestGapInDeltasFetchesEverything(t *testing.T) {

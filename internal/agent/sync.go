@@ -22,6 +22,8 @@ const (
 	eager = 10 * time.Minute
 	// skewWarning is the difference of clocks that is worth a warning.
 	skewWarning = time.Minute
+	// clockLook is how often a node whose SVID has ended looks at the clock again.
+	clockLook = time.Second
 	// seenEvery is how often the server hears which identities are in use.
 	seenEvery = time.Minute
 	// maxEndpoints is what the server keeps of one node.
@@ -123,17 +125,22 @@ func (a *Agent) sync(ctx context.Context) error {
 	return errors.Join(err, <-sent)
 }
 
-// awaitStanding waits until keepStanding has renewed an expired node SVID.
+// awaitStanding waits until keepStanding has renewed an expired node SVID, or
+// until the clock says that it has not expired: it was ahead, and was set.
 func (a *Agent) awaitStanding(ctx context.Context, old *standing) error {
-	changed := a.standingChanged.wait()
-	if a.standing.Load() != old {
-		return nil
-	}
-	select {
-	case <-changed:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	look := time.NewTicker(clockLook)
+	defer look.Stop()
+	for {
+		changed := a.standingChanged.wait()
+		if a.standing.Load() != old || !old.expired(a.cfg.Now()) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

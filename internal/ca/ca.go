@@ -304,8 +304,8 @@ func (c *CA) renew(ctx context.Context, now time.Time) (*issuer, error) {
 func (c *CA) checkClock(now time.Time) error {
 	latest := time.Unix(0, c.journal.latest.Load())
 	if now.Add(clockSlack).Before(latest) {
-		err := fmt.Errorf("clock is at %s, which is before %s, when something was issued already",
-			now.UTC().Format(time.RFC3339), latest.UTC().Format(time.RFC3339))
+		err := fmt.Errorf("clock is %s behind: it is at %s, and at %s something was issued already",
+			latest.Sub(now).Round(time.Second), now.UTC().Format(time.RFC3339), latest.UTC().Format(time.RFC3339))
 		return fault.Hint(err, "set the clock; if it is right now and was ahead before, stop the server and move %s away once its entries are in the audit log", c.journal.path)
 	}
 	return nil

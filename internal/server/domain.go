@@ -128,59 +128,6 @@ func sameDomain(value []byte, want spiffe.TrustDomain) error {
 	return nil
 }
 
-// checkClock refuses to go on with a clock behind what an earlier server wrote:
-// what is signed by such a clock may outlive what it should.
-func checkClock(ctx context.Context, store registry.Store, now time.Time) error {
-	item, err := store.Get(ctx, clockKey)
-	if fault.Is(err, fault.NotFound) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read the last known time: %w", err)
-	}
-	last, err := parseClock(item.Value)
-	if err != nil {
-		return err
-	}
-	return clockFault(now, last)
-}
-
-// clockSlack is how far the clock may step back: time daemons do by seconds.
-const clockSlack = time.Minute
-
-func clockFault(now, last time.Time) error {
-	if now.Add(clockSlack).Before(last) {
-		return fault.Hint(fault.Conflictf("the clock says %s, but it was %s already",
-			now.UTC().Format(time.RFC3339), last.UTC().Format(time.RFC3339)), "set the clock of this host: timedatectl")
-	}
-	return nil
-}
-
-// clockGoesOn refuses what must not be done by a clock that was set back while we
-// ran: a token that had expired would be good again.
-func (s *Server) clockGoesOn() error {
-	now := s.cfg.Now()
-	for {
-		last := s.latest.Load()
-		if now.UnixNano() <= last {
-			return clockFault(now, time.Unix(0, last))
-		}
-		if s.latest.CompareAndSwap(last, now.UnixNano()) {
-			return nil
-		}
-	}
-}
-
-func clockValue(now time.Time) []byte { return []byte(strconv.FormatInt(now.Unix(), 10)) }
-
-func parseClock(value []byte) (time.Time, error) {
-	seconds, err := strconv.ParseInt(string(value), 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("last known time in the store: %w", err)
-	}
-	return time.Unix(seconds, 0), nil
-}
-
 func revisionValue(revision uint64) []byte { return strconv.AppendUint(nil, revision, 10) }
 
 // putObject is the store operation that keeps an object.

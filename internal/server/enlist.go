@@ -94,6 +94,9 @@ func (s *Server) joinAdmin(ctx context.Context, who api.AdminApplicant) (*pb.Adm
 	if err != nil {
 		return nil, token, err
 	}
+	if err := s.clockGoesOn(); err != nil {
+		return nil, token, err
+	}
 	if err := s.awaitWritable(ctx); err != nil {
 		return nil, token, err
 	}

@@ -65,7 +65,7 @@ func (s *Server) following(lost error) {
 func (s *Server) probe(ctx context.Context) error {
 	tick := time.NewTimer(probeEvery)
 	defer tick.Stop()
-	behind := false
+	behind, off := false, time.Duration(0)
 	for n := 1; ; n++ {
 		select {
 		case <-tick.C:
@@ -78,6 +78,7 @@ func (s *Server) probe(ctx context.Context) error {
 			s.log.Error("clock went back; no token is taken until it is right", "error", err, "hint", fault.HintOf(err))
 		}
 		behind = err != nil
+		off = s.watchClock(off)
 		if s.cfg.StoreHealth != nil && n%lookEvery != 0 && s.answers() {
 			continue
 		}
@@ -237,6 +238,9 @@ func (s *Server) alarms() []string {
 			text += ": " + why.Error()
 		}
 		out = append(out, text)
+	}
+	if off := s.clockJump(); off != 0 {
+		out = append(out, clockJumped(off).Error())
 	}
 	if left := status.RootNotAfter.Sub(s.cfg.Now()); left < 90*24*time.Hour {
 		out = append(out, fmt.Sprintf("the root ends in %.0f days", left.Hours()/24))

@@ -69,8 +69,11 @@ type Config struct {
 	// Attestations a second, as in api.PublicConfig; 0 is the default.
 	AttestRate, AttestRateEach float64
 
-	Now func() time.Time
-	Log *slog.Logger
+	// Now must not follow a host's clock that jumps, as an obs.Clock does not;
+	// ClockJump then says how far that one is off. Nil: nobody knows.
+	Now       func() time.Time
+	ClockJump func() time.Duration
+	Log       *slog.Logger
 }
 
 // Server is a control plane. New makes one that listens, Run serves.
