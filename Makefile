@@ -11,7 +11,7 @@ FUZZTIME ?= 30s
 CHAOS_LIMIT ?= 40m
 # How long faults are drawn, and from which seed: the same for everybody; with
 # CHAOS_SEED= a new one each time.
-export CHAOS_FOR ?= 90s
+export CHAOS_FOR ?= 10m
 export CHAOS_SEED ?= 7
 LDFLAGS := -s -w -X github.com/kith-id/kith/internal/obs.version=$(VERSION)
 
@@ -72,7 +72,7 @@ test-policy: ## some ten million random decisions beside a naive evaluator
 	KITH_POLICY_CHECKS=9000 $(GO) test -count=1 -timeout 30m -v -run 'Reference|Cited|Agree' ./internal/policy
 
 .PHONY: test-chaos
-test-chaos: deps build ## kill, stop, partition, full disk, EIO, clocks, under load: CHAOS_FOR=10m CHAOS_SEED=
+test-chaos: deps build ## kill, stop, partition, full disk, EIO, clocks, under load: CHAOS_FOR=1h CHAOS_SEED=
 	$(SUITE) -tags chaos -timeout $(CHAOS_LIMIT) ./test/chaos/...
 
 .PHONY: test-generate

@@ -119,6 +119,20 @@ func (h *Host) SkewClock(offset time.Duration) {
 	h.TestBuild("KITH_TEST_CLOCK_OFFSET=" + offset.String())
 }
 
+// SetClock sets the clock of this host, also under programs that run already if
+// it was called before they were started.
+func (h *Host) SetClock(offset time.Duration) {
+	h.t.Helper()
+	path := filepath.Join(h.Dir, "etc", "clock")
+	if err := os.WriteFile(path+".new", []byte(offset.String()), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil { // whoever looks finds one or the other
+		h.t.Fatal(err)
+	}
+	h.TestBuild("KITH_TEST_CLOCK_OFFSET=@" + path)
+}
+
 // TestBuild makes every kith started on this host from now on one of the tag
 // kithtest, with these variables.
 func (h *Host) TestBuild(env ...string) {
