@@ -45,11 +45,17 @@ func webListener(path string, w config.Web, paths config.Paths, now func() time.
 	switch {
 	case w.Listen == "":
 	case w.ACME.Domain != "":
-		manager := federation.ACME(federation.ACMEConfig{
+		cfg := federation.ACMEConfig{
 			Domain: w.ACME.Domain, Email: w.ACME.Email, Directory: w.ACME.Directory,
-			Cache: filepath.Join(paths.State, "acme"),
-		})
-		out.Certificate, out.Protocols = manager.GetCertificate, []string{federation.ACMEProtocol}
+			Cache: filepath.Join(paths.State, "acme"), Now: now, Log: log,
+		}
+		if w.ACME.CAFile != "" {
+			var err error
+			if cfg.Roots, err = federation.ReadRoots(w.ACME.CAFile); err != nil {
+				return out, fmt.Errorf("%s.acme.ca_file: %w", path, err)
+			}
+		}
+		out.Certificate, out.Protocols = federation.ACME(cfg), []string{federation.ACMEProtocol}
 	default:
 		files, err := federation.OpenFiles(w.CertFile, w.KeyFile, now, log)
 		if err != nil {

@@ -154,6 +154,9 @@ type ACME struct {
 	Email string `yaml:"email"`
 	// Directory is the URL of the CA's directory. Empty: Let's Encrypt.
 	Directory string `yaml:"directory"`
+	// CAFile holds the CAs, in PEM, that the directory's own certificate may be
+	// from, besides those of this host: for a CA of your own.
+	CAFile string `yaml:"ca_file"`
 	// AcceptTerms must be true: that you agree to the CA's terms of service.
 	AcceptTerms bool `yaml:"accept_terms"`
 }

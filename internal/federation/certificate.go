@@ -2,8 +2,10 @@ package federation
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -118,12 +120,19 @@ type ACMEConfig struct {
 	Directory string // URL; empty: Let's Encrypt
 	Cache     string // directory of account and certificate
 	Roots     *x509.CertPool
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
+// failureSaid is how long the log is silent about ACME after it has told of a
+// failure: handshakes come as often as they like.
+const failureSaid = time.Minute
+
 // ACME obtains and renews a certificate by TLS-ALPN-01, which needs nothing but
-// the listener itself: the CA connects to port 443 of the domain. The operator
-// has agreed to the CA's terms in the configuration.
-func ACME(cfg ACMEConfig) *autocert.Manager {
+// the listener itself: the CA connects to port 443 of the domain. It is renewed
+// when a third of its life is left, 30 days at most. The operator has agreed to the
+// CA's terms in the configuration.
+func ACME(cfg ACMEConfig) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	directory := cfg.Directory
 	if directory == "" {
 		directory = acme.LetsEncryptURL
@@ -133,7 +142,7 @@ func ACME(cfg ACMEConfig) *autocert.Manager {
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cfg.Roots},
 		TLSHandshakeTimeout: headerLimit,
 	}
-	return &autocert.Manager{
+	manager := &autocert.Manager{
 		Prompt:     autocert.AcceptTOS,
 		Cache:      autocert.DirCache(cfg.Cache),
 		HostPolicy: autocert.HostWhitelist(cfg.Domain),
@@ -142,6 +151,46 @@ func ACME(cfg ACMEConfig) *autocert.Manager {
 			DirectoryURL: directory, UserAgent: "kith",
 			HTTPClient: &http.Client{Transport: transport, Timeout: time.Minute},
 		},
+	}
+	w := &watched{cfg: cfg, directory: directory, get: manager.GetCertificate}
+	return w.certificate
+}
+
+// watched tells the log what autocert keeps to itself: that there is no
+// certificate, and that the one in use is not renewed.
+type watched struct {
+	cfg       ACMEConfig
+	directory string
+	get       func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+	mu   sync.Mutex
+	said time.Time // guarded by mu
+}
+
+func (w *watched) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	cert, err := w.get(hello)
+	switch {
+	case hello.ServerName != w.cfg.Domain || errors.Is(err, context.Canceled): // strangers ask for what they like, and go
+	case err != nil:
+		w.say("certificate not obtained by ACME", "error", err)
+	case overdue(cert.Leaf, w.cfg.Now()):
+		w.say("certificate not renewed by ACME", "not_after", cert.Leaf.NotAfter)
+	}
+	return cert, err
+}
+
+// overdue reports whether a certificate has less than a sixth of its life left, or
+// 15 days: half of what is left when it is renewed.
+func overdue(leaf *x509.Certificate, now time.Time) bool {
+	return leaf != nil && now.After(leaf.NotAfter.Add(-min(leaf.NotAfter.Sub(leaf.NotBefore)/6, 15*24*time.Hour)))
+}
+
+func (w *watched) say(event string, fact ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := w.cfg.Now(); now.Sub(w.said).Abs() >= failureSaid {
+		w.said = now
+		w.cfg.Log.Warn(event, append(fact, "domain", w.cfg.Domain, "directory", w.directory)...)
 	}
 }
 

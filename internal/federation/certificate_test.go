@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -96,5 +97,45 @@ func TestReadRoots(t *testing.T) {
 	}
 	if _, err := ReadRoots(path); !fault.Is(err, fault.Invalid) {
 		t.Errorf("got %v, want invalid", err)
+	}
+}
+
+// What autocert keeps to itself is told, once a minute, of the own name alone.
+func TestFailuresOfACMEAreTold(t *testing.T) {
+	var log bytes.Buffer
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	leaf := &x509.Certificate{NotBefore: now, NotAfter: now.Add(90 * 24 * time.Hour)}
+	var failure error
+	w := &watched{
+		cfg: ACMEConfig{Domain: "bundles.acme.example", Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&log, nil))},
+		get: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &tls.Certificate{Leaf: leaf}, failure },
+	}
+	ask := func(name string) {
+		_, err := w.certificate(&tls.ClientHelloInfo{ServerName: name})
+		if !errors.Is(err, failure) {
+			t.Fatalf("got %v, want %v", err, failure)
+		}
+	}
+	said := func(event string) int { return strings.Count(log.String(), event) }
+	ask("bundles.acme.example")
+	now = now.Add(74 * 24 * time.Hour) // 16 days are left
+	ask("bundles.acme.example")
+	if log.Len() > 0 {
+		t.Errorf("nothing is wrong, and the log says %s", log.String())
+	}
+	now = now.Add(2 * 24 * time.Hour)
+	ask("bundles.acme.example")
+	ask("bundles.acme.example")
+	if said("not renewed") != 1 {
+		t.Errorf("told %d times that it is not renewed, want once: %s", said("not renewed"), log.String())
+	}
+	now, failure = now.Add(failureSaid), errors.New("no such CA")
+	ask("elsewhere.example")
+	if said("not obtained") != 0 {
+		t.Errorf("another name is told of: %s", log.String())
+	}
+	ask("bundles.acme.example")
+	if said("not obtained") != 1 || said("no such CA") != 1 {
+		t.Errorf("a failure is not told of: %s", log.String())
 	}
 }
