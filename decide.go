@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -161,9 +162,11 @@ func (w *Workload) decide(ctx context.Context, peer *Peer, request *Request, own
 	if peer != nil {
 		w.flows.record(peer, request, d.Path, &verdict, now)
 	}
-	if !d.Allowed || d.Observed || verdict.Shadow.Rule != "" || w.reports.sampled(peer, d.Rule, request.Method, now) {
+	recording := w.policy.Load().recording
+	logged := d.Allowed && recording.Samples() && recording.Picks(rand32())
+	if !d.Allowed || d.Observed || verdict.Shadow.Rule != "" || logged || w.reports.sampled(peer, d.Rule, request.Method, now) {
 		d.ID = newDecisionID()
-		w.report(peer, request, &d, &verdict)
+		w.report(peer, request, &d, &verdict, reported{began: now, logged: logged})
 	}
 	return d
 }
@@ -229,6 +232,9 @@ func wireProtocol(p Protocol) policy.Protocol {
 		return 0
 	}
 }
+
+// rand32 picks allows for the decision log.
+func rand32() uint32 { return mathrand.Uint32() }
 
 // newDecisionID is 80 random bits as 16 characters of a-z and 2-7.
 func newDecisionID() string {

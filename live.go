@@ -76,7 +76,7 @@ func (l *live) decideAgain(w *Workload) int {
 			continue
 		}
 		d.ID = newDecisionID()
-		w.report(e.peer, &e.request, &d, &verdict)
+		w.report(e.peer, &e.request, &d, &verdict, reported{began: now})
 		e.cut(d)
 		count++
 	}

@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ const (
 type reports struct {
 	queue         chan *pb.Decision
 	sent, dropped atomic.Uint64
+	told          uint64 // of dropped, as reported; owned by the sender
 
 	mu     sync.Mutex
 	second int64             // guarded by mu
@@ -60,9 +62,24 @@ func (r *reports) sampled(peer *Peer, rule, method string, now time.Time) bool {
 	return true
 }
 
+// reported is what a report says besides the decision.
+type reported struct {
+	began  time.Time // deciding
+	logged bool      // an allow that was picked for the decision log
+}
+
+// full says whether there is no room: allows leave half of it to denials.
+func (r *reports) full(allowed bool) bool {
+	room := cap(r.queue)
+	if allowed {
+		room /= 2
+	}
+	return len(r.queue) >= room
+}
+
 // report queues a decision.
-func (w *Workload) report(peer *Peer, request *Request, d *Decision, verdict *policy.Decision) {
-	if len(w.reports.queue) == cap(w.reports.queue) {
+func (w *Workload) report(peer *Peer, request *Request, d *Decision, verdict *policy.Decision, about reported) {
+	if w.reports.full(d.Allowed && !d.Observed) {
 		w.reports.dropped.Add(1) // before the near miss is searched for
 		return
 	}
@@ -74,6 +91,7 @@ func (w *Workload) report(peer *Peer, request *Request, d *Decision, verdict *po
 	now := w.cfg.Now()
 	message := verdict.PB()
 	message.Id, message.TimeUnixNano = d.ID, now.UnixNano()
+	message.Logged, message.DurationNanos = about.logged, max(now.Sub(about.began).Nanoseconds(), 0)
 	message.To, message.ToId, message.Node = ruling.service, w.ID().String(), ruling.node
 	message.Protocol, message.Port = asked.Protocol.String(), uint32(asked.Port)
 	message.Method, message.Path = clip(asked.Method, maxReportShort), clip(asked.Path, maxReportText)
@@ -87,11 +105,28 @@ func (w *Workload) report(peer *Peer, request *Request, d *Decision, verdict *po
 		message.NearRule, message.NearField = near.Rule, near.Field
 		message.NearWant, message.NearGot = clip(near.Want, maxReportText), clip(near.Got, maxReportText)
 	}
+	w.note(ruling, peer, request, message, now)
 	select {
 	case w.reports.queue <- message:
 	default:
 		w.reports.dropped.Add(1)
 	}
+}
+
+// note adds what the decision log keeps of the request.
+func (w *Workload) note(ruling *ruling, peer *Peer, request *Request, message *pb.Decision, now time.Time) {
+	if ruling.recording == nil {
+		return
+	}
+	var claims map[string]any
+	if peer != nil && ruling.tokens != nil && ruling.recording.ReadsClaims() {
+		claims, _ = w.userToken(ruling, request, peer, now).Claims()
+	}
+	var all http.Header
+	if ruling.recording.ReadsAllHeaders() {
+		all, _ = allOf(request.Headers)
+	}
+	ruling.recording.Note(message, request.Headers, all, request.Query, claims)
 }
 
 // explain is the near miss of a denial, and what is wrong with a token that was
@@ -120,7 +155,10 @@ func (r *reports) batch(first *pb.Decision) *pb.Report {
 		break
 	}
 	r.sent.Add(uint64(len(decisions)))
-	return &pb.Report{Decisions: decisions}
+	report := &pb.Report{Decisions: decisions}
+	dropped := r.dropped.Load()
+	report.Dropped, r.told = dropped-r.told, dropped
+	return report
 }
 
 // clip bounds text from outside and makes it UTF-8, which protobuf demands.

@@ -24,6 +24,7 @@ type ruling struct {
 	tokens   *usertoken.Checker // of end users
 
 	externals []*external // asked about what the table allows
+	recording *policy.Recording
 }
 
 // rule puts a slice in force and returns the ack: the table is compiled aside,
@@ -34,7 +35,7 @@ func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
 	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
 	if err != nil {
 		ack.Error = clip(err.Error(), maxReportText)
-		next = &ruling{revision: slice.GetRevision(), service: next.service, protocol: next.protocol, node: slice.GetNode(), dev: slice.GetDev()}
+		next = &ruling{revision: slice.GetRevision(), service: next.service, protocol: next.protocol, node: slice.GetNode(), dev: slice.GetDev(), recording: next.recording}
 		w.cfg.Log.Error("policy refused, everything is denied", "revision", slice.GetRevision(), "error", err)
 	}
 	if next.externals, err = w.externals.adopt(next.table); err != nil { // Compile has checked what can be
@@ -57,7 +58,7 @@ func (r *ruling) timed() bool { return r.table.Reads()&(policy.ReadsTime|policy.
 // compileSlice makes a ruling of a slice. With an error it still says as much
 // as it found out.
 func compileSlice(slice *pb.Slice, cfg Config, keys map[string]*spiffe.JWKSet) (*ruling, error) {
-	next := &ruling{revision: slice.GetRevision(), node: slice.GetNode(), dev: slice.GetDev()}
+	next := &ruling{revision: slice.GetRevision(), node: slice.GetNode(), dev: slice.GetDev(), recording: policy.RecordingFromPB(slice.GetLog())}
 	set, err := policy.FromSlice(slice)
 	if err != nil {
 		return next, err

@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/kith-id/kith/internal/pb"
-	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -193,29 +192,6 @@ func TestPauses(t *testing.T) {
 	}
 	if p.reset(); p.next != shortestPause {
 		t.Errorf("after progress: got %v", p.next)
-	}
-}
-
-func BenchmarkDecide(b *testing.B) {
-	set := policy.Set{Services: map[string]policy.Service{}, Rules: map[string]policy.Rule{}}
-	set.TrustDomain, _ = spiffe.ParseTrustDomain("test.example")
-	set.Services["orders"] = policy.Service{Name: "orders", Protocol: policy.HTTP, Identities: []string{"/orders"}}
-	set.Rules["reads"] = policy.Rule{Name: "reads", From: []string{"/web"}, To: "orders", Allow: []string{"GET /v1/orders/{**}"}}
-	table, err := policy.Compile(set, "orders")
-	if err != nil {
-		b.Fatal(err)
-	}
-	w := &Workload{cfg: Config{}.withDefaults()}
-	w.reports.init()
-	w.policy.Store(&ruling{table: table, protocol: HTTP})
-	w.identity.Store(&identity{expires: time.Now().Add(time.Hour), svid: &spiffe.X509SVID{}})
-	id, _ := spiffe.ParseID("spiffe://test.example/web")
-	peer := &Peer{id: id}
-	b.ReportAllocs()
-	for b.Loop() {
-		if !w.Decide(peer, Request{Protocol: HTTP, Method: "GET", Path: "/v1/orders/17"}).Allowed {
-			b.Fatal("denied")
-		}
 	}
 }
 

@@ -3,11 +3,15 @@ package extauthz
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	mathrand "math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/usertoken"
 	"github.com/kith-id/kith/spiffe"
@@ -72,7 +76,7 @@ func (a Answer) challenge() string {
 // Decide answers a question. What is decided is what the proxy forwards, and that
 // is out of our hands: a path that is not in its normal form is denied.
 func (p *Point) Decide(q Question) Answer {
-	ruling := p.ruling.Load()
+	ruling, began := p.ruling.Load(), p.cfg.Now()
 	answer := Answer{From: q.From, Decision: policy.Decision{Revision: ruling.revision}}
 	table, err := ruling.table(q.Service, p.cfg.As)
 	if err == nil && p.cfg.Stale() {
@@ -80,7 +84,7 @@ func (p *Point) Decide(q Question) Answer {
 	}
 	if err != nil {
 		answer.Fault = err
-		p.record(&answer, &q, nil, policy.Peer{})
+		p.record(&answer, &q, about{ruling: ruling, began: began})
 		return answer
 	}
 	answer.Service = table.Service()
@@ -94,7 +98,7 @@ func (p *Point) Decide(q Question) Answer {
 	if answer.Decision = p.judge(ruling, table, peer, &q); answer.Denies() && answer.Reason == policy.NoPolicy {
 		answer.Reason = policy.NoSource // a peer that is nobody
 	}
-	p.record(&answer, &q, table, peer)
+	p.record(&answer, &q, about{ruling, table, peer, began})
 	p.count(&answer, &q)
 	return answer
 }
@@ -161,24 +165,57 @@ func agreed(table *policy.Table, r policy.Request, d policy.Decision) policy.Dec
 	return d
 }
 
-// record reports every denial, and of each flow the first allow of a second.
-func (p *Point) record(a *Answer, q *Question, table *policy.Table, peer policy.Peer) {
+// about is what a decision was made by.
+type about struct {
+	ruling *ruling
+	table  *policy.Table // nil if there was none to decide by
+	peer   policy.Peer
+	began  time.Time
+}
+
+// record reports every denial, of each flow the first allow of a second, and the
+// allows that the decision log picks.
+func (p *Point) record(a *Answer, q *Question, by about) {
 	now := p.cfg.Now()
 	from := a.From.String()
-	if !a.Denies() && !p.sample.take(flow{from, a.Rule, clip(q.Request.Method, maxShort)}, now.Unix()) {
+	logged := !a.Denies() && by.ruling.recording.Picks(rand32())
+	if !a.Denies() && !logged && !p.sample.take(flow{from, a.Rule, clip(q.Request.Method, maxShort)}, now.Unix()) {
 		return
 	}
 	a.ID = newID()
 	d := a.Decision
-	if table != nil && d.Denies() && d.Reason != policy.PathNotCanonical && d.Reason != policy.ExternalDeny {
-		d.Near = table.Explain(peer, q.Request).Near
+	if by.table != nil && d.Denies() && d.Reason != policy.PathNotCanonical && d.Reason != policy.ExternalDeny {
+		d.Near = by.table.Explain(by.peer, q.Request).Near
 	}
 	m := d.PB()
 	m.Id, m.TimeUnixNano, m.From, m.To = a.ID, now.UnixNano(), from, a.Service
+	m.Logged, m.DurationNanos = logged, max(now.Sub(by.began).Nanoseconds(), 0)
 	m.Protocol, m.Method, m.Path = q.Request.Protocol.String(), clip(q.Request.Method, maxShort), clip(q.Request.Path, maxText)
 	m.Host, m.Port = clip(q.Request.Host, maxText), uint32(q.Request.Port)
 	m.NearWant, m.NearGot = clip(m.NearWant, maxText), clip(m.NearGot, maxText)
+	note(m, q, by.ruling)
 	p.cfg.Report(m)
+}
+
+// note adds what the decision log keeps of the request.
+func note(m *pb.Decision, q *Question, ruling *ruling) {
+	facts := q.Request.Facts
+	if ruling.recording == nil || facts == nil {
+		return
+	}
+	var claims map[string]any
+	if facts.Token != nil && ruling.recording.ReadsClaims() {
+		claims, _ = facts.Token.Claims()
+	}
+	var all map[string][]string
+	switch h := facts.Headers.(type) {
+	case http.Header:
+		all = h
+	case fields:
+		all = h
+	}
+	_, query, _ := strings.Cut(q.Target, "?")
+	ruling.recording.Note(m, facts.Headers, all, query, claims)
 }
 
 // sample picks the allows that are reported.
@@ -202,6 +239,9 @@ func (s *sample) take(f flow, second int64) bool {
 	s.flows[f] = struct{}{}
 	return true
 }
+
+// rand32 picks allows for the decision log.
+func rand32() uint32 { return mathrand.Uint32() }
 
 // newID is 80 random bits as 16 characters of a-z and 2-7.
 func newID() string { return strings.ToLower(rand.Text()[:16]) }

@@ -54,6 +54,7 @@ type ruling struct {
 
 	providers []usertoken.Provider
 	tokens    map[string]*usertoken.Checker // by service
+	recording *policy.Recording
 }
 
 // NewPoint makes a point that denies everything until it has a slice.
@@ -73,7 +74,7 @@ func (p *Point) Rule(slice *pb.Slice) *pb.PolicyAck {
 	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
 	if err != nil {
 		ack.Error = clip(err.Error(), maxText)
-		next = &ruling{revision: slice.GetRevision(), wrong: err}
+		next = &ruling{revision: slice.GetRevision(), wrong: err, recording: policy.RecordingFromPB(slice.GetLog())}
 	}
 	p.ruling.Store(next)
 	return ack
@@ -84,7 +85,10 @@ func compile(slice *pb.Slice) (*ruling, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := &ruling{revision: slice.GetRevision(), own: set.TrustDomain, tables: make(map[string]*policy.Table)}
+	next := &ruling{
+		revision: slice.GetRevision(), own: set.TrustDomain, tables: make(map[string]*policy.Table),
+		recording: policy.RecordingFromPB(slice.GetLog()),
+	}
 	for _, m := range slice.GetProviders() {
 		provider, err := usertoken.FromPB(m)
 		if err != nil {

@@ -353,6 +353,7 @@ func (x *Register) GetService() string {
 type Report struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Decisions     []*Decision            `protobuf:"bytes,1,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	Dropped       uint64                 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"` // decisions lost since the last report, for want of room
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +393,13 @@ func (x *Report) GetDecisions() []*Decision {
 		return x.Decisions
 	}
 	return nil
+}
+
+func (x *Report) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
 }
 
 // MissingKey says that a user token names a key that its provider's set lacks.
@@ -612,6 +620,7 @@ type Slice struct {
 	Node          string                 `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"`
 	Dev           bool                   `protobuf:"varint,9,opt,name=dev,proto3" json:"dev,omitempty"`
 	Providers     []*Provider            `protobuf:"bytes,10,rep,name=providers,proto3" json:"providers,omitempty"` // of user tokens; only where a rule reads them
+	Log           *DecisionLog           `protobuf:"bytes,11,opt,name=log,proto3" json:"log,omitempty"`             // absent: there is none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -716,6 +725,107 @@ func (x *Slice) GetProviders() []*Provider {
 	return nil
 }
 
+func (x *Slice) GetLog() *DecisionLog {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+// DecisionLog is what the agent's decision log keeps. Values are masked by the
+// enforcement point, so that a secret does not travel.
+type DecisionLog struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Allows        float64                `protobuf:"fixed64,1,opt,name=allows,proto3" json:"allows,omitempty"` // share of the allows that are reported for it, 0 to 1
+	Headers       []string               `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty"` // names whose values are kept, in lower case; * for all
+	Query         []string               `protobuf:"bytes,3,rep,name=query,proto3" json:"query,omitempty"`
+	Claims        []string               `protobuf:"bytes,4,rep,name=claims,proto3" json:"claims,omitempty"`
+	MaskHeaders   []string               `protobuf:"bytes,5,rep,name=mask_headers,json=maskHeaders,proto3" json:"mask_headers,omitempty"` // of these, names whose values are masked
+	MaskQuery     []string               `protobuf:"bytes,6,rep,name=mask_query,json=maskQuery,proto3" json:"mask_query,omitempty"`
+	MaskClaims    []string               `protobuf:"bytes,7,rep,name=mask_claims,json=maskClaims,proto3" json:"mask_claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionLog) Reset() {
+	*x = DecisionLog{}
+	mi := &file_kith_v1_enforcement_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionLog) ProtoMessage() {}
+
+func (x *DecisionLog) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_enforcement_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
+func (*DecisionLog) Descriptor() ([]byte, []int) {
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DecisionLog) GetAllows() float64 {
+	if x != nil {
+		return x.Allows
+	}
+	return 0
+}
+
+func (x *DecisionLog) GetHeaders() []string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *DecisionLog) GetQuery() []string {
+	if x != nil {
+		return x.Query
+	}
+	return nil
+}
+
+func (x *DecisionLog) GetClaims() []string {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+func (x *DecisionLog) GetMaskHeaders() []string {
+	if x != nil {
+		return x.MaskHeaders
+	}
+	return nil
+}
+
+func (x *DecisionLog) GetMaskQuery() []string {
+	if x != nil {
+		return x.MaskQuery
+	}
+	return nil
+}
+
+func (x *DecisionLog) GetMaskClaims() []string {
+	if x != nil {
+		return x.MaskClaims
+	}
+	return nil
+}
+
 type DirectoryView struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       []*DirectoryEntry      `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // full state
@@ -725,7 +835,7 @@ type DirectoryView struct {
 
 func (x *DirectoryView) Reset() {
 	*x = DirectoryView{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[9]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +847,7 @@ func (x *DirectoryView) String() string {
 func (*DirectoryView) ProtoMessage() {}
 
 func (x *DirectoryView) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[9]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +860,7 @@ func (x *DirectoryView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryView.ProtoReflect.Descriptor instead.
 func (*DirectoryView) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DirectoryView) GetEntries() []*DirectoryEntry {
@@ -770,7 +880,7 @@ type ExplainIdentityRequest struct {
 
 func (x *ExplainIdentityRequest) Reset() {
 	*x = ExplainIdentityRequest{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[10]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +892,7 @@ func (x *ExplainIdentityRequest) String() string {
 func (*ExplainIdentityRequest) ProtoMessage() {}
 
 func (x *ExplainIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[10]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +905,7 @@ func (x *ExplainIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainIdentityRequest.ProtoReflect.Descriptor instead.
 func (*ExplainIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExplainIdentityRequest) GetPid() int32 {
@@ -823,7 +933,7 @@ type ExplainIdentityResponse struct {
 
 func (x *ExplainIdentityResponse) Reset() {
 	*x = ExplainIdentityResponse{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[11]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +945,7 @@ func (x *ExplainIdentityResponse) String() string {
 func (*ExplainIdentityResponse) ProtoMessage() {}
 
 func (x *ExplainIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[11]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +958,7 @@ func (x *ExplainIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainIdentityResponse.ProtoReflect.Descriptor instead.
 func (*ExplainIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{11}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExplainIdentityResponse) GetAttributes() map[string]string {
@@ -884,7 +994,7 @@ type RuleOutcome struct {
 
 func (x *RuleOutcome) Reset() {
 	*x = RuleOutcome{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1006,7 @@ func (x *RuleOutcome) String() string {
 func (*RuleOutcome) ProtoMessage() {}
 
 func (x *RuleOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1019,7 @@ func (x *RuleOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOutcome.ProtoReflect.Descriptor instead.
 func (*RuleOutcome) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{12}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RuleOutcome) GetRule() string {
@@ -948,7 +1058,7 @@ type AgentStatusRequest struct {
 
 func (x *AgentStatusRequest) Reset() {
 	*x = AgentStatusRequest{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1070,7 @@ func (x *AgentStatusRequest) String() string {
 func (*AgentStatusRequest) ProtoMessage() {}
 
 func (x *AgentStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1083,7 @@ func (x *AgentStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatusRequest.ProtoReflect.Descriptor instead.
 func (*AgentStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{13}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{14}
 }
 
 type AgentStatus struct {
@@ -1000,7 +1110,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1122,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1135,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{14}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AgentStatus) GetVersion() string {
@@ -1154,7 +1264,7 @@ type ProviderStatus struct {
 
 func (x *ProviderStatus) Reset() {
 	*x = ProviderStatus{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1276,7 @@ func (x *ProviderStatus) String() string {
 func (*ProviderStatus) ProtoMessage() {}
 
 func (x *ProviderStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1289,7 @@ func (x *ProviderStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderStatus.ProtoReflect.Descriptor instead.
 func (*ProviderStatus) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{15}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProviderStatus) GetName() string {
@@ -1242,9 +1352,10 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\tR\x05error\"B\n" +
 	"\bRegister\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x18\n" +
-	"\aservice\x18\x02 \x01(\tR\aservice\"9\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\"S\n" +
 	"\x06Report\x12/\n" +
-	"\tdecisions\x18\x01 \x03(\v2\x11.kith.v1.DecisionR\tdecisions\"?\n" +
+	"\tdecisions\x18\x01 \x03(\v2\x11.kith.v1.DecisionR\tdecisions\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\"?\n" +
 	"\n" +
 	"MissingKey\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x15\n" +
@@ -1256,7 +1367,7 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\amessage\"4\n" +
 	"\fProviderKeys\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
-	"\x04jwks\x18\x02 \x01(\fR\x04jwks\"\x97\x03\n" +
+	"\x04jwks\x18\x02 \x01(\fR\x04jwks\"\xbf\x03\n" +
 	"\x05Slice\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06schema\x18\x02 \x01(\rR\x06schema\x12!\n" +
@@ -1268,11 +1379,22 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\x04node\x18\b \x01(\tR\x04node\x12\x10\n" +
 	"\x03dev\x18\t \x01(\bR\x03dev\x12/\n" +
 	"\tproviders\x18\n" +
-	" \x03(\v2\x11.kith.v1.ProviderR\tproviders\x1aJ\n" +
+	" \x03(\v2\x11.kith.v1.ProviderR\tproviders\x12&\n" +
+	"\x03log\x18\v \x01(\v2\x14.kith.v1.DecisionLogR\x03log\x1aJ\n" +
 	"\n" +
 	"NamedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12&\n" +
-	"\x05value\x18\x02 \x01(\v2\x10.kith.v1.ServiceR\x05value:\x028\x01\"B\n" +
+	"\x05value\x18\x02 \x01(\v2\x10.kith.v1.ServiceR\x05value:\x028\x01\"\xd0\x01\n" +
+	"\vDecisionLog\x12\x16\n" +
+	"\x06allows\x18\x01 \x01(\x01R\x06allows\x12\x18\n" +
+	"\aheaders\x18\x02 \x03(\tR\aheaders\x12\x14\n" +
+	"\x05query\x18\x03 \x03(\tR\x05query\x12\x16\n" +
+	"\x06claims\x18\x04 \x03(\tR\x06claims\x12!\n" +
+	"\fmask_headers\x18\x05 \x03(\tR\vmaskHeaders\x12\x1d\n" +
+	"\n" +
+	"mask_query\x18\x06 \x03(\tR\tmaskQuery\x12\x1f\n" +
+	"\vmask_claims\x18\a \x03(\tR\n" +
+	"maskClaims\"B\n" +
 	"\rDirectoryView\x121\n" +
 	"\aentries\x18\x01 \x03(\v2\x17.kith.v1.DirectoryEntryR\aentries\":\n" +
 	"\x16ExplainIdentityRequest\x12\x10\n" +
@@ -1342,7 +1464,7 @@ func file_kith_v1_enforcement_proto_rawDescGZIP() []byte {
 	return file_kith_v1_enforcement_proto_rawDescData
 }
 
-var file_kith_v1_enforcement_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_kith_v1_enforcement_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_kith_v1_enforcement_proto_goTypes = []any{
 	(*EnforceRequest)(nil),          // 0: kith.v1.EnforceRequest
 	(*Open)(nil),                    // 1: kith.v1.Open
@@ -1353,55 +1475,57 @@ var file_kith_v1_enforcement_proto_goTypes = []any{
 	(*EnforceResponse)(nil),         // 6: kith.v1.EnforceResponse
 	(*ProviderKeys)(nil),            // 7: kith.v1.ProviderKeys
 	(*Slice)(nil),                   // 8: kith.v1.Slice
-	(*DirectoryView)(nil),           // 9: kith.v1.DirectoryView
-	(*ExplainIdentityRequest)(nil),  // 10: kith.v1.ExplainIdentityRequest
-	(*ExplainIdentityResponse)(nil), // 11: kith.v1.ExplainIdentityResponse
-	(*RuleOutcome)(nil),             // 12: kith.v1.RuleOutcome
-	(*AgentStatusRequest)(nil),      // 13: kith.v1.AgentStatusRequest
-	(*AgentStatus)(nil),             // 14: kith.v1.AgentStatus
-	(*ProviderStatus)(nil),          // 15: kith.v1.ProviderStatus
-	nil,                             // 16: kith.v1.Slice.NamedEntry
-	nil,                             // 17: kith.v1.ExplainIdentityResponse.AttributesEntry
-	nil,                             // 18: kith.v1.ExplainIdentityResponse.ProvenanceEntry
-	(*FlowReport)(nil),              // 19: kith.v1.FlowReport
-	(*Decision)(nil),                // 20: kith.v1.Decision
-	(*Service)(nil),                 // 21: kith.v1.Service
-	(*Rule)(nil),                    // 22: kith.v1.Rule
-	(*Provider)(nil),                // 23: kith.v1.Provider
-	(*DirectoryEntry)(nil),          // 24: kith.v1.DirectoryEntry
+	(*DecisionLog)(nil),             // 9: kith.v1.DecisionLog
+	(*DirectoryView)(nil),           // 10: kith.v1.DirectoryView
+	(*ExplainIdentityRequest)(nil),  // 11: kith.v1.ExplainIdentityRequest
+	(*ExplainIdentityResponse)(nil), // 12: kith.v1.ExplainIdentityResponse
+	(*RuleOutcome)(nil),             // 13: kith.v1.RuleOutcome
+	(*AgentStatusRequest)(nil),      // 14: kith.v1.AgentStatusRequest
+	(*AgentStatus)(nil),             // 15: kith.v1.AgentStatus
+	(*ProviderStatus)(nil),          // 16: kith.v1.ProviderStatus
+	nil,                             // 17: kith.v1.Slice.NamedEntry
+	nil,                             // 18: kith.v1.ExplainIdentityResponse.AttributesEntry
+	nil,                             // 19: kith.v1.ExplainIdentityResponse.ProvenanceEntry
+	(*FlowReport)(nil),              // 20: kith.v1.FlowReport
+	(*Decision)(nil),                // 21: kith.v1.Decision
+	(*Service)(nil),                 // 22: kith.v1.Service
+	(*Rule)(nil),                    // 23: kith.v1.Rule
+	(*Provider)(nil),                // 24: kith.v1.Provider
+	(*DirectoryEntry)(nil),          // 25: kith.v1.DirectoryEntry
 }
 var file_kith_v1_enforcement_proto_depIdxs = []int32{
 	1,  // 0: kith.v1.EnforceRequest.open:type_name -> kith.v1.Open
 	2,  // 1: kith.v1.EnforceRequest.ack:type_name -> kith.v1.PolicyAck
 	3,  // 2: kith.v1.EnforceRequest.register:type_name -> kith.v1.Register
 	4,  // 3: kith.v1.EnforceRequest.report:type_name -> kith.v1.Report
-	19, // 4: kith.v1.EnforceRequest.flows:type_name -> kith.v1.FlowReport
+	20, // 4: kith.v1.EnforceRequest.flows:type_name -> kith.v1.FlowReport
 	5,  // 5: kith.v1.EnforceRequest.missing_key:type_name -> kith.v1.MissingKey
-	20, // 6: kith.v1.Report.decisions:type_name -> kith.v1.Decision
+	21, // 6: kith.v1.Report.decisions:type_name -> kith.v1.Decision
 	8,  // 7: kith.v1.EnforceResponse.slice:type_name -> kith.v1.Slice
-	9,  // 8: kith.v1.EnforceResponse.directory:type_name -> kith.v1.DirectoryView
+	10, // 8: kith.v1.EnforceResponse.directory:type_name -> kith.v1.DirectoryView
 	7,  // 9: kith.v1.EnforceResponse.keys:type_name -> kith.v1.ProviderKeys
-	21, // 10: kith.v1.Slice.services:type_name -> kith.v1.Service
-	22, // 11: kith.v1.Slice.rules:type_name -> kith.v1.Rule
-	16, // 12: kith.v1.Slice.named:type_name -> kith.v1.Slice.NamedEntry
-	23, // 13: kith.v1.Slice.providers:type_name -> kith.v1.Provider
-	24, // 14: kith.v1.DirectoryView.entries:type_name -> kith.v1.DirectoryEntry
-	17, // 15: kith.v1.ExplainIdentityResponse.attributes:type_name -> kith.v1.ExplainIdentityResponse.AttributesEntry
-	18, // 16: kith.v1.ExplainIdentityResponse.provenance:type_name -> kith.v1.ExplainIdentityResponse.ProvenanceEntry
-	12, // 17: kith.v1.ExplainIdentityResponse.rules:type_name -> kith.v1.RuleOutcome
-	15, // 18: kith.v1.AgentStatus.providers:type_name -> kith.v1.ProviderStatus
-	21, // 19: kith.v1.Slice.NamedEntry.value:type_name -> kith.v1.Service
-	0,  // 20: kith.v1.Enforcement.Enforce:input_type -> kith.v1.EnforceRequest
-	10, // 21: kith.v1.Inspection.Explain:input_type -> kith.v1.ExplainIdentityRequest
-	13, // 22: kith.v1.Inspection.Status:input_type -> kith.v1.AgentStatusRequest
-	6,  // 23: kith.v1.Enforcement.Enforce:output_type -> kith.v1.EnforceResponse
-	11, // 24: kith.v1.Inspection.Explain:output_type -> kith.v1.ExplainIdentityResponse
-	14, // 25: kith.v1.Inspection.Status:output_type -> kith.v1.AgentStatus
-	23, // [23:26] is the sub-list for method output_type
-	20, // [20:23] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	22, // 10: kith.v1.Slice.services:type_name -> kith.v1.Service
+	23, // 11: kith.v1.Slice.rules:type_name -> kith.v1.Rule
+	17, // 12: kith.v1.Slice.named:type_name -> kith.v1.Slice.NamedEntry
+	24, // 13: kith.v1.Slice.providers:type_name -> kith.v1.Provider
+	9,  // 14: kith.v1.Slice.log:type_name -> kith.v1.DecisionLog
+	25, // 15: kith.v1.DirectoryView.entries:type_name -> kith.v1.DirectoryEntry
+	18, // 16: kith.v1.ExplainIdentityResponse.attributes:type_name -> kith.v1.ExplainIdentityResponse.AttributesEntry
+	19, // 17: kith.v1.ExplainIdentityResponse.provenance:type_name -> kith.v1.ExplainIdentityResponse.ProvenanceEntry
+	13, // 18: kith.v1.ExplainIdentityResponse.rules:type_name -> kith.v1.RuleOutcome
+	16, // 19: kith.v1.AgentStatus.providers:type_name -> kith.v1.ProviderStatus
+	22, // 20: kith.v1.Slice.NamedEntry.value:type_name -> kith.v1.Service
+	0,  // 21: kith.v1.Enforcement.Enforce:input_type -> kith.v1.EnforceRequest
+	11, // 22: kith.v1.Inspection.Explain:input_type -> kith.v1.ExplainIdentityRequest
+	14, // 23: kith.v1.Inspection.Status:input_type -> kith.v1.AgentStatusRequest
+	6,  // 24: kith.v1.Enforcement.Enforce:output_type -> kith.v1.EnforceResponse
+	12, // 25: kith.v1.Inspection.Explain:output_type -> kith.v1.ExplainIdentityResponse
+	15, // 26: kith.v1.Inspection.Status:output_type -> kith.v1.AgentStatus
+	24, // [24:27] is the sub-list for method output_type
+	21, // [21:24] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_enforcement_proto_init() }
@@ -1430,7 +1554,7 @@ func file_kith_v1_enforcement_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_enforcement_proto_rawDesc), len(file_kith_v1_enforcement_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1346,6 +1346,11 @@ type Decision struct {
 	ShadowEffect  string                 `protobuf:"bytes,22,opt,name=shadow_effect,json=shadowEffect,proto3" json:"shadow_effect,omitempty"` // what it would be if rules in shadow mode were enforced; empty: the same
 	ShadowRule    string                 `protobuf:"bytes,23,opt,name=shadow_rule,json=shadowRule,proto3" json:"shadow_rule,omitempty"`
 	ShadowReason  string                 `protobuf:"bytes,24,opt,name=shadow_reason,json=shadowReason,proto3" json:"shadow_reason,omitempty"`
+	Logged        bool                   `protobuf:"varint,25,opt,name=logged,proto3" json:"logged,omitempty"`                                                                            // an allow that was picked for the decision log
+	DurationNanos int64                  `protobuf:"varint,26,opt,name=duration_nanos,json=durationNanos,proto3" json:"duration_nanos,omitempty"`                                         // that deciding took
+	Headers       map[string]string      `protobuf:"bytes,27,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // those the decision log keeps, masked
+	Query         map[string]string      `protobuf:"bytes,28,rep,name=query,proto3" json:"query,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Claims        map[string]string      `protobuf:"bytes,29,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1548,6 +1553,41 @@ func (x *Decision) GetShadowReason() string {
 	return ""
 }
 
+func (x *Decision) GetLogged() bool {
+	if x != nil {
+		return x.Logged
+	}
+	return false
+}
+
+func (x *Decision) GetDurationNanos() int64 {
+	if x != nil {
+		return x.DurationNanos
+	}
+	return 0
+}
+
+func (x *Decision) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Decision) GetQuery() map[string]string {
+	if x != nil {
+		return x.Query
+	}
+	return nil
+}
+
+func (x *Decision) GetClaims() map[string]string {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
 var File_kith_v1_object_proto protoreflect.FileDescriptor
 
 const file_kith_v1_object_proto_rawDesc = "" +
@@ -1666,7 +1706,7 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
-	"\tspiffe_id\x18\x03 \x01(\tR\bspiffeId\"\xec\x04\n" +
+	"\tspiffe_id\x18\x03 \x01(\tR\bspiffeId\"\x81\b\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
@@ -1694,7 +1734,22 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\rshadow_effect\x18\x16 \x01(\tR\fshadowEffect\x12\x1f\n" +
 	"\vshadow_rule\x18\x17 \x01(\tR\n" +
 	"shadowRule\x12#\n" +
-	"\rshadow_reason\x18\x18 \x01(\tR\fshadowReasonB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
+	"\rshadow_reason\x18\x18 \x01(\tR\fshadowReason\x12\x16\n" +
+	"\x06logged\x18\x19 \x01(\bR\x06logged\x12%\n" +
+	"\x0eduration_nanos\x18\x1a \x01(\x03R\rdurationNanos\x128\n" +
+	"\aheaders\x18\x1b \x03(\v2\x1e.kith.v1.Decision.HeadersEntryR\aheaders\x122\n" +
+	"\x05query\x18\x1c \x03(\v2\x1c.kith.v1.Decision.QueryEntryR\x05query\x125\n" +
+	"\x06claims\x18\x1d \x03(\v2\x1d.kith.v1.Decision.ClaimsEntryR\x06claims\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
+	"\n" +
+	"QueryEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vClaimsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
 
 var (
 	file_kith_v1_object_proto_rawDescOnce sync.Once
@@ -1708,7 +1763,7 @@ func file_kith_v1_object_proto_rawDescGZIP() []byte {
 	return file_kith_v1_object_proto_rawDescData
 }
 
-var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_kith_v1_object_proto_goTypes = []any{
 	(*NodeRule)(nil),            // 0: kith.v1.NodeRule
 	(*IdentityRule)(nil),        // 1: kith.v1.IdentityRule
@@ -1726,14 +1781,17 @@ var file_kith_v1_object_proto_goTypes = []any{
 	(*DirectoryEntry)(nil),      // 13: kith.v1.DirectoryEntry
 	(*Endpoint)(nil),            // 14: kith.v1.Endpoint
 	(*Decision)(nil),            // 15: kith.v1.Decision
-	(*durationpb.Duration)(nil), // 16: google.protobuf.Duration
+	nil,                         // 16: kith.v1.Decision.HeadersEntry
+	nil,                         // 17: kith.v1.Decision.QueryEntry
+	nil,                         // 18: kith.v1.Decision.ClaimsEntry
+	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
 }
 var file_kith_v1_object_proto_depIdxs = []int32{
-	16, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
+	19, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
 	2,  // 1: kith.v1.Service.paths:type_name -> kith.v1.PathOptions
 	5,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
 	4,  // 3: kith.v1.Service.external:type_name -> kith.v1.External
-	16, // 4: kith.v1.External.timeout:type_name -> google.protobuf.Duration
+	19, // 4: kith.v1.External.timeout:type_name -> google.protobuf.Duration
 	0,  // 5: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
 	1,  // 6: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
 	3,  // 7: kith.v1.Object.service:type_name -> kith.v1.Service
@@ -1742,11 +1800,14 @@ var file_kith_v1_object_proto_depIdxs = []int32{
 	7,  // 10: kith.v1.Object.federation:type_name -> kith.v1.Federation
 	9,  // 11: kith.v1.Object.team:type_name -> kith.v1.Team
 	14, // 12: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	16, // 13: kith.v1.Decision.headers:type_name -> kith.v1.Decision.HeadersEntry
+	17, // 14: kith.v1.Decision.query:type_name -> kith.v1.Decision.QueryEntry
+	18, // 15: kith.v1.Decision.claims:type_name -> kith.v1.Decision.ClaimsEntry
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_object_proto_init() }
@@ -1769,7 +1830,7 @@ func file_kith_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_object_proto_rawDesc), len(file_kith_v1_object_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
