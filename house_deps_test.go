@@ -31,8 +31,9 @@ func dependencies() []dependency {
 		"internal/server", "internal/agent", "internal/proxy", "internal/testenv", "cmd/kith",
 	}
 	return []dependency{
-		{"google.golang.org/grpc", wire, "our wire and the SPIFFE Workload API's"},
-		{"google.golang.org/protobuf", wire, "messages of both"},
+		{"google.golang.org/grpc", append(wire, "internal/decisionlog"), "our wire and the SPIFFE Workload API's"},
+		{"google.golang.org/protobuf", append(wire, "internal/decisionlog"), "messages of both"},
+		{"go.opentelemetry.io/proto/otlp", []string{"internal/decisionlog"}, "messages of OTLP, for decisions to a collector; without the SDK of OpenTelemetry, whose batching would lose denials with allows"},
 		{"google.golang.org/genproto/googleapis/rpc", []string{"internal/workload"}, "google.rpc.ErrorInfo, which the SPIFFE Broker API wants in its errors; grpc brings it"},
 		{"github.com/spf13/cobra", []string{"cmd/kith"}, "verbs, help, completion, suggestions"},
 		{"go.etcd.io/etcd/api/v3", []string{"internal/store"}, "the store's messages"},
@@ -42,7 +43,7 @@ func dependencies() []dependency {
 		{"go.uber.org/zap", []string{"internal/store"}, "etcd's logger, bridged to ours"},
 		{"cel.dev/cel-go", []string{"internal/registry", "internal/policy"}, "requirements of node and identity rules, conditions of rules"},
 		{"go.yaml.in/yaml/v3", []string{"internal/config", "internal/adopt", "cmd/kith"}, "files, and -o yaml"},
-		{"github.com/prometheus/client_golang", append(programs, "internal/obs", "internal/audit", "internal/policy"), "metrics, made beside what they measure"},
+		{"github.com/prometheus/client_golang", append(programs, "internal/obs", "internal/audit", "internal/policy", "internal/decisionlog"), "metrics, made beside what they measure"},
 		{"golang.org/x/sys", append(programs, ".", "internal/obs"), "pidfd, peer credentials, sock_diag, file locks, the boot clock"},
 		{"golang.org/x/net", []string{".", "internal/proxy"}, "HTTP/2 over connections we made ourselves"},
 		{"golang.org/x/crypto", []string{"spiffe", "internal/keys", "internal/federation"}, "cryptobyte for DER, argon2 for passphrases, ACME"},

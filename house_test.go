@@ -34,7 +34,7 @@ func floors() map[string]int {
 		// 3: drivers, handed down by the door
 		"internal/store": driverFloor, "internal/platform/host": driverFloor, "internal/platform/proof": driverFloor,
 		// 4: services
-		"internal/ca": 4, "internal/api": 4, "internal/workload": 4, "internal/extauthz": 4, "internal/jwks": 4, "internal/federation": 4, "internal/oidc": 4,
+		"internal/ca": 4, "internal/api": 4, "internal/workload": 4, "internal/extauthz": 4, "internal/jwks": 4, "internal/federation": 4, "internal/oidc": 4, "internal/decisionlog": 4,
 		// 5: programs
 		"internal/server": 5, "internal/agent": 5, "internal/proxy": 5,
 		// 6: the door
