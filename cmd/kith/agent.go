@@ -74,6 +74,9 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	if cfg.Broker, err = brokerOf(file, a.paths); err != nil {
 		return cfg, err
 	}
+	if cfg.Decisions, err = decisionLog(file.Agent.DecisionLog); err != nil {
+		return cfg, err
+	}
 	if file.Agent.Pin == "" {
 		return cfg, nil
 	}

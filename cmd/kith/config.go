@@ -33,7 +33,10 @@ func (a *app) configCheck() *cobra.Command {
 			if len(args) == 1 {
 				name = args[0]
 			}
-			_, err := config.Load(name)
+			file, err := config.Load(name)
+			if err == nil {
+				_, err = decisionLog(file.Agent.DecisionLog)
+			}
 			if fault.Is(err, fault.NotFound) && len(args) == 0 {
 				fmt.Fprintf(a.stdout, "%s is not there: every key has its default\n", name)
 				return nil

@@ -142,6 +142,13 @@ func (a *app) devAgent(ctx context.Context, s *server.Server, dir string, log *s
 	if err != nil {
 		return nil, err
 	}
+	file, err := a.loadConfig()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Decisions, err = decisionLog(file.Agent.DecisionLog); err != nil {
+		return nil, err
+	}
 	return agent.New(cfg)
 }
 

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 		"app":  func() { os.Exit(unmodified(os.Args[1:])) },
 
 		"login":      func() { os.Exit(serveLogin(os.Args[1:])) },
+		"collector":  func() { os.Exit(serveCollector(os.Args[1:])) },
 		"refuses":    func() { os.Exit(serveRefusals(os.Args[1:])) },
 		"user-token": func() { os.Exit(printToken(os.Args[1:])) },
 		"web-cert":   func() { os.Exit(writeCertificate(os.Args[1:])) },

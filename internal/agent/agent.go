@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/decisionlog"
 	"github.com/kith-id/kith/internal/extauthz"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/jwks"
@@ -49,6 +50,7 @@ type Agent struct {
 	questions  *extauthz.Service
 	catalog    catalog
 	decisions  ring
+	logged     ring // allows that the decision log has asked for
 	flows      flowTable
 	identities *workload.Identities
 	tokens     *workload.Tokens
@@ -62,6 +64,8 @@ type Agent struct {
 
 	savingPoints sync.Mutex // held while points.cache is written
 	metrics      *metrics
+
+	decisionLog *decisionlog.Log // nil for none
 }
 
 // New opens the state directory, which one agent at a time may use, and reads
@@ -82,9 +86,14 @@ func New(cfg Config) (*Agent, error) {
 	a.keys = jwks.New(jwks.Config{
 		Allow: cfg.KeyNetworks, Hosts: cfg.KeyHosts, Roots: cfg.KeyRoots, Changed: a.keysChanged, Now: cfg.Now, Log: cfg.Log,
 	})
+	cfg.Decisions.Version, cfg.Decisions.Now, cfg.Decisions.Log = cfg.Version, cfg.Now, cfg.Log
+	var err error
+	if a.decisionLog, err = decisionlog.New(cfg.Decisions); err != nil {
+		return nil, fmt.Errorf("decision log: %w", err)
+	}
 	a.points = &points{
 		identify: a.identitiesOf, acked: a.outbox.ack, needed: a.needKeys, interest: &a.interest,
-		limit: swapLimit, all: make(map[*point]struct{}),
+		limit: swapLimit, all: make(map[*point]struct{}), log: a.decisionLog.Sample(),
 	}
 	a.asking = &asking{a: a, all: make(map[attest.Process]*asker)}
 	a.questions = extauthz.NewService(a.asking, a.cfg.Now, a.cfg.Log)
@@ -233,12 +242,26 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.asking.run(ctx) })
 	group.Go(func() error { return a.forgetRemembered(ctx) })
 	group.Go(func() error { return a.lookForAbsent(ctx) })
-	// 4. The cache is written by a part that ends after the others have: see keeper.
+	// 4. Some parts end after the others have.
+	end := a.linger(ctx)
+	err = group.Wait()
+	return errors.Join(err, end(), a.up.Close())
+}
+
+// linger starts what outlives the others, until end: the writing of the cache, see
+// keeper, and the decision log, as the last decisions come while the others end.
+func (a *Agent) linger(ctx context.Context) (end func() error) {
 	kept := make(chan struct{})
 	go func() { defer close(kept); a.keepCache(ctx) }()
-	err = group.Wait()
-	<-kept
-	return errors.Join(err, a.up.Close())
+	logging, stop := context.WithCancel(context.WithoutCancel(ctx))
+	logged := make(chan error, 1)
+	go func() { logged <- a.decisionLog.Run(logging) }()
+	return func() error {
+		stop()
+		err := <-logged
+		<-kept
+		return err
+	}
 }
 
 // X509SVID implements spiffe.Source for the connection to the server.

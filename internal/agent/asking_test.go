@@ -75,7 +75,7 @@ func TestWhoAsksIsAnEnforcementPoint(t *testing.T) {
 		t.Errorf("%d enforcement points, want 1", got)
 	}
 	_, _, id := shop.may("DELETE", "/v1/x")
-	found := n.agent.decisions.answer(&pb.WhyQuery{Id: id})
+	found := n.agent.why(&pb.WhyQuery{Id: id})
 	if id == "" || len(found) != 1 {
 		t.Fatalf("decision %q: %d found, want 1", id, len(found))
 	}

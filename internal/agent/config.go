@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/decisionlog"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/keys"
 	"github.com/kith-id/kith/spiffe"
@@ -68,6 +69,10 @@ type Config struct {
 	KeyNetworks []netip.Prefix
 	KeyHosts    []string
 	KeyRoots    *x509.CertPool
+
+	// Decisions is where decisions are kept besides; the zero value is nowhere. Its
+	// Version, Now and Log are the agent's.
+	Decisions decisionlog.Config
 
 	// Streams is how many streams one user may hold open; 0 is 512.
 	Streams int

@@ -158,17 +158,17 @@ func TestRingKeepsTheLatest(t *testing.T) {
 	for i := range ringSize + 10 {
 		r.add(&pb.Decision{Id: fmt.Sprint(i), Path: strings.Repeat("/é", 2000)})
 	}
-	got := r.answer(&pb.WhyQuery{Limit: 3})
+	got := r.answer(&pb.WhyQuery{Limit: 3}, 3)
 	if len(got) != 3 || got[0].GetId() != fmt.Sprint(ringSize+9) || got[2].GetId() != fmt.Sprint(ringSize+7) {
 		t.Errorf("got %v", got)
 	}
 	if len(got[0].GetPath()) > maxFieldText+4 {
 		t.Errorf("a path of %d bytes was kept", len(got[0].GetPath()))
 	}
-	if len(r.answer(&pb.WhyQuery{Id: "5"})) != 0 || len(r.answer(&pb.WhyQuery{Id: "10"})) != 1 {
+	if len(r.answer(&pb.WhyQuery{Id: "5"}, 1)) != 0 || len(r.answer(&pb.WhyQuery{Id: "10"}, 1)) != 1 {
 		t.Error("the ring keeps others than the latest")
 	}
-	if got := r.answer(&pb.WhyQuery{Limit: 1 << 31}); len(got) != maxAnswer {
+	if got := r.answer(&pb.WhyQuery{Limit: 1 << 31}, maxAnswer); len(got) != maxAnswer {
 		t.Errorf("%d decisions in one answer, want %d", len(got), maxAnswer)
 	}
 }

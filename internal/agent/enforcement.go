@@ -241,6 +241,7 @@ func (a *Agent) hear(p *point, m *pb.EnforceRequest) error {
 	case *pb.EnforceRequest_MissingKey:
 		a.missingKey(p, m.MissingKey)
 	case *pb.EnforceRequest_Report:
+		a.decisionLog.Lost(m.Report.GetDropped())
 		a.report(p, m.Report.GetDecisions())
 	case *pb.EnforceRequest_Flows:
 		a.count(p, m.Flows)
@@ -265,9 +266,19 @@ func (a *Agent) report(p *point, decisions []*pb.Decision) {
 			}
 		}
 		d.Node = node
-		a.decisions.add(d)
+		a.decisionLog.Record(d)
+		a.ringOf(d).add(d)
 		a.metrics.decision(d.GetEffect())
 	}
+}
+
+// ringOf is where a decision is kept for `kith why`: allows that only the decision
+// log has asked for must not push denials out.
+func (a *Agent) ringOf(d *pb.Decision) *ring {
+	if d.GetLogged() && d.GetEffect() == "allow" && !d.GetObserved() && d.GetShadowEffect() == "" {
+		return &a.logged
+	}
+	return &a.decisions
 }
 
 func checkAddresses(addresses []string) error {

@@ -27,6 +27,7 @@ type points struct {
 	interest *interest
 	needed   func([]*pb.Provider) // whose keys the points need; as acked
 	limit    time.Duration
+	log      *pb.DecisionLog // what points are to report for the decision log
 
 	mu       sync.Mutex
 	all      map[*point]struct{} // guarded by mu, as is all below and in each point
@@ -129,7 +130,7 @@ func (s *points) place(w *world, p *point) bool {
 	p.cut = shared
 	own := &pb.Slice{
 		Schema: shared.Schema, TrustDomain: shared.TrustDomain, Services: shared.Services, Rules: shared.Rules,
-		Named: shared.Named, Node: shared.Node, Dev: shared.Dev, Providers: shared.Providers,
+		Named: shared.Named, Node: shared.Node, Dev: shared.Dev, Providers: shared.Providers, Log: s.log,
 	}
 	for _, id := range p.ids {
 		own.Ids = append(own.Ids, id.String())
@@ -281,7 +282,7 @@ func (s *points) outgoing(p *point, directory func() *pb.DirectoryView) *pb.Enfo
 		out := &pb.Slice{
 			Revision: p.wanted, Schema: p.slice.Schema, TrustDomain: p.slice.TrustDomain, Ids: p.slice.Ids,
 			Services: p.slice.Services, Rules: p.slice.Rules, Named: p.slice.Named, Node: p.slice.Node, Dev: p.slice.Dev,
-			Providers: p.slice.Providers,
+			Providers: p.slice.Providers, Log: p.slice.Log,
 		}
 		return &pb.EnforceResponse{Message: &pb.EnforceResponse_Slice{Slice: out}}
 	}

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,6 +28,7 @@ type ring struct {
 // add records a decision, its texts cut to a bounded length.
 func (r *ring) add(d *pb.Decision) {
 	d = proto.CloneOf(d)
+	d.Headers, d.Query, d.Claims = nil, nil, nil // the decision log's alone
 	for _, text := range []*string{
 		&d.Id, &d.Effect, &d.Rule, &d.Reason, &d.NearRule, &d.NearField, &d.NearWant, &d.NearGot,
 		&d.From, &d.To, &d.Protocol, &d.Method, &d.Path, &d.Host, &d.Node, &d.ToId, &d.Hint,
@@ -44,12 +47,19 @@ func (r *ring) add(d *pb.Decision) {
 	r.next = (r.next + 1) % ringSize
 }
 
-// answer is the decisions a query asks for, newest first.
-func (r *ring) answer(q *pb.WhyQuery) []*pb.Decision {
+// why is the decisions a query asks for, newest first.
+func (a *Agent) why(q *pb.WhyQuery) []*pb.Decision {
 	limit := int(min(q.GetLimit(), maxAnswer))
 	if q.GetLast() || limit == 0 {
 		limit = 1
 	}
+	out := append(a.decisions.answer(q, limit), a.logged.answer(q, limit)...)
+	slices.SortStableFunc(out, func(x, y *pb.Decision) int { return cmp.Compare(y.GetTimeUnixNano(), x.GetTimeUnixNano()) })
+	return out[:min(len(out), limit)]
+}
+
+// answer is the decisions a query asks for, newest first.
+func (r *ring) answer(q *pb.WhyQuery, limit int) []*pb.Decision {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []*pb.Decision

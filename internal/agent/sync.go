@@ -180,7 +180,7 @@ func (a *Agent) receive(stream syncStream) error {
 				a.keep.stateChanged()
 			}
 		case *pb.SyncResponse_Why:
-			answer := &pb.WhyAnswer{Query: m.Why.GetQuery(), Decisions: a.decisions.answer(m.Why)}
+			answer := &pb.WhyAnswer{Query: m.Why.GetQuery(), Decisions: a.why(m.Why)}
 			a.outbox.answer(&pb.SyncRequest{Message: &pb.SyncRequest_Why{Why: answer}})
 		case *pb.SyncResponse_Flows:
 			a.outbox.answer(&pb.SyncRequest{Message: &pb.SyncRequest_Flows{Flows: a.flows.answer(m.Flows)}})

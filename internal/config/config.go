@@ -187,6 +187,9 @@ type Agent struct {
 	// Broker says who may fetch SVIDs on behalf of other workloads of this node; it
 	// needs features.broker.
 	Broker Broker `yaml:"broker"`
+	// DecisionLog is where the decisions of this node's enforcement points are
+	// kept: every denial, and allows by share. None of the three sinks: nowhere.
+	DecisionLog DecisionLog `yaml:"decision_log"`
 }
 
 // Broker configures the SPIFFE Broker Endpoint.
@@ -208,6 +211,65 @@ type BrokerGrant struct {
 	// For lists the identities it may act for: `/a/b`, `/a/*` (one segment) or
 	// `/a/**` (any depth).
 	For []string `yaml:"for"`
+}
+
+// DecisionLog configures the decision log. Bodies and credentials are never in it.
+type DecisionLog struct {
+	// Allows is the share of allowed requests that are kept, from 0 to 1, as in
+	// 0.01. What rules deny, or would in shadow or observe mode, is always kept.
+	Allows Share `yaml:"allows"`
+	// Path is how paths are written: template, /v1/orders/{id}, or raw, which may
+	// hold names of persons and links that open something.
+	Path PathForm `yaml:"path"`
+	// Headers lists request headers whose values are kept; "*" for all. Empty: none.
+	Headers []string `yaml:"headers"`
+	// Query lists query parameters whose values are kept; "*" for all. Empty: none.
+	Query []string `yaml:"query"`
+	// Claims lists claims of the user token whose values are kept, where a rule
+	// reads tokens; "*" for all. Empty: none.
+	Claims []string `yaml:"claims"`
+	// Mask is what of these is written as ***. Besides, everything whose name says
+	// that it is a secret (authorization, cookie, token, api-key, …) and everything
+	// that looks like a token always is.
+	Mask Mask `yaml:"mask"`
+	// OCSF is a file of events as OCSF 1.3 has them: API Activity.
+	OCSF LogFile `yaml:"ocsf"`
+	// OPA is a file of events as the decision logs of OPA have them.
+	OPA LogFile `yaml:"opa"`
+	// OTLP is a collector that takes OTLP logs.
+	OTLP OTLP `yaml:"otlp"`
+}
+
+// Mask lists what is kept without its value.
+type Mask struct {
+	// Headers lists request headers.
+	Headers []string `yaml:"headers"`
+	// Query lists query parameters.
+	Query []string `yaml:"query"`
+	// Claims lists claims.
+	Claims []string `yaml:"claims"`
+}
+
+// LogFile is a file of JSON lines.
+type LogFile struct {
+	// Path is where it is, absolute, in a directory that exists; mode 0640. Empty:
+	// there is none.
+	Path string `yaml:"path"`
+	// Size is how large it becomes before it is renamed to PATH.1 and another
+	// begins, from 64KiB to 1GiB.
+	Size Size `yaml:"size"`
+	// Files is how many there are at most, from 2 to 1000; the oldest goes.
+	Files int `yaml:"files"`
+}
+
+// OTLP is a collector.
+type OTLP struct {
+	// Endpoint is its URL: grpc://HOST:PORT or http://HOST:PORT, grpcs and https
+	// with TLS. Empty: none.
+	Endpoint string `yaml:"endpoint"`
+	// CAFile holds the certificates, in PEM, that it is verified by. Empty: those
+	// this host trusts for the web.
+	CAFile string `yaml:"ca_file"`
 }
 
 // UserTokens bounds where the agent goes for keys of providers.
@@ -234,9 +296,11 @@ type Survive struct {
 // Default is the configuration of an empty kith.yaml. Every key may be absent.
 func Default() File {
 	return File{
-		Log:     Log{Level: "info", Format: "text"},
-		Server:  Server{Listen: ":8440", Metrics: "127.0.0.1:8441", Audit: Audit{FileSize: 64 << 20, Files: 16}},
-		Agent:   Agent{Metrics: "127.0.0.1:8442"},
+		Log:    Log{Level: "info", Format: "text"},
+		Server: Server{Listen: ":8440", Metrics: "127.0.0.1:8441", Audit: Audit{FileSize: 64 << 20, Files: 16}},
+		Agent: Agent{Metrics: "127.0.0.1:8442", DecisionLog: DecisionLog{
+			Path: "template", OCSF: LogFile{Size: 64 << 20, Files: 8}, OPA: LogFile{Size: 64 << 20, Files: 8},
+		}},
 		Survive: Survive{ControlPlaneOutage: Duration(30 * time.Minute)},
 	}
 }

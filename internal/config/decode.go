@@ -97,7 +97,11 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag) {
 		return
 	}
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
-		if text, ok := d.text(n); ok {
+		text, ok := n.Value, isShare(n, v)
+		if !ok {
+			text, ok = d.text(n)
+		}
+		if ok {
 			if err := u.UnmarshalText([]byte(text)); err != nil {
 				d.addf(n, "%v", err)
 			}
@@ -125,6 +129,11 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag) {
 	default:
 		panic("config: no decoding of " + v.Type().String()) // a field we declared ourselves
 	}
+}
+
+// isShare says that a number with a point stands where one belongs.
+func isShare(n *yaml.Node, v reflect.Value) bool {
+	return v.Type() == reflect.TypeFor[Share]() && n.Kind == yaml.ScalarNode && n.ShortTag() == "!!float"
 }
 
 // text reads a scalar as the text it was written as. Plain decimal numbers are

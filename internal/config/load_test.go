@@ -57,9 +57,10 @@ survive: {control_plane_outage: 12h}
 			Audit: config.Audit{FileSize: 64 << 20, Files: 16},
 		},
 		Agent: config.Agent{
-			Server:    "kith.acme.example:8440",
-			Pin:       "sha256-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-			Advertise: "10.0.0.7", Metrics: "[::1]:9000", Socket: "/run/k/agent.sock",
+			DecisionLog: config.Default().Agent.DecisionLog,
+			Server:      "kith.acme.example:8440",
+			Pin:         "sha256-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+			Advertise:   "10.0.0.7", Metrics: "[::1]:9000", Socket: "/run/k/agent.sock",
 		},
 		Survive: config.Survive{ControlPlaneOutage: config.Duration(12 * time.Hour)},
 	}
@@ -243,4 +244,35 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("kind %v, want invalid: %v", fault.KindOf(err), err)
 		}
 	})
+}
+
+func TestDecisionLogIsChecked(t *testing.T) {
+	good, err := load(t, `agent: {decision_log: {allows: 0.01, path: raw, headers: ["*"], opa: {path: /var/log/d.jsonl, size: 1MiB, files: 2}}}`)
+	if err != nil || good.Agent.DecisionLog.Allows != 0.01 || good.Agent.DecisionLog.OPA.Size != 1<<20 {
+		t.Fatalf("got %+v, %v", good.Agent.DecisionLog, err)
+	}
+	for text, want := range map[string]string{
+		"allows: 1.5":                       "not a number from 0 to 1",
+		"allows: NaN":                       "not a number from 0 to 1",
+		"path: short":                       "not one of template, raw",
+		"ocsf: {path: d.jsonl}":             "agent.decision_log.ocsf.path",
+		"opa: {size: 1KiB}":                 "agent.decision_log.opa.size",
+		"opa: {files: 1}":                   "agent.decision_log.opa.files",
+		"mask: {query: ['a b']}":            "agent.decision_log.mask.query[0]",
+		"ocsf: {path: /a}, opa: {path: /a}": "that of ocsf",
+	} {
+		if _, err := load(t, "agent: {decision_log: {"+text+"}}"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want it to say %q", text, err, want)
+		}
+	}
+}
+
+// load is a file of this text, as a start reads it.
+func load(t *testing.T, text string) (config.File, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kith.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config.Load(path)
 }

@@ -111,6 +111,27 @@ func (f *Format) UnmarshalText(text []byte) error {
 	return choose((*string)(f), text, "text", "json")
 }
 
+// Share is a part of a whole, from 0 to 1.
+type Share float64
+
+// UnmarshalText reads "0.01"; it is written without quotes.
+func (s *Share) UnmarshalText(text []byte) error {
+	v, err := strconv.ParseFloat(string(text), 64)
+	if err != nil || !(v >= 0 && v <= 1) {
+		return fmt.Errorf("%q is not a number from 0 to 1", text)
+	}
+	*s = Share(v)
+	return nil
+}
+
+// PathForm is how paths are written to the decision log.
+type PathForm string
+
+// UnmarshalText refuses a form that does not exist.
+func (p *PathForm) UnmarshalText(text []byte) error {
+	return choose((*string)(p), text, "template", "raw")
+}
+
 // keep is the one thing a path option can say.
 type keep bool
 

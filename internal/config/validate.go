@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -70,10 +71,45 @@ func (f File) Validate() error {
 		}
 		v.check(fmt.Sprintf("agent.user_tokens.hosts[%d]", i), err)
 	}
+	v.decisionLog(f.Agent.DecisionLog)
 	if d := time.Duration(f.Survive.ControlPlaneOutage); d < minOutage || d > maxOutage {
 		v.addf("survive.control_plane_outage", "%v is outside %v to %v", f.Survive.ControlPlaneOutage, Duration(minOutage), Duration(maxOutage))
 	}
 	return v.err()
+}
+
+// decisionLog checks names and files. The endpoint is for decisionlog to check,
+// which `kith config check` asks as well.
+func (v *validation) decisionLog(l DecisionLog) {
+	names := func(path string, all []string) {
+		for i, name := range all {
+			if name == "" || len(name) > 128 || strings.ContainsAny(name, " \t\r\n") {
+				v.addf(fmt.Sprintf("agent.decision_log.%s[%d]", path, i), "%q is no name", name)
+			}
+		}
+	}
+	names("headers", l.Headers)
+	names("query", l.Query)
+	names("claims", l.Claims)
+	names("mask.headers", l.Mask.Headers)
+	names("mask.query", l.Mask.Query)
+	names("mask.claims", l.Mask.Claims)
+	file := func(path string, f LogFile) {
+		if f.Path != "" && !filepath.IsAbs(f.Path) {
+			v.addf(path+".path", "%q is not absolute", f.Path)
+		}
+		if f.Size < 64<<10 || f.Size > 1<<30 {
+			v.addf(path+".size", "%s is outside 64KiB to 1GiB", f.Size)
+		}
+		if f.Files < 2 || f.Files > 1000 {
+			v.addf(path+".files", "%d is outside 2 to 1000", f.Files)
+		}
+	}
+	file("agent.decision_log.ocsf", l.OCSF)
+	file("agent.decision_log.opa", l.OPA)
+	if l.OCSF.Path != "" && l.OCSF.Path == l.OPA.Path {
+		v.addf("agent.decision_log.opa.path", "%s is that of ocsf", l.OPA.Path)
+	}
 }
 
 // validation collects faults by path.
