@@ -24,6 +24,7 @@ objects of its owner (owner: in the file, or --owner) and deletes only with
   cat acme.yaml | kith apply -f -`,
 	}
 	from, f := addFileFlags(cmd), addChangeFlags(cmd)
+	addStrictFlag(cmd, f)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.applyFile(cmd, from, f) }
 	return cmd
 }
@@ -43,6 +44,11 @@ func addFileFlags(cmd *cobra.Command) *fileFlags {
 	return f
 }
 
+// addStrictFlag makes what is doubtful an error.
+func addStrictFlag(cmd *cobra.Command, f *changeFlags) {
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "refuse a change that brings a warning (kith rules lint lists them)")
+}
+
 // applyFile reads, checks and sends state files.
 func (a *app) applyFile(cmd *cobra.Command, from *fileFlags, f *changeFlags) error {
 	if len(from.files) == 0 {
@@ -59,6 +65,7 @@ func (a *app) applyFile(cmd *cobra.Command, from *fileFlags, f *changeFlags) err
 	if err := a.sameTrustDomain(cmd, state); err != nil {
 		return err
 	}
+	f.where = state.Line
 	return a.change(cmd.Context(), f, &pb.ApplyRequest{Put: state.Objects, Owner: owner, Prune: from.prune})
 }
 

@@ -21,7 +21,9 @@ type changeFlags struct {
 	dryRun bool
 	wait   time.Duration
 	noWait bool
+	strict bool
 	format *format
+	where  func(path string) (file string, line int) // of what was read from files; nil: of nothing
 }
 
 // addChangeFlags gives a verb --dry-run, --wait and -o.
@@ -36,7 +38,7 @@ func addChangeFlags(cmd *cobra.Command) *changeFlags {
 
 // change sends one transaction and prints what came of it.
 func (a *app) change(ctx context.Context, f *changeFlags, req *pb.ApplyRequest) error {
-	req.DryRun, req.NoWait, req.Wait = f.dryRun, f.noWait, durationpb.New(f.wait)
+	req.DryRun, req.NoWait, req.Strict, req.Wait = f.dryRun, f.noWait, f.strict, durationpb.New(f.wait)
 	ctx, cancel := context.WithTimeout(ctx, f.wait+callLimit)
 	defer cancel()
 	var result *pb.ChangeResult
@@ -88,7 +90,7 @@ func viewChange(r *pb.ChangeResult, dryRun bool) changeView {
 // not acknowledged is an error: the caller asked for "everywhere".
 func (a *app) printChange(f *changeFlags, r *pb.ChangeResult) error {
 	for _, w := range r.GetWarnings() {
-		fmt.Fprintf(a.stderr, "warning: %s\n", w)
+		fmt.Fprintf(a.stderr, "warning: %s%s\n", f.place(w), w)
 	}
 	for _, text := range r.GetRefused() {
 		fmt.Fprintf(a.stderr, "would be refused: %s\n", text)
@@ -117,6 +119,19 @@ func (a *app) printChange(f *changeFlags, r *pb.ChangeResult) error {
 		fmt.Fprintln(a.stdout, effective(r))
 	}
 	return lagging(f, r)
+}
+
+// place is file:line of what a warning is about, where it came from a file.
+func (f *changeFlags) place(warning string) string {
+	if f.where == nil {
+		return ""
+	}
+	path, _, _ := strings.Cut(warning, ": ")
+	file, line := f.where(path)
+	if file == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", file, line)
 }
 
 // effective is the line that says where a change is in force.

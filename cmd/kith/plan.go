@@ -16,6 +16,7 @@ each ID. Nothing is changed.`,
 	}
 	from := addFileFlags(cmd)
 	f := &changeFlags{dryRun: true, format: outputFlag(cmd)}
+	addStrictFlag(cmd, f)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.applyFile(cmd, from, f) }
 	return cmd
 }

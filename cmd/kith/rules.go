@@ -14,10 +14,10 @@ import (
 // rulesVerb lists, shows and removes rules.
 func (a *app) rulesVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "rules [NAME]", Aliases: []string{"rule"}, Short: "list, show, remove, test and suggest rules",
+		Use: "rules [NAME]", Aliases: []string{"rule"}, Short: "list, show, remove, check, test and suggest rules",
 	}
 	list := a.rulesList()
-	cmd.AddCommand(list, a.rulesShow(), a.rulesRemove(), a.rulesTest(), a.rulesFlows(), a.rulesSuggest())
+	cmd.AddCommand(list, a.rulesShow(), a.rulesRemove(), a.rulesTest(), a.rulesLint(), a.rulesFlows(), a.rulesSuggest())
 	return listByDefault(cmd, list)
 }
 

@@ -23,6 +23,7 @@ type State struct {
 
 	at       map[objectKey]position
 	keyFiles []keyFile // yet to be read
+	docs     []document
 }
 
 // objectKey names an object: kind is node, identity, provider, team, service, rule or
@@ -125,6 +126,7 @@ func (s *State) add(name string, data []byte) error {
 	for _, doc := range docs {
 		var f stateFile
 		d.object(doc, reflect.ValueOf(&f).Elem(), elsewhere)
+		s.docs = append(s.docs, document{name, doc})
 		switch td := f.TrustDomain.TrustDomain; {
 		case td.IsZero():
 		case !s.TrustDomain.IsZero() && td != s.TrustDomain:

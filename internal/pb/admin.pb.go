@@ -36,6 +36,7 @@ type ApplyRequest struct {
 	Wait          *durationpb.Duration   `protobuf:"bytes,7,opt,name=wait,proto3" json:"wait,omitempty"`                                // default 10 s
 	CreateOnly    bool                   `protobuf:"varint,8,opt,name=create_only,json=createOnly,proto3" json:"create_only,omitempty"` // refuse to replace an existing object
 	Declare       []string               `protobuf:"bytes,9,rep,name=declare,proto3" json:"declare,omitempty"`                          // dev: service names to declare when unknown
+	Strict        bool                   `protobuf:"varint,20,opt,name=strict,proto3" json:"strict,omitempty"`                          // refuse a change that brings a warning
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,6 +132,13 @@ func (x *ApplyRequest) GetDeclare() []string {
 		return x.Declare
 	}
 	return nil
+}
+
+func (x *ApplyRequest) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
 }
 
 type ChangeResult struct {
@@ -2158,7 +2166,7 @@ var File_kith_v1_admin_proto protoreflect.FileDescriptor
 
 const file_kith_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x13kith/v1/admin.proto\x12\akith.v1\x1a\x12kith/v1/flow.proto\x1a\x14kith/v1/object.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9f\x02\n" +
+	"\x13kith/v1/admin.proto\x12\akith.v1\x1a\x12kith/v1/flow.proto\x1a\x14kith/v1/object.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb7\x02\n" +
 	"\fApplyRequest\x12!\n" +
 	"\x03put\x18\x01 \x03(\v2\x0f.kith.v1.ObjectR\x03put\x12$\n" +
 	"\x06delete\x18\x02 \x03(\v2\f.kith.v1.KeyR\x06delete\x12\x14\n" +
@@ -2169,7 +2177,8 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\x04wait\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x1f\n" +
 	"\vcreate_only\x18\b \x01(\bR\n" +
 	"createOnly\x12\x18\n" +
-	"\adeclare\x18\t \x03(\tR\adeclare\"\xb1\x02\n" +
+	"\adeclare\x18\t \x03(\tR\adeclare\x12\x16\n" +
+	"\x06strict\x18\x14 \x01(\bR\x06strict\"\xb1\x02\n" +
 	"\fChangeResult\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12)\n" +
 	"\achanges\x18\x02 \x03(\v2\x0f.kith.v1.ChangeR\achanges\x12\x1a\n" +

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -13,43 +12,50 @@ const maxLint = 1 << 20
 
 // linted is one action of one rule, resolved enough to compare.
 type linted struct {
-	rule    Rule
+	rule    *Rule
 	at      string // path of the action
+	text    string
 	action  Action
 	targets []string
+	order   int // of all actions: of two that say the same the later one is a duplicate
 }
 
-// lint warns about rules that can be enforced but do not do what they seem to.
-func (v *validation) lint() []string {
-	var out []string
-	warn := func(at, format string, args ...any) { out = append(out, at+": "+fmt.Sprintf(format, args...)) }
-	v.lintServices(warn)
-	denies := map[string][]linted{} // by service
-	var allows []linted
+// findings are those about rules that can be enforced but do not do what they
+// seem to; all of them costs more, and brings notes.
+func (v *validation) findings(all bool) []Finding {
+	var out finder
+	v.lintServices(&out)
+	v.lintTeams(&out)
+	byService := map[string]*sides{}
+	order := 0
 	for _, r := range v.rulesInOrder() {
 		targets := v.targets("", r)
 		if len(targets) == 0 {
-			warn("rules."+r.Name+".to", "no service has an identity like %s, so the rule binds nothing", r.To)
+			out.add(lintNothing, Warning, "rules."+r.Name+".to", "kith rules rm "+r.Name, "no service has an identity like %s, so the rule binds nothing", r.To)
 		}
-		for field, list := range map[string][]string{"allow": r.Allow, "deny": r.Deny} {
-			for i, text := range list {
+		for _, list := range []struct {
+			field   string
+			actions []string
+		}{{"allow", r.Allow}, {"deny", r.Deny}, {"boundary", r.Boundary}} {
+			for i, text := range list.actions {
 				a, _ := v.action(text) // parsed before
-				l := linted{r, index("rules."+r.Name+"."+field, i), a, targets}
-				v.lintAction(l, warn)
-				if field == "allow" {
-					allows = append(allows, l)
-					continue
-				}
+				order++
+				l := linted{&r, index("rules."+r.Name+"."+list.field, i), text, a, targets, order}
+				v.lintAction(l, list.field, &out)
 				for _, name := range targets {
-					denies[name] = append(denies[name], l)
+					side := byService[name]
+					if side == nil {
+						side = &sides{}
+						byService[name] = side
+					}
+					side.add(list.field, l)
 				}
 			}
 		}
-		v.lintExcept(r, warn)
+		v.lintRule(r, &out)
 	}
-	v.lintPairs(allows, denies, warn)
-	slices.Sort(out)
-	return out
+	v.lintPairs(byService, all, &out)
+	return out.sorted()
 }
 
 func (v *validation) rulesInOrder() []Rule {
@@ -61,15 +67,13 @@ func (v *validation) rulesInOrder() []Rule {
 	return rules
 }
 
-type warner func(at, format string, args ...any)
-
 // lintServices warns about identities that make a peer two services at once.
-func (v *validation) lintServices(warn warner) {
+func (v *validation) lintServices(out *finder) {
 	owner := map[string]string{}
 	for _, name := range v.rivals() {
 		for _, id := range v.idsOf(name) {
 			if first, ok := owner[id.String()]; ok {
-				warn("services."+name+".identities", "%s is %s too: its holders are bound by the rules of both", id, first)
+				out.add(lintShared, Warning, "services."+name+".identities", "", "%s is %s too: its holders are bound by the rules of both", id, first)
 				continue
 			}
 			owner[id.String()] = name
@@ -98,69 +102,38 @@ func (v *validation) rivals() []string {
 }
 
 // lintAction warns about an action that can match nothing on any target.
-func (v *validation) lintAction(l linted, warn warner) {
+func (v *validation) lintAction(l linted, field string, out *finder) {
 	for _, m := range l.action.methods {
 		if up := strings.ToUpper(m); up != m {
 			if _, known := methodBit(up); known {
-				warn(l.at, "method %s is not %s: methods are case-sensitive", m, up)
+				out.add(lintMethodCase, Warning, l.at, "write "+up, "method %s is not %s: methods are case-sensitive", m, up)
 			}
 		}
+	}
+	v.lintTemplate(l, out)
+	if field == "allow" {
+		v.lintMethodCondition(l, out)
 	}
 	if l.action.protocol == TCP || len(l.targets) == 0 {
 		return
 	}
+	inert := field != "boundary" // one that holds nothing denies everything
 	if l.action.methods != nil && !slices.Contains(l.action.methods, "POST") && v.all(l.targets, func(s Service) bool { return s.Protocol == GRPC }) {
-		warn(l.at, "gRPC calls are POST, so this matches none of them")
+		out.add(lintMethod, Warning, l.at, `as in "grpc shop.v1.Orders/List"`, "gRPC calls are POST, so this matches none of them").Inert = inert
 	}
 	for i, p := range l.action.path {
 		switch {
 		case p.kind != literal:
 		case p.text == "" && i < len(l.action.path)-1 && v.all(l.targets, func(s Service) bool { return !s.Paths.KeepDoubleSlash }):
-			warn(l.at, "can never match: paths with // are refused unless the service has paths: {double_slash: keep}")
+			out.add(lintNever, Warning, l.at, "", "can never match: paths with // are refused unless the service has paths: {double_slash: keep}").Inert = inert
 		case strings.Contains(p.text, "%2F") && v.all(l.targets, func(s Service) bool { return !s.Paths.KeepEncodedSlash }):
-			warn(l.at, "can never match: paths with %%2F are refused unless the service has paths: {encoded_slash: keep}")
+			out.add(lintNever, Warning, l.at, "", "can never match: paths with %%2F are refused unless the service has paths: {encoded_slash: keep}").Inert = inert
 		}
 	}
 }
 
 func (v *validation) all(names []string, is func(Service) bool) bool {
 	return !slices.ContainsFunc(names, func(n string) bool { return !is(v.set.Services[n]) })
-}
-
-// lintExcept warns about a deny whose sources are all excepted.
-func (v *validation) lintExcept(r Rule, warn warner) {
-	if len(r.Except) == 0 {
-		return
-	}
-	for _, from := range r.From {
-		if from == "any" || !v.under(from, r.Except) {
-			return
-		}
-	}
-	warn("rules."+r.Name+".except", "frees every source of the rule, so it denies nobody")
-}
-
-// lintPairs compares each allow with the denies to the same service.
-func (v *validation) lintPairs(allows []linted, denies map[string][]linted, warn warner) {
-	compared := 0
-	for _, a := range allows {
-		for _, name := range a.targets {
-			for _, d := range denies[name] {
-				if compared++; compared > maxLint {
-					warn("rules", "more than %d pairs of allow and deny: the rest were not compared", maxLint)
-					return
-				}
-				if len(d.rule.Except) > 0 {
-					continue
-				}
-				if d.action.covers(a.action) && v.allUnder(a.rule.From, d.rule.From) {
-					warn(a.at, "has no effect on %s: rule %s denies all of it", name, d.rule.Name)
-				} else if slashGap(a.action, d.action) && v.allUnder(d.rule.From, a.rule.From) {
-					warn(d.at, "leaves %s/ open through rule %s: a trailing slash is another path; %s/{**} covers both", templateText(d.action.path), a.rule.Name, templateText(d.action.path))
-				}
-			}
-		}
-	}
 }
 
 // slashGap is true if allow covers what deny denies with a slash added, which
@@ -181,7 +154,8 @@ func (v *validation) allUnder(sources, by []string) bool {
 	return !slices.ContainsFunc(sources, func(s string) bool { return !v.under(s, by) })
 }
 
-// under is true if one entry of by names everybody that s names.
+// under is true if one entry of by, which binds as in a deny, names everybody
+// that s names.
 func (v *validation) under(s string, by []string) bool {
 	if slices.Contains(by, s) {
 		return true
@@ -196,6 +170,21 @@ func (v *validation) under(s string, by []string) bool {
 		}
 	}
 	return false
+}
+
+// underGiven is under for lists that give: there any is the own trust domain's.
+func (v *validation) underGiven(s string, by []string) bool {
+	if slices.Contains(by, s) {
+		return true
+	}
+	given := make([]string, 0, len(by))
+	for _, b := range by {
+		if b == "any" {
+			b = "/**"
+		}
+		given = append(given, b)
+	}
+	return v.under(s, given)
 }
 
 // surrounds is true if outer names everybody that inner names.

@@ -29,10 +29,25 @@ func (s Set) Validate() (warnings []string, err error) {
 // validateAfter is Validate of a set that came of another one, of whose services
 // each is sound by itself: those that are the very same are not looked at again.
 func (s Set) validateAfter(before func(name string) (Service, bool)) (warnings []string, err error) {
-	v := validation{set: s, ids: map[string][]spiffe.ID{}, actions: map[string]Action{}, conditions: map[string]*condition{}, methods: map[string][]string{}}
+	v := newValidation(s)
+	if err := v.run(before); err != nil {
+		return nil, err
+	}
+	return warningsOf(v.findings(false)), nil
+}
+
+func newValidation(s Set) *validation {
+	return &validation{
+		set: s, ids: map[string][]spiffe.ID{}, actions: map[string]Action{}, conditions: map[string]*condition{}, methods: map[string][]string{},
+	}
+}
+
+// run looks for faults, and finds them all.
+func (v *validation) run(before func(name string) (Service, bool)) error {
+	s := v.set
 	if s.TrustDomain.IsZero() {
 		v.faults.add("trust_domain", fault.Invalidf("empty"))
-		return nil, v.faults.err()
+		return v.faults.err()
 	}
 	for _, name := range s.toCheck(before) {
 		svc := s.Services[name]
@@ -49,10 +64,7 @@ func (s Set) validateAfter(before func(name string) (Service, bool)) (warnings [
 	for _, name := range slices.Sorted(maps.Keys(s.Rules)) {
 		v.rule(name, s.Rules[name])
 	}
-	if err := v.faults.err(); err != nil {
-		return nil, err
-	}
-	return v.lint(), nil
+	return v.faults.err()
 }
 
 // toCheck is the names of the services, sorted, that before says nothing about, or

@@ -103,6 +103,9 @@ func (s *Server) apply(ctx context.Context, by api.Actor, req *pb.ApplyRequest) 
 		if len(p.edits) == 0 {
 			return p, p.base.revision, nil
 		}
+		if err := p.doubtful(req); err != nil {
+			return plan{}, 0, err
+		}
 		if req.GetDryRun() {
 			return p, p.base.revision, nil
 		}
