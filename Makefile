@@ -69,7 +69,7 @@ test-vectors: ## published vectors: zlint, BetterTLS, Wycheproof; Vault's own JW
 
 .PHONY: test-policy
 test-policy: ## some ten million random decisions beside a naive evaluator
-	KITH_POLICY_CHECKS=9000 $(GO) test -count=1 -timeout 30m -v -run 'Reference|Cited|Agree' ./internal/policy
+	KITH_POLICY_CHECKS=9000 $(GO) test -count=1 -timeout 30m -v -run 'Reference|Cited|Agree|Book|Fixes' ./internal/policy
 
 .PHONY: test-chaos
 test-chaos: deps build ## kill, stop, partition, full disk, EIO, clocks, under load: CHAOS_FOR=1h CHAOS_SEED=

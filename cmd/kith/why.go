@@ -20,8 +20,11 @@ func (a *app) whyVerb() *cobra.Command {
 		Use:   "why last | DECISION | FROM ACTION on TO | --pid N",
 		Short: "say who was allowed or denied, by which rule, on what evidence",
 		Long: `Explain the latest decision, one by its id (the kith-decision header and the body
-of a 403 carry it), or what would be decided for a call that has not happened. Such
-a call has no headers, query or token: conditions on them are not met.
+of a 403 carry it), or what would be decided for a call that has not happened.
+
+What conditions read of such a call is what the flags say, and now for the time: a
+header that no flag names is not there, nor is a user's token without --claims or
+--token. Of a token its claims are read; whether it is genuine is not asked.
 
 --pid explains a process of this node: its identities and the rules that give them,
 or the identity rule that came closest, and what was found out about it. You may ask
@@ -31,6 +34,8 @@ for your own processes, root for all.`,
   kith why k2m4x7q3abcd5efg
   kith why web "GET /v1/orders/7" on orders
   kith why --from web --to orders --method GET --path /v1/orders/7
+  kith why web "GET /v1/orders/7?dry=1" on orders --header "x-env: prod" --source 10.1.2.3
+  kith why web "GET /v1/orders/7" on orders --at 2027-01-01T03:00:00Z --claims '{"scope": "read"}'
   kith why --pid 4711`,
 	}
 	denied := cmd.Flags().Bool("denied", false, "with last: only denials")
@@ -41,6 +46,7 @@ for your own processes, root for all.`,
 	path := cmd.Flags().String("path", "", "what would be asked for; none: a connection")
 	pid := cmd.Flags().Int32("pid", 0, "a process of this node, whose identity is to be explained")
 	as := cmd.Flags().String("as", "", "with --pid: what if it claimed this name, as in kith run --as")
+	supposed := a.supposeFlags(cmd)
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -51,9 +57,9 @@ for your own processes, root for all.`,
 			if *path != "" {
 				action = *method + " " + *path
 			}
-			return a.whyIf(cmd, *f, *from, action, *to)
+			return a.whyIf(cmd, *f, supposed, *from, action, *to)
 		case len(args) == 4 && args[2] == "on":
-			return a.whyIf(cmd, *f, args[0], args[1], args[3])
+			return a.whyIf(cmd, *f, supposed, args[0], args[1], args[3])
 		case len(args) != 1:
 			return usagef(cmd, `want: last, a decision id, or FROM "ACTION" on TO`)
 		}
@@ -90,7 +96,8 @@ func (a *app) decisions(ctx context.Context, req *pb.WhyRequest) ([]*pb.Decision
 }
 
 // whyIf asks what would be decided.
-func (a *app) whyIf(cmd *cobra.Command, f format, from, action, to string) error {
+func (a *app) whyIf(cmd *cobra.Command, f format, supposed *supposition, from, action, to string) error {
+	action, query, _ := strings.Cut(action, "?")
 	asked, err := policy.ParseCall(action)
 	if err != nil {
 		return err
@@ -98,6 +105,10 @@ func (a *app) whyIf(cmd *cobra.Command, f format, from, action, to string) error
 	req := &pb.TestRequest{From: from, To: to, Method: asked.Method, Path: asked.Path, Port: uint32(asked.Port)}
 	if asked.Protocol != policy.HTTP {
 		req.Protocol = asked.Protocol.String()
+	}
+	req.Query = query
+	if err := supposed.fill(req); err != nil {
+		return err
 	}
 	var d *pb.Decision
 	err = a.withAdmin(cmd.Context(), func(ctx context.Context, admin pb.AdminClient) (err error) {

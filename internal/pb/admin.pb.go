@@ -1127,13 +1127,21 @@ func (x *WhyResponse) GetDecisions() []*Decision {
 
 // Test asks what would be decided, from the server's snapshot.
 type TestRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"` // empty: the service's
-	Method        string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
-	Path          string                 `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
-	Port          uint32                 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	From     string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To       string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Protocol string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"` // empty: the service's
+	Method   string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
+	Path     string                 `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
+	Port     uint32                 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
+	// What conditions read besides. Absent is absent from the call, but for the time.
+	Headers       []string `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty"` // "name: value"
+	Query         string   `protobuf:"bytes,8,opt,name=query,proto3" json:"query,omitempty"`     // without the question mark
+	Host          string   `protobuf:"bytes,9,opt,name=host,proto3" json:"host,omitempty"`
+	Sni           string   `protobuf:"bytes,10,opt,name=sni,proto3" json:"sni,omitempty"`
+	Source        string   `protobuf:"bytes,11,opt,name=source,proto3" json:"source,omitempty"`                              // the address at the other end of the connection
+	AtUnixNano    int64    `protobuf:"varint,12,opt,name=at_unix_nano,json=atUnixNano,proto3" json:"at_unix_nano,omitempty"` // 0: now
+	Claims        string   `protobuf:"bytes,13,opt,name=claims,proto3" json:"claims,omitempty"`                              // of a good user token, as a JSON object; empty: no token
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1208,6 +1216,55 @@ func (x *TestRequest) GetPort() uint32 {
 		return x.Port
 	}
 	return 0
+}
+
+func (x *TestRequest) GetHeaders() []string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *TestRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *TestRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *TestRequest) GetSni() string {
+	if x != nil {
+		return x.Sni
+	}
+	return ""
+}
+
+func (x *TestRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *TestRequest) GetAtUnixNano() int64 {
+	if x != nil {
+		return x.AtUnixNano
+	}
+	return 0
+}
+
+func (x *TestRequest) GetClaims() string {
+	if x != nil {
+		return x.Claims
+	}
+	return ""
 }
 
 type StatusRequest struct {
@@ -2252,14 +2309,23 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"deniedOnly\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\rR\x05limit\">\n" +
 	"\vWhyResponse\x12/\n" +
-	"\tdecisions\x18\x01 \x03(\v2\x11.kith.v1.DecisionR\tdecisions\"\x8d\x01\n" +
+	"\tdecisions\x18\x01 \x03(\v2\x11.kith.v1.DecisionR\tdecisions\"\xb5\x02\n" +
 	"\vTestRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x16\n" +
 	"\x06method\x18\x04 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x05 \x01(\tR\x04path\x12\x12\n" +
-	"\x04port\x18\x06 \x01(\rR\x04port\"\x0f\n" +
+	"\x04port\x18\x06 \x01(\rR\x04port\x12\x18\n" +
+	"\aheaders\x18\a \x03(\tR\aheaders\x12\x14\n" +
+	"\x05query\x18\b \x01(\tR\x05query\x12\x12\n" +
+	"\x04host\x18\t \x01(\tR\x04host\x12\x10\n" +
+	"\x03sni\x18\n" +
+	" \x01(\tR\x03sni\x12\x16\n" +
+	"\x06source\x18\v \x01(\tR\x06source\x12 \n" +
+	"\fat_unix_nano\x18\f \x01(\x03R\n" +
+	"atUnixNano\x12\x16\n" +
+	"\x06claims\x18\r \x01(\tR\x06claims\"\x0f\n" +
 	"\rStatusRequest\"\xbf\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +

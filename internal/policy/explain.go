@@ -100,7 +100,7 @@ func portText(port uint32) string {
 
 func (t *Table) near(p *resolved, r *Request) NearMiss {
 	switch {
-	case t.protocol.carriesRequests() != r.Protocol.carriesRequests():
+	case t.protocol.carriesRequests() != r.Protocol.carriesRequests(), r.Protocol == 0:
 		return NearMiss{Field: FieldProtocol, Want: t.protocol.String(), Got: r.Protocol.String()}
 	case t.protocol == TCP:
 		return t.nearConnection(p, r)

@@ -69,6 +69,7 @@ func TestFixIsOneCommandThatAShellReadsBack(t *testing.T) {
 		{denied, "", "orders", "GET", "/", ""},
 		{denied, "anonymous", "orders", "GET", "/", ""},
 		{denied, "web", "orders", "G T", "/", ""},
+		{denied, strings.Repeat("/a", maxSegments+1), "orders", "GET", "/", ""},
 		{denied, "web", "orders", "GET", "/a;b", ""},
 		{Decision{Effect: Allow, Reason: AllowRule}, "web", "orders", "GET", "/", ""},
 		{Decision{Reason: DenyRule}, "web", "orders", "GET", "/", ""},

@@ -30,6 +30,9 @@ func Fix(d Decision, from, to, method, path string) string {
 	if _, err := ParseAction(action); err != nil {
 		return ""
 	}
+	if _, err := parseSource(from); err != nil {
+		return "" // an ID that no rule can name, for its depth
+	}
 	return "kith allow " + quote(from) + " " + quote(action) + " on " + quote(to)
 }
 

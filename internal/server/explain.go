@@ -57,7 +57,7 @@ func (s *snapshot) explained(d *pb.Decision) *pb.Decision {
 	}
 	d = proto.CloneOf(d)
 	from := s.callName(d.GetFrom())
-	if d.GetProtocol() == policy.GRPC.String() { // in the words of gRPC, where the path is one of its methods
+	if d.GetProtocol() == policy.GRPC.String() && d.GetMethod() == "POST" { // in the words of gRPC, where the path is one of its methods
 		d.Hint = policy.Fix(decision, from, d.GetTo(), "grpc", strings.TrimPrefix(d.GetPath(), "/"))
 	}
 	if d.GetHint() == "" {
@@ -109,6 +109,9 @@ func (s *Server) Test(_ context.Context, req *pb.TestRequest) (*pb.Decision, err
 		return nil, fault.Invalidf("port: %d", req.GetPort())
 	}
 	request.Port = uint16(req.GetPort())
+	if err := s.suppose(&request, req); err != nil {
+		return nil, err
+	}
 	if request.Protocol != policy.TCP {
 		if request.Path, err = policy.NormalizePath(req.GetPath(), table.Paths()); err != nil {
 			return nil, fault.Wrap(fault.Invalid, err)
