@@ -216,7 +216,7 @@ func manyServices(b testing.TB, services int) *Book {
 			})
 		}
 	}
-	if _, err := book.Validate(); err != nil {
+	if _, err := book.Fork().CheckWhole(book); err != nil {
 		b.Fatal(err)
 	}
 	return book

@@ -190,13 +190,7 @@ func (b *Book) keepNamed(in Set, r *Rule) {
 func (b *Book) Compile(service string) (*Table, error) { return Compile(b.Slice(service), service) }
 
 // Validate is Set().Validate.
-func (b *Book) Validate() (warnings []string, err error) {
-	warnings, err = b.Set().Validate()
-	if err == nil {
-		b.sound.Store(true)
-	}
-	return warnings, err
-}
+func (b *Book) Validate() (warnings []string, err error) { return b.Set().Validate() }
 
 // ValidateAfter is Validate for a fork of before: services that are the very same
 // are not looked at again. A trust domain of a hundred thousand of them takes
@@ -233,8 +227,11 @@ func (b *Book) CheckWhole(before *Book) (brought []string, err error) {
 	if err != nil || len(warnings) == 0 && before.sound.Load() {
 		return nil, err
 	}
-	known, err := before.Validate()
-	return news(warnings, known, err), nil
+	known, unsound := before.Validate()
+	if unsound == nil {
+		before.sound.Store(true) // not b's line: it may never come to be
+	}
+	return news(warnings, known, unsound), nil
 }
 
 // news is the warnings that a change brings. What was not sound before gave none:
