@@ -22,11 +22,11 @@ func (a *app) allowVerb() *cobra.Command {
   kith allow orders tcp on postgres
   kith allow web "GET /v1/prices" on orders --when 'request.headers["x-env"] == "prod"'
   kith allow "/vms/*" "GET /healthz" on orders --dry-run`,
-	}, false)
+	})
 }
 
-// ruleVerb makes allow and deny, which differ in one field of the rule.
-func (a *app) ruleVerb(cmd *cobra.Command, deny bool) *cobra.Command {
+// ruleVerb makes allow, deny and boundary, which differ in one field of the rule.
+func (a *app) ruleVerb(cmd *cobra.Command) *cobra.Command {
 	cmd.Long = strings.ToUpper(cmd.Short[:1]) + cmd.Short[1:] + `.
 
 FROM is a service, an ID pattern (/vms/web, /vms/*, /vms/**), any or anonymous;
@@ -36,38 +36,18 @@ several are joined by commas. An ACTION is "METHOD[,METHOD] /path/template" with
 reports what the rule would do, and enforces nothing. A deny beats every allow. The command returns when all live nodes
 enforce the rule, also on connections that are open already.`
 	f := addChangeFlags(cmd)
-	name := cmd.Flags().String("name", "", "the rule's name (default: made from what it says)")
-	replace := cmd.Flags().Bool("replace", false, "replace the rule of that name")
-	when := cmd.Flags().String("when", "", `a condition that must hold, as 'request.headers["x-env"] == "prod"'`)
-	shadow := cmd.Flags().Bool("shadow", false, "compute and report what the rule would do, enforce nothing")
-	var except []string
-	var guardrail bool
-	if deny {
-		cmd.Flags().StringSliceVar(&except, "except", nil, "sources that the rule does not bind")
-		cmd.Flags().BoolVar(&guardrail, "guardrail", false, "a platform rule, above those of the service's owner")
-	}
+	addRuleFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		from, actions, to, err := sentence(cmd, args)
+		rule, err := ruleOf(cmd, args)
 		if err != nil {
 			return err
 		}
-		rule := &pb.Rule{Name: *name, From: from, To: to, Except: except, Guardrail: guardrail, When: *when, Owner: ownerCLI}
-		if *shadow {
-			rule.Mode = policy.Shadow.String()
-		}
-		if deny {
-			rule.Deny = actions
-		} else {
-			rule.Allow = actions
-		}
-		if rule.Name == "" {
-			rule.Name = derivedName(rule)
-		}
+		replace, _ := cmd.Flags().GetBool("replace")
 		return a.change(cmd.Context(), f, &pb.ApplyRequest{
 			Put:        []*pb.Object{{Kind: &pb.Object_Rule{Rule: rule}}},
-			Owner:      ownerCLI,
-			CreateOnly: *name != "" && !*replace,
-			Declare:    bareNames(append(append([]string{to}, from...), except...)),
+			Owner:      rule.GetOwner(),
+			CreateOnly: cmd.Flags().Changed("name") && !replace,
+			Declare:    bareNames(append(append([]string{rule.GetTo()}, rule.GetFrom()...), rule.GetExcept()...)),
 		})
 	}
 	return cmd
@@ -79,11 +59,10 @@ func sentence(cmd *cobra.Command, args []string) (from, actions []string, to str
 		return nil, nil, "", usagef(cmd, `want FROM "ACTION" on TO, as in: %s web "GET /v1/orders/{**}" on orders`, cmd.CommandPath())
 	}
 	for _, text := range args[1 : len(args)-2] {
-		action, err := policy.ParseAction(text)
-		if err != nil {
+		if _, err := policy.ParseAction(text); err != nil {
 			return nil, nil, "", err
 		}
-		actions = append(actions, action.String())
+		actions = append(actions, text)
 	}
 	return strings.Split(args[0], ","), actions, args[len(args)-1], nil
 }
@@ -98,10 +77,16 @@ func derivedName(r *pb.Rule) string {
 	if r.GetWhen() != "" || r.GetMode() != "" {
 		text += "\x00" + r.GetWhen() + "\x00" + r.GetMode()
 	}
+	if len(r.GetBoundary()) > 0 {
+		text += "\x00boundary\x00" + strings.Join(r.GetBoundary(), "\n")
+	}
 	sum := sha256.Sum256([]byte(text))
 	tail := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:5]
 	words := []string{slug(r.GetFrom()[0]), slug(r.GetTo()), tail}
-	if len(r.GetDeny()) > 0 {
+	switch {
+	case len(r.GetBoundary()) > 0:
+		words = append([]string{"boundary"}, words...)
+	case len(r.GetDeny()) > 0:
 		words = append([]string{"deny"}, words...)
 	}
 	return strings.Join(words, "-")

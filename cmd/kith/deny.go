@@ -11,5 +11,5 @@ func (a *app) denyVerb() *cobra.Command {
   kith deny any "* /admin/{**}" on orders --except ops --name no-admin
   kith deny web "GET /v1/orders" on orders --shadow --name no-lists
   kith deny web "GET /v1/orders" on orders --dry-run`,
-	}, true)
+	})
 }

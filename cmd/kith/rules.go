@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kith-id/kith/internal/config"
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 )
 
@@ -17,7 +19,7 @@ func (a *app) rulesVerb() *cobra.Command {
 		Use: "rules [NAME]", Aliases: []string{"rule"}, Short: "list, show, remove, check, test and suggest rules",
 	}
 	list := a.rulesList()
-	cmd.AddCommand(list, a.rulesShow(), a.rulesRemove(), a.rulesTest(), a.rulesLint(), a.rulesFlows(), a.rulesSuggest())
+	cmd.AddCommand(list, a.rulesShow(), a.rulesBoundary(), a.rulesRemove(), a.rulesTest(), a.rulesLint(), a.rulesFlows(), a.rulesSuggest())
 	return listByDefault(cmd, list)
 }
 
@@ -86,12 +88,78 @@ func ruleRows(r *pb.Rule) (rows [][]string) {
 
 func (a *app) rulesShow() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "show NAME", Short: "print a rule as YAML, ready for kith apply", Args: exactly(1),
-		Example: "  kith rules show web-reads > web-reads.yaml",
+		Use: "show [NAME...]", Short: "print rules as YAML, ready for kith apply, or as command lines", Args: atLeast(0),
+		Example: "  kith rules show web-reads > web-reads.yaml\n  kith rules show -o cli\n  kith rules show -f acme.yaml -o cli",
 	}
+	output := cmd.Flags().StringP("output", "o", "yaml", "how to print: yaml, or cli for the commands that make the rules")
+	complete(cmd, "output", "yaml", "cli")
+	files := cmd.Flags().StringArrayP("file", "f", nil, "state file or directory to read instead of asking the server")
 	cmd.ValidArgsFunction = a.completeNames("rule")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), "rule", args[0]) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *output != "yaml" && *output != "cli" {
+			return usagef(cmd, "unknown output %q: yaml or cli", *output)
+		}
+		objects, err := a.rulesNamed(cmd.Context(), *files, args)
+		if err != nil {
+			return err
+		}
+		if *output == "cli" {
+			for _, o := range objects {
+				fmt.Fprintln(a.stdout, commandLine(o.GetRule()))
+			}
+			return nil
+		}
+		text, err := config.EncodeState(config.State{Objects: objects})
+		if err == nil {
+			_, err = fmt.Fprint(a.stdout, string(text))
+		}
+		return err
+	}
 	return cmd
+}
+
+// rulesNamed are the rules of some names, or all, of the server or of files.
+func (a *app) rulesNamed(ctx context.Context, files, names []string) ([]*pb.Object, error) {
+	if len(files) == 0 && len(names) == 0 {
+		return a.objects(ctx, "rule", "")
+	}
+	var out []*pb.Object
+	if len(files) == 0 {
+		for _, name := range names {
+			objects, err := a.someObjects(ctx, "rule", []string{name})
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, objects...)
+		}
+		return out, nil
+	}
+	state, err := config.ReadState(files, a.stdin)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range state.Objects {
+		if r := o.GetRule(); r != nil && (len(names) == 0 || slices.Contains(names, r.GetName())) {
+			if r.GetOwner() == "" {
+				r.Owner = ownerFile // as kith apply takes it
+			}
+			out = append(out, o)
+		}
+	}
+	if len(names) > 0 && len(out) < len(names) {
+		return nil, fault.NotFoundf("the files have %d of the %d rules named", len(out), len(names))
+	}
+	return out, nil
+}
+
+// rulesBoundary makes a boundary in one line.
+func (a *app) rulesBoundary() *cobra.Command {
+	return a.ruleVerb(&cobra.Command{
+		Use:   "boundary FROM ACTION... on TO",
+		Short: "say what a service may be asked at most, and by whom",
+		Example: `  kith rules boundary any "GET,HEAD,POST /{**}" on orders --name at-most
+  kith rules boundary "/eks/**" "* /{**}" tcp on any --except /eks/ops/shell --shadow`,
+	})
 }
 
 func (a *app) rulesRemove() *cobra.Command {

@@ -36,7 +36,10 @@ func Fix(d Decision, from, to, method, path string) string {
 	return "kith allow " + quote(from) + " " + quote(action) + " on " + quote(to)
 }
 
-// quote makes s one word to a POSIX shell.
+// Quote makes s one word to a POSIX shell.
+func Quote(s string) string { return quote(s) }
+
+// quote is Quote.
 func quote(s string) string {
 	plain := true
 	for i := range len(s) {
