@@ -11,7 +11,7 @@ FUZZTIME ?= 30s
 CHAOS_LIMIT ?= 40m
 # How long faults are drawn, and from which seed: the same for everybody; with
 # CHAOS_SEED= a new one each time.
-export CHAOS_FOR ?= 10m
+export CHAOS_FOR ?= 90s
 export CHAOS_SEED ?= 7
 LDFLAGS := -s -w -X github.com/kith-id/kith/internal/obs.version=$(VERSION)
 

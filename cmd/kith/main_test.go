@@ -91,7 +91,7 @@ func cmdPort(ts *testscript.TestScript, _ bool, names []string) {
 
 // cmdEventually repeats a command until it succeeds (or, with !, fails).
 func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	tick := time.NewTicker(30 * time.Millisecond)
 	defer tick.Stop()
 	for last := ""; ; {

@@ -88,7 +88,7 @@ func (a *authority) issue(path string, key crypto.PublicKey, from time.Time, ttl
 // eventually waits for something that happens in another goroutine.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	limit := time.NewTimer(20 * time.Second)
+	limit := time.NewTimer(60 * time.Second)
 	defer limit.Stop()
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
@@ -234,7 +234,7 @@ func (n *node) start() {
 			n.t.Errorf("agent ended: %v", err)
 		}
 	})
-	limit := time.NewTimer(20 * time.Second)
+	limit := time.NewTimer(60 * time.Second)
 	defer limit.Stop()
 	select {
 	case <-a.Ready():
