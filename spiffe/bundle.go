@@ -11,8 +11,9 @@ import (
 const DefaultRefreshHint = 5 * time.Minute // Trust Domain and Bundle 6.1
 
 // Bundle is what is needed to verify the SVIDs of one trust domain: its X.509
-// roots, and its keys for JWT-SVIDs. It is immutable. A bundle without roots
-// trusts no X.509-SVID, and one without keys no JWT-SVID.
+// roots, and its keys for JWT-SVIDs and for WIT-SVIDs. It is immutable. A bundle
+// without roots trusts no X.509-SVID, and one without keys of a kind no token of
+// that kind.
 type Bundle struct {
 	td       TrustDomain
 	sequence uint64
@@ -21,6 +22,7 @@ type Bundle struct {
 	pool     *x509.CertPool
 	issuers  *issuers
 	jwtKeys  []JWTKey
+	witKeys  []JWTKey
 }
 
 // NewBundle makes a bundle. The sequence number must grow whenever the content
@@ -92,7 +94,7 @@ func (b *Bundle) Equal(other *Bundle) bool {
 			return false
 		}
 	}
-	return sameJWTKeys(b, other)
+	return sameKeys(b.jwtKeys, other.jwtKeys) && sameKeys(b.witKeys, other.witKeys)
 }
 
 // BundleMap holds bundles by trust domain; its Bundle method is what [Verify]

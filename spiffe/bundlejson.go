@@ -26,11 +26,11 @@ const (
 )
 
 // ParseBundle reads a SPIFFE bundle document, which is a JWK Set of at most
-// 1 MiB and 512 keys. Keys with an unknown kty or a use other than x509-svid
-// and jwt-svid are left out, as the standard demands; a malformed root makes the
+// 1 MiB and 512 keys. Keys with an unknown kty or a use other than x509-svid,
+// jwt-svid and wit-svid are left out, as the standard demands; a malformed root makes the
 // whole document an error, so that its reader goes on with the last good one; a
-// key for JWT-SVIDs that cannot be used is left out, unless its kid occurs
-// twice. Names are case sensitive and may not occur twice.
+// key for JWT- or WIT-SVIDs that cannot be used is left out, unless its kid
+// occurs twice. Names are case sensitive and may not occur twice.
 //
 // A document with no usable key is not an error: it says that nothing of the
 // trust domain is to be trusted any longer.
@@ -57,7 +57,11 @@ func ParseBundle(td TrustDomain, jwks []byte) (*Bundle, error) {
 	if err != nil {
 		return nil, bundleErrorf(td, "%w", err)
 	}
-	return parseJWTKeys(NewBundle(td, sequence, time.Duration(hint)*time.Second, roots...), document["keys"])
+	b, err := parseTokenKeys(NewBundle(td, sequence, time.Duration(hint)*time.Second, roots...), document["keys"])
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // ParseBundleMap reads a SPIFFE bundle map: bundle documents by the name of
@@ -99,7 +103,7 @@ func ParseBundleMap(data []byte) (BundleMap, error) {
 }
 
 // jwk is a key as the standard writes it: a root with one certificate and no
-// kid, a key for JWT-SVIDs with a kid and no certificate.
+// kid, a key for tokens with a kid and no certificate.
 type jwk struct {
 	Use       string   `json:"use"`
 	KeyType   string   `json:"kty"`
@@ -120,7 +124,7 @@ func (b *Bundle) Marshal() ([]byte, error) {
 		Keys        []jwk  `json:"keys"`
 		Sequence    uint64 `json:"spiffe_sequence,omitempty"`
 		RefreshHint int64  `json:"spiffe_refresh_hint,omitempty"`
-	}{Keys: make([]jwk, 0, len(b.roots)+len(b.jwtKeys)), Sequence: b.sequence, RefreshHint: int64(b.hint / time.Second)}
+	}{Keys: make([]jwk, 0, len(b.roots)+len(b.jwtKeys)+len(b.witKeys)), Sequence: b.sequence, RefreshHint: int64(b.hint / time.Second)}
 	for _, root := range b.roots {
 		key, err := newJWK(root)
 		if err != nil {
@@ -128,12 +132,17 @@ func (b *Bundle) Marshal() ([]byte, error) {
 		}
 		document.Keys = append(document.Keys, key)
 	}
-	for _, jwtKey := range b.jwtKeys {
-		key, err := jwtKey.jwk()
-		if err != nil {
-			return nil, bundleErrorf(b.td, "key %q: %w", clip(jwtKey.ID), err)
+	for _, kind := range []struct {
+		use  string
+		keys []JWTKey
+	}{{useJWTSVID, b.jwtKeys}, {useWITSVID, b.witKeys}} {
+		for _, tokenKey := range kind.keys {
+			key, err := tokenKey.jwk(kind.use)
+			if err != nil {
+				return nil, bundleErrorf(b.td, "key %q: %w", clip(tokenKey.ID), err)
+			}
+			document.Keys = append(document.Keys, key)
 		}
-		document.Keys = append(document.Keys, key)
 	}
 	return json.Marshal(document)
 }

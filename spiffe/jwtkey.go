@@ -12,10 +12,13 @@ import (
 	"slices"
 )
 
-const useJWTSVID = "jwt-svid"
+const (
+	useJWTSVID = "jwt-svid"
+	useWITSVID = "wit-svid"
+)
 
-// JWTKey is a public key of a trust domain that its JWT-SVIDs are verified
-// with.
+// JWTKey is a public key of a trust domain that its JWT-SVIDs, or its WIT-SVIDs,
+// are verified with.
 type JWTKey struct {
 	// ID is the kid by which tokens name the key, unique in its bundle.
 	ID string
@@ -28,28 +31,56 @@ type JWTKey struct {
 
 // WithJWTKeys is the bundle with these keys for JWT-SVIDs in place of those it
 // had. It is an error if one is too weak, is for none of the algorithms of
-// JWT-SVIDs, or shares its ID with another.
+// JWT-SVIDs, or shares its ID with another, for whatever kind of SVID that is.
 func (b *Bundle) WithJWTKeys(keys ...JWTKey) (*Bundle, error) {
 	next := *b
-	next.jwtKeys = nil
-	for _, key := range keys {
-		if err := key.check(); err != nil {
-			return nil, bundleErrorf(b.td, "key %q: %w", clip(key.ID), err)
-		}
-		if _, ok := next.JWTKey(key.ID); ok {
-			return nil, bundleErrorf(b.td, "two keys have the kid %q", clip(key.ID))
-		}
-		next.jwtKeys = append(next.jwtKeys, key)
+	next.jwtKeys = slices.Clone(keys)
+	if err := next.checkKeys(); err != nil {
+		return nil, err
 	}
 	return &next, nil
+}
+
+// WithWITKeys is the same with these keys for WIT-SVIDs.
+func (b *Bundle) WithWITKeys(keys ...JWTKey) (*Bundle, error) {
+	next := *b
+	next.witKeys = slices.Clone(keys)
+	if err := next.checkKeys(); err != nil {
+		return nil, err
+	}
+	return &next, nil
+}
+
+// checkKeys holds what a bundle's keys have to be. WIT-SVID 6.1: a kid is unique
+// in the whole bundle.
+func (b *Bundle) checkKeys() error {
+	seen := make(map[string]bool, len(b.jwtKeys)+len(b.witKeys))
+	for _, key := range slices.Concat(b.jwtKeys, b.witKeys) {
+		if err := key.check(); err != nil {
+			return bundleErrorf(b.td, "key %q: %w", clip(key.ID), err)
+		}
+		if seen[key.ID] {
+			return bundleErrorf(b.td, "two keys have the kid %q", clip(key.ID))
+		}
+		seen[key.ID] = true
+	}
+	return nil
 }
 
 // JWTKeys are the keys JWT-SVIDs are verified with. The slice is the caller's.
 func (b *Bundle) JWTKeys() []JWTKey { return slices.Clone(b.jwtKeys) }
 
-// JWTKey is the key with an ID, letter by letter.
-func (b *Bundle) JWTKey(id string) (JWTKey, bool) {
-	for _, key := range b.jwtKeys {
+// JWTKey is the key for JWT-SVIDs with an ID, letter by letter.
+func (b *Bundle) JWTKey(id string) (JWTKey, bool) { return keyOf(b.jwtKeys, id) }
+
+// WITKeys are the keys WIT-SVIDs are verified with. The slice is the caller's.
+func (b *Bundle) WITKeys() []JWTKey { return slices.Clone(b.witKeys) }
+
+// WITKey is the key for WIT-SVIDs with an ID, letter by letter.
+func (b *Bundle) WITKey(id string) (JWTKey, bool) { return keyOf(b.witKeys, id) }
+
+func keyOf(keys []JWTKey, id string) (JWTKey, bool) {
+	for _, key := range keys {
 		if key.ID == id {
 			return key, true
 		}
@@ -57,11 +88,18 @@ func (b *Bundle) JWTKey(id string) (JWTKey, bool) {
 	return JWTKey{}, false
 }
 
-// MarshalJWTKeys is the bundle as a document without its roots: what the SPIFFE
-// Workload API gives for JWT-SVIDs.
+// MarshalJWTKeys is the bundle as a document with its keys for JWT-SVIDs alone:
+// what the SPIFFE Workload API gives for them.
 func (b *Bundle) MarshalJWTKeys() ([]byte, error) {
 	only := *b
-	only.roots = nil
+	only.roots, only.witKeys = nil, nil
+	return only.Marshal()
+}
+
+// MarshalWITKeys is the same for WIT-SVIDs.
+func (b *Bundle) MarshalWITKeys() ([]byte, error) {
+	only := *b
+	only.roots, only.jwtKeys = nil, nil
 	return only.Marshal()
 }
 
@@ -94,48 +132,52 @@ func (k JWTKey) equal(other JWTKey) bool {
 	return ok && k.ID == other.ID && k.Algorithm == other.Algorithm && public.Equal(other.Public)
 }
 
-// sameJWTKeys compares two sets of keys with unique IDs.
-func sameJWTKeys(a, b *Bundle) bool {
-	if len(a.jwtKeys) != len(b.jwtKeys) {
+// sameKeys compares two sets of keys with unique IDs.
+func sameKeys(a, b []JWTKey) bool {
+	if len(a) != len(b) {
 		return false
 	}
-	for _, key := range a.jwtKeys {
-		if other, ok := b.JWTKey(key.ID); !ok || !key.equal(other) {
+	for _, key := range a {
+		if other, ok := keyOf(b, key.ID); !ok || !key.equal(other) {
 			return false
 		}
 	}
 	return true
 }
 
-func (k JWTKey) jwk() (jwk, error) {
-	out := jwk{Use: useJWTSVID, KeyID: k.ID, Algorithm: k.Algorithm}
+func (k JWTKey) jwk(use string) (jwk, error) {
+	out := jwk{Use: use, KeyID: k.ID, Algorithm: k.Algorithm}
 	err := out.setPublic(k.Public)
 	return out, err
 }
 
-// parseJWTKeys takes the keys for JWT-SVIDs out of a bundle document. One that
+// parseTokenKeys takes the keys for JWT- and WIT-SVIDs out of a bundle document. One that
 // cannot be used - without a kid, malformed, too weak, of another kind - is
 // left out: nothing verifies with it, and the rest of the document holds. Two
 // keys with one kid are an error.
-func parseJWTKeys(b *Bundle, raw json.RawMessage) (*Bundle, error) {
+func parseTokenKeys(b *Bundle, raw json.RawMessage) (*Bundle, error) {
 	var entries []json.RawMessage
 	if err := json.Unmarshal(raw, &entries); err != nil {
 		return nil, bundleErrorf(b.td, "keys: %w", err)
 	}
-	var keys []JWTKey
 	for _, entry := range entries {
 		object, err := parseObject(entry)
 		if err != nil {
 			return nil, bundleErrorf(b.td, "%w", err)
 		}
-		if use, _ := stringOf(object["use"]); use != useJWTSVID {
-			continue // JWT-SVID 6.2
+		into := &b.jwtKeys
+		switch use, _ := stringOf(object["use"]); use {
+		case useJWTSVID: // JWT-SVID 6.2
+		case useWITSVID: // WIT-SVID 6.2
+			into = &b.witKeys
+		default:
+			continue
 		}
 		if key, err := parseJWTKey(object); err == nil {
-			keys = append(keys, key)
+			*into = append(*into, key)
 		}
 	}
-	return b.WithJWTKeys(keys...)
+	return b, b.checkKeys()
 }
 
 func parseJWTKey(object map[string]json.RawMessage) (JWTKey, error) {
