@@ -1,6 +1,6 @@
 // Package ca signs SVIDs: from a sealed root it makes an issuing CA for one
-// server and with that leaves, and with a trust domain's ring of keys JWT-SVIDs,
-// each journalled before and linted after. Who may have which ID is decided
+// server and with that leaves, and with a trust domain's ring of keys JWT- and
+// WIT-SVIDs, each journalled before and linted after. Who may have which ID is decided
 // elsewhere.
 package ca
 
@@ -154,7 +154,7 @@ func newCA(config Config) (*CA, error) {
 // the end of its chain.
 func (c *CA) Root() *x509.Certificate { return c.root.cert }
 
-// Bundle holds the root, no issuing CA, and the keys for JWT-SVIDs, which the
+// Bundle holds the root, no issuing CA, and the keys for tokens, which the
 // trust domain has in common: so it is the same on every server and after every
 // restart.
 func (c *CA) Bundle() *spiffe.Bundle { return c.bundle.Load() }

@@ -12,13 +12,14 @@ import (
 // EntryKind is what a journal entry tells of.
 type EntryKind string
 
-// The kinds of entry. A leaf, issuing or jwt entry is an intent: the
+// The kinds of entry. A leaf, issuing, jwt or wit entry is an intent: the
 // certificate or token must be taken for issued unless a void entry with its
 // serial follows.
 const (
 	LeafEntry    EntryKind = "leaf"
 	IssuingEntry EntryKind = "issuing"
 	JWTEntry     EntryKind = "jwt"
+	WITEntry     EntryKind = "wit"
 	VoidEntry    EntryKind = "void"
 )
 
@@ -78,7 +79,7 @@ func ShipTo(log Recorder) func(context.Context, []Entry) error {
 
 // what names the fact that says of which kind the SVID is.
 func (e Entry) what() string {
-	if e.Kind == JWTEntry {
+	if e.Kind == JWTEntry || e.Kind == WITEntry {
 		return "token"
 	}
 	return "certificate"

@@ -49,47 +49,65 @@ type jwtHeader struct {
 }
 
 type jwtClaims struct {
-	Issuer   string   `json:"iss,omitempty"`
-	Subject  string   `json:"sub"`
-	Audience []string `json:"aud"`
-	Expiry   int64    `json:"exp"`
-	IssuedAt int64    `json:"iat,omitzero"`
-	ID       string   `json:"jti"` // the serial of its journal entry
+	Issuer    string        `json:"iss,omitempty"`
+	Subject   string        `json:"sub"`
+	Audience  []string      `json:"aud,omitempty"`
+	Expiry    int64         `json:"exp"`
+	NotBefore int64         `json:"nbf,omitzero"`
+	IssuedAt  int64         `json:"iat,omitzero"`
+	ID        string        `json:"jti"` // the serial of its journal entry
+	Holder    *confirmation `json:"cnf,omitempty"`
 }
 
-// jwtJob is one request on its way.
-type jwtJob struct {
-	request JWTRequest
-	key     jwtKey
-	claims  jwtClaims
-	want    jwtExpectation
-	result  lintedJWT
-	err     error
+// tokenJob is one token on its way, whatever its kind.
+type tokenJob struct {
+	key    jwtKey
+	claims jwtClaims
+	entry  Entry              // of the journal
+	lint   func(string) error // reads what was signed, and keeps it if it is as it must be
+	err    error
 }
 
 // SignJWTs signs up to 1024 JWT-SVIDs with one write to the journal, on all
 // cores. Results are as those of SignBatch, and so are the steps; the numbers
 // are those of DESIGN.md.
 func (c *CA) SignJWTs(ctx context.Context, requests []JWTRequest) []JWTResult {
-	begin := time.Now()
-	defer func() { c.metrics.seconds.Observe(time.Since(begin).Seconds()) }()
-	jobs := make([]jwtJob, len(requests))
+	jobs, linted := make([]tokenJob, len(requests)), make([]lintedJWT, len(requests))
 	now := c.config.Now().UTC().Truncate(time.Second)
 	ring, err := c.jwtReady(ctx, now, len(requests)) // 1
 	for i := range jobs {
-		jobs[i].request, jobs[i].err = requests[i], err
-		if err == nil {
-			jobs[i].err = c.planJWT(&jobs[i], ring, now) // 2
+		if jobs[i].err = err; err == nil {
+			jobs[i].err = c.planJWT(&jobs[i], &linted[i], requests[i], ring, now) // 2
 		}
 	}
-	c.journalJWTs(ctx, now, jobs) // 3
+	c.signTokens(ctx, now, jobs) // 3 to 7
+	results, issued := make([]JWTResult, len(jobs)), 0
+	for i, j := range jobs { // 8: what the linter made, and nothing else
+		switch {
+		case j.err != nil:
+			results[i].Err = j.err
+		case linted[i].svid == nil:
+			results[i].Err = fmt.Errorf("sign JWT of %s: nothing was made", requests[i].ID)
+		default:
+			results[i].SVID = linted[i].svid
+			issued++
+		}
+	}
+	c.metrics.jwtIssued.Add(float64(issued))
+	return results
+}
+
+// signTokens takes planned tokens from the journal to the lint.
+func (c *CA) signTokens(ctx context.Context, now time.Time, jobs []tokenJob) {
+	begin := time.Now()
+	defer func() { c.metrics.seconds.Observe(time.Since(begin).Seconds()) }()
+	c.journalTokens(ctx, now, jobs) // 3
 	inParallel(len(jobs), func(i int) {
 		if jobs[i].err == nil {
-			c.makeJWT(&jobs[i]) // 4, 5, 6
+			c.makeToken(&jobs[i]) // 4, 5, 6
 		}
 	})
-	c.voidJWTs(ctx, now, jobs) // 7
-	return c.releaseJWTs(jobs) // 8
+	c.voidTokens(ctx, now, jobs) // 7
 }
 
 func (c *CA) jwtReady(ctx context.Context, now time.Time, n int) (*jwtRing, error) {
@@ -115,13 +133,12 @@ func (c *CA) algorithmFor(audience []string) string {
 
 // planJWT chooses the key and makes the claims and, apart from them, what the
 // result must be.
-func (c *CA) planJWT(j *jwtJob, ring *jwtRing, now time.Time) error {
-	r := j.request
+func (c *CA) planJWT(j *tokenJob, linted *lintedJWT, r JWTRequest, ring *jwtRing, now time.Time) error {
 	if err := c.validateJWT(r); err != nil {
 		return c.refuse(refusedInvalid, fmt.Errorf("sign JWT of %s: %w", r.ID, err))
 	}
 	algorithm := c.algorithmFor(r.Audience)
-	key, ok := ring.signing(algorithm)
+	key, ok := ring.signing(keyKind{"", algorithm})
 	if !ok {
 		return c.refuse(refusedIssuer, fmt.Errorf("there is no key for %s yet that every node knows", algorithm))
 	}
@@ -133,9 +150,17 @@ func (c *CA) planJWT(j *jwtJob, ring *jwtRing, now time.Time) error {
 	if r.TTL > 0 {
 		ttl = min(ttl, r.TTL.Truncate(time.Second))
 	}
+	want := jwtExpectation{issuer: c.config.Issuer, id: r.ID, audience: r.Audience, issuedAt: now, expiry: now.Add(ttl), jti: id, keyID: key.id, algorithm: algorithm}
 	j.key = key
-	j.want = jwtExpectation{issuer: c.config.Issuer, id: r.ID, audience: r.Audience, issuedAt: now, expiry: now.Add(ttl), jti: id, keyID: key.id, algorithm: algorithm}
 	j.claims = jwtClaims{Issuer: c.config.Issuer, Subject: r.ID.String(), Audience: r.Audience, Expiry: now.Add(ttl).Unix(), IssuedAt: now.Unix(), ID: id}
+	j.lint = func(token string) (err error) {
+		*linted, err = lintJWT(token, want)
+		return err
+	}
+	j.entry = Entry{
+		Kind: JWTEntry, Time: now, Serial: id, ID: r.ID.String(), NotAfter: want.expiry, Issuer: key.id,
+		Audience: strings.Join(r.Audience, " "), Requester: r.Requester, Rule: r.Rule, Revision: r.Revision,
+	}
 	return nil
 }
 
@@ -153,18 +178,13 @@ func (c *CA) validateJWT(r JWTRequest) error {
 	return registry.ValidateAudience(r.Audience)
 }
 
-// journalJWTs writes down what is about to be signed. If that fails, nothing is.
-func (c *CA) journalJWTs(ctx context.Context, now time.Time, jobs []jwtJob) {
+// journalTokens writes down what is about to be signed. If that fails, nothing is.
+func (c *CA) journalTokens(ctx context.Context, now time.Time, jobs []tokenJob) {
 	var entries []Entry
 	for _, j := range jobs {
-		if j.err != nil {
-			continue
+		if j.err == nil {
+			entries = append(entries, j.entry)
 		}
-		entries = append(entries, Entry{
-			Kind: JWTEntry, Time: now, Serial: j.want.jti, ID: j.want.id.String(), NotAfter: j.want.expiry, Issuer: j.want.keyID,
-			Audience:  strings.Join(j.want.audience, " "),
-			Requester: j.request.Requester, Rule: j.request.Rule, Revision: j.request.Revision,
-		})
 	}
 	if len(entries) == 0 {
 		return
@@ -181,17 +201,17 @@ func (c *CA) journalJWTs(ctx context.Context, now time.Time, jobs []jwtJob) {
 	}
 }
 
-// makeJWT signs, parses what was signed, and lints it.
-func (c *CA) makeJWT(j *jwtJob) {
-	j.key.signed(j.want.expiry) // before it is: a key that has signed is kept
+// makeToken signs, parses what was signed, and lints it.
+func (c *CA) makeToken(j *tokenJob) {
+	j.key.signed(j.entry.NotAfter) // before it is: a key that has signed is kept
 	token, err := c.encode(j.key, j.claims)
 	if err != nil {
-		j.err = c.refuse(refusedInternal, fmt.Errorf("sign JWT of %s: %w", j.want.id, err))
+		j.err = c.refuse(refusedInternal, fmt.Errorf("sign %s of %s: %w", j.entry.Kind, j.entry.ID, err))
 		return
 	}
-	if j.result, err = lintJWT(token, j.want); err != nil {
-		j.err = c.refuse(refusedLint, fmt.Errorf("sign JWT of %s: %w", j.want.id, err))
-		c.log.Error("JWT-SVID failed the lint", "id", j.want.id.String(), "jti", j.want.jti, "error", err)
+	if err := j.lint(token); err != nil {
+		j.err = c.refuse(refusedLint, fmt.Errorf("sign %s of %s: %w", j.entry.Kind, j.entry.ID, err))
+		c.log.Error("token failed the lint", "kind", string(j.entry.Kind), "id", j.entry.ID, "jti", j.entry.Serial, "error", err)
 	}
 }
 
@@ -244,16 +264,16 @@ func signatureHalves(der []byte) (halves [64]byte, err error) {
 	return halves, nil
 }
 
-// voidJWTs notes which intents came to nothing, as journalVoids does.
-func (c *CA) voidJWTs(ctx context.Context, now time.Time, jobs []jwtJob) {
+// voidTokens notes which intents came to nothing, as journalVoids does.
+func (c *CA) voidTokens(ctx context.Context, now time.Time, jobs []tokenJob) {
 	var entries []Entry
 	for _, j := range jobs {
-		if j.err == nil || j.want.jti == "" || refusedBy(j.err) == refusedJournal {
+		if j.err == nil || j.entry.Serial == "" || refusedBy(j.err) == refusedJournal {
 			continue
 		}
 		entries = append(entries, Entry{
-			Kind: VoidEntry, Time: now, Serial: j.want.jti, ID: j.want.id.String(),
-			Requester: j.request.Requester, Reason: string(refusedBy(j.err)),
+			Kind: VoidEntry, Time: now, Serial: j.entry.Serial, ID: j.entry.ID,
+			Requester: j.entry.Requester, Reason: string(refusedBy(j.err)),
 		})
 	}
 	if len(entries) == 0 {
@@ -262,23 +282,4 @@ func (c *CA) voidJWTs(ctx context.Context, now time.Time, jobs []jwtJob) {
 	if err := c.journal.add(ctx, now, entries...); err != nil {
 		c.log.Warn("void issuance not journalled", "error", err)
 	}
-}
-
-// releaseJWTs hands out what the linter made, and nothing else.
-func (c *CA) releaseJWTs(jobs []jwtJob) []JWTResult {
-	results := make([]JWTResult, len(jobs))
-	issued := 0
-	for i, j := range jobs {
-		switch {
-		case j.err != nil:
-			results[i].Err = j.err
-		case j.result.svid == nil:
-			results[i].Err = fmt.Errorf("sign JWT of %s: nothing was made", j.want.id)
-		default:
-			results[i].SVID = j.result.svid
-			issued++
-		}
-	}
-	c.metrics.jwtIssued.Add(float64(issued))
-	return results
 }

@@ -18,6 +18,23 @@ const (
 	rs256 = "RS256"
 )
 
+// keyKind is what a key of the ring signs: tokens of one kind by one algorithm.
+type keyKind struct{ use, algorithm string }
+
+// forWIT is the use of keys for WIT-SVIDs; that of keys for JWT-SVIDs is empty.
+const forWIT = "wit"
+
+// jwtKinds are all kinds of key that a ring holds, in their order.
+func jwtKinds() []keyKind { return []keyKind{{"", es256}, {"", rs256}, {forWIT, es256}} }
+
+// lifetime is how long a token of this kind lives, at most.
+func (k keyKind) lifetime() time.Duration {
+	if k.use == forWIT {
+		return WITLifetime
+	}
+	return JWTLifetime
+}
+
 // A key for JWT-SVIDs goes through phases that its record shows: published, and
 // signing nothing yet; trusted, when every live node has acked it and others have
 // had the time to fetch it, which is when it takes the place of the one before;
@@ -25,7 +42,7 @@ const (
 const (
 	jwtPeriod  = 24 * time.Hour // how long a key signs, at least
 	jwtLead    = time.Hour      // how long before the end of it the next one is published
-	maxJWTKeys = 3              // of each algorithm
+	maxJWTKeys = 3              // of each kind
 
 	jwtRingVersion  = 2
 	maxJWTRingBytes = 64 << 10
@@ -37,6 +54,7 @@ type JWTRingConfig struct {
 	KEK         *keys.KEK // seals the keys
 	Now         time.Time
 	RS256       bool // some audience reads nothing but RS256
+	WIT         bool // WIT-SVIDs are issued
 
 	// Revision is the one that what comes out will be stored at.
 	Revision uint64
@@ -72,6 +90,7 @@ type storedJWTRing struct {
 
 type storedJWTKey struct {
 	ID        string    `json:"kid"`
+	Use       string    `json:"use,omitempty"` // wit, or nothing for JWT-SVIDs
 	Algorithm string    `json:"alg"`
 	Public    []byte    `json:"public"` // SubjectPublicKeyInfo
 	Key       []byte    `json:"key"`    // sealed
@@ -97,8 +116,8 @@ func AdvanceJWTRing(stored []byte, config JWTRingConfig) (JWTAdvance, error) {
 	config.Now = config.Now.UTC().Truncate(time.Second)
 	out := JWTAdvance{Ring: stored}
 	var next []storedJWTKey
-	for _, algorithm := range []string{es256, rs256} {
-		turn := jwtTurn{config: config, algorithm: algorithm, first: first, keys: ring.of(algorithm)}
+	for _, kind := range jwtKinds() {
+		turn := jwtTurn{config: config, kind: kind, first: first, keys: ring.of(kind)}
 		if err := turn.advance(); err != nil {
 			return JWTAdvance{}, err
 		}
@@ -117,23 +136,37 @@ func AdvanceJWTRing(stored []byte, config JWTRingConfig) (JWTAdvance, error) {
 	return out, err
 }
 
-func (r storedJWTRing) of(algorithm string) []storedJWTKey {
-	return slices.DeleteFunc(slices.Clone(r.Keys), func(k storedJWTKey) bool { return k.Algorithm != algorithm })
+func (k storedJWTKey) kind() keyKind { return keyKind{k.Use, k.Algorithm} }
+
+func (r storedJWTRing) of(kind keyKind) []storedJWTKey {
+	return slices.DeleteFunc(slices.Clone(r.Keys), func(k storedJWTKey) bool { return k.kind() != kind })
 }
 
-// jwtTurn takes the keys of one algorithm through one round of their phases.
+// jwtTurn takes the keys of one kind through one round of their phases.
 type jwtTurn struct {
-	config    JWTRingConfig
-	algorithm string
-	first     bool // nobody has a bundle of this trust domain yet
-	keys      []storedJWTKey
-	changed   bool
-	laggards  []string
+	config   JWTRingConfig
+	kind     keyKind
+	first    bool // nobody has a bundle of this trust domain yet
+	keys     []storedJWTKey
+	changed  bool
+	laggards []string
+}
+
+// wanted says whether keys of this kind are to sign.
+func (t *jwtTurn) wanted() bool {
+	switch t.kind {
+	case keyKind{"", rs256}:
+		return t.config.RS256
+	case keyKind{forWIT, es256}:
+		return t.config.WIT
+	default:
+		return true
+	}
 }
 
 func (t *jwtTurn) advance() error {
 	now := t.config.Now
-	wanted := t.algorithm == es256 || t.config.RS256
+	wanted := t.wanted()
 	before := len(t.keys)
 	t.keys = slices.DeleteFunc(t.keys, func(k storedJWTKey) bool {
 		return t.over(k) || !wanted && k.published() // which has signed nothing
@@ -165,7 +198,7 @@ func (t *jwtTurn) over(k storedJWTKey) bool {
 	if k.Retired.IsZero() {
 		return false
 	}
-	end := k.Retired.Add(JWTLifetime)
+	end := k.Retired.Add(t.kind.lifetime())
 	if t.config.SignedUntil != nil {
 		end = later(end, t.config.SignedUntil(k.ID))
 	}
@@ -175,7 +208,7 @@ func (t *jwtTurn) over(k storedJWTKey) bool {
 // publish makes a new key, which signs at once only in a trust domain that is
 // just being made: nobody holds a bundle without it.
 func (t *jwtTurn) publish() error {
-	key, err := newJWTKey(t.config, t.algorithm)
+	key, err := newJWTKey(t.config, t.kind)
 	if err != nil {
 		return err
 	}
@@ -206,9 +239,9 @@ func (t *jwtTurn) promote(next, present int) error {
 	return nil
 }
 
-func newJWTKey(config JWTRingConfig, algorithm string) (storedJWTKey, error) {
+func newJWTKey(config JWTRingConfig, kind keyKind) (storedJWTKey, error) {
 	generate := keys.Generate
-	if algorithm == rs256 {
+	if kind.algorithm == rs256 {
 		generate = keys.GenerateRSA
 	}
 	key, err := generate()
@@ -224,19 +257,24 @@ func newJWTKey(config JWTRingConfig, algorithm string) (storedJWTKey, error) {
 	if err != nil {
 		return storedJWTKey{}, err
 	}
-	sealed, err := key.Seal(config.KEK, jwtPurpose(config.TrustDomain, id))
+	sealed, err := key.Seal(config.KEK, jwtPurpose(config.TrustDomain, kind.use, id))
 	if err != nil {
 		return storedJWTKey{}, err
 	}
 	return storedJWTKey{
-		ID: id, Algorithm: algorithm, Public: public, Key: sealed,
+		ID: id, Use: kind.use, Algorithm: kind.algorithm, Public: public, Key: sealed,
 		Created: config.Now, Published: config.Revision,
 	}, nil
 }
 
-// jwtPurpose binds a sealed key to its kid, so that two cannot be exchanged.
-func jwtPurpose(td spiffe.TrustDomain, id string) string {
-	return "JWT key " + id + " of " + td.String()
+// jwtPurpose binds a sealed key to its kid and use, so that two cannot be
+// exchanged and none can be put to another use.
+func jwtPurpose(td spiffe.TrustDomain, use, id string) string {
+	kind := "JWT key "
+	if use == forWIT {
+		kind = "WIT key "
+	}
+	return kind + id + " of " + td.String()
 }
 
 func parseJWTRing(stored []byte, td spiffe.TrustDomain) (storedJWTRing, error) {
@@ -249,13 +287,17 @@ func parseJWTRing(stored []byte, td spiffe.TrustDomain) (storedJWTRing, error) {
 		return ring, fault.Invalidf("stored JWT keys: have version %d, this program knows version %d", ring.Version, jwtRingVersion)
 	case ring.TrustDomain != td.String():
 		return ring, fault.Invalidf("stored JWT keys: are of trust domain %q, not %s", ring.TrustDomain, td)
-	case len(ring.of(es256)) == 0 || len(ring.of(es256))+len(ring.of(rs256)) != len(ring.Keys):
-		return ring, fault.Invalidf("stored JWT keys: none is for %s, or some for another algorithm than %s and %s", es256, es256, rs256)
 	}
-	for _, algorithm := range []string{es256, rs256} {
-		if err := checkPhases(ring.of(algorithm)); err != nil {
-			return ring, fault.Invalidf("stored JWT keys for %s: %w", algorithm, err)
+	known := 0
+	for _, kind := range jwtKinds() {
+		all := ring.of(kind)
+		known += len(all)
+		if err := checkPhases(all); err != nil {
+			return ring, fault.Invalidf("stored JWT keys for %s %s: %w", kind.algorithm, kind.use, err)
 		}
+	}
+	if len(ring.of(jwtKinds()[0])) == 0 || known != len(ring.Keys) {
+		return ring, fault.Invalidf("stored JWT keys: none is for %s, or some for what this program does not know", es256)
 	}
 	return ring, nil
 }

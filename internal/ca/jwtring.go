@@ -37,6 +37,7 @@ type jwtRing struct {
 
 type jwtKey struct {
 	id        string
+	use       string // forWIT, or empty for JWT-SVIDs
 	algorithm string
 	header    string // of its tokens, encoded
 	public    crypto.PublicKey
@@ -45,12 +46,22 @@ type jwtKey struct {
 	until     *atomic.Int64 // Unix time when the last token ends that was signed with it here
 }
 
-// signing is the key to sign with for an algorithm.
-func (r *jwtRing) signing(algorithm string) (jwtKey, bool) {
+func (k jwtKey) kind() keyKind { return keyKind{k.use, k.algorithm} }
+
+// typ is that of the tokens a key signs.
+func (k jwtKey) typ() string {
+	if k.use == forWIT {
+		return "wit+jwt"
+	}
+	return "JWT"
+}
+
+// signing is the key to sign with for a kind.
+func (r *jwtRing) signing(kind keyKind) (jwtKey, bool) {
 	if r == nil {
 		return jwtKey{}, false
 	}
-	i := slices.IndexFunc(r.keys, func(k jwtKey) bool { return k.signs && k.algorithm == algorithm })
+	i := slices.IndexFunc(r.keys, func(k jwtKey) bool { return k.signs && k.kind() == kind })
 	if i < 0 {
 		return jwtKey{}, false
 	}
@@ -126,14 +137,14 @@ func (c *CA) openJWTKey(present *jwtRing, stored storedJWTKey) (jwtKey, error) {
 	if !ok {
 		return jwtKey{}, fault.Invalidf("public key is a %T", parsed)
 	}
-	header, err := json.Marshal(jwtHeader{Algorithm: stored.Algorithm, KeyID: stored.ID, Type: "JWT"})
+	key := jwtKey{
+		id: stored.ID, use: stored.Use, algorithm: stored.Algorithm, public: parsed, signs: stored.signing(), until: new(atomic.Int64),
+	}
+	header, err := json.Marshal(jwtHeader{Algorithm: key.algorithm, KeyID: key.id, Type: key.typ()})
 	if err != nil {
 		return jwtKey{}, err
 	}
-	key := jwtKey{
-		id: stored.ID, algorithm: stored.Algorithm, public: parsed, signs: stored.signing(),
-		header: base64.RawURLEncoding.EncodeToString(header), until: new(atomic.Int64),
-	}
+	key.header = base64.RawURLEncoding.EncodeToString(header)
 	if present != nil {
 		for _, open := range present.keys {
 			if open.id == key.id && public.Equal(open.public) {
@@ -144,7 +155,7 @@ func (c *CA) openJWTKey(present *jwtRing, stored storedJWTKey) (jwtKey, error) {
 	if !stored.Retired.IsZero() || key.signer != nil {
 		return key, nil
 	}
-	if key.signer, err = keys.OpenAuthority(c.config.KEK, jwtPurpose(c.td, key.id), stored.Key); err != nil {
+	if key.signer, err = keys.OpenAuthority(c.config.KEK, jwtPurpose(c.td, key.use, key.id), stored.Key); err != nil {
 		return jwtKey{}, err
 	}
 	if !public.Equal(key.signer.Public()) {
@@ -159,9 +170,13 @@ func (c *CA) bundleWith(ring *jwtRing) (*spiffe.Bundle, error) {
 	if ring == nil {
 		return spiffe.NewBundle(c.td, c.config.BundleSequence, c.config.RefreshHint, c.root.cert), nil
 	}
-	var public []spiffe.JWTKey
+	public := make(map[string][]spiffe.JWTKey)
 	for _, key := range ring.keys {
-		public = append(public, spiffe.JWTKey{ID: key.id, Public: key.public, Algorithm: key.algorithm})
+		public[key.use] = append(public[key.use], spiffe.JWTKey{ID: key.id, Public: key.public, Algorithm: key.algorithm})
 	}
-	return spiffe.NewBundle(c.td, c.config.BundleSequence+ring.sequence, c.config.RefreshHint, c.root.cert).WithJWTKeys(public...)
+	bundle, err := spiffe.NewBundle(c.td, c.config.BundleSequence+ring.sequence, c.config.RefreshHint, c.root.cert).WithJWTKeys(public[""]...)
+	if err != nil {
+		return nil, err
+	}
+	return bundle.WithWITKeys(public[forWIT]...)
 }

@@ -48,6 +48,7 @@ type metrics struct {
 	collectors   []prometheus.Collector // those that are registered
 	issued       prometheus.Counter
 	jwtIssued    prometheus.Counter
+	witIssued    prometheus.Counter
 	refused      *prometheus.CounterVec
 	seconds      prometheus.Histogram
 	shipFailures prometheus.Counter
@@ -58,6 +59,7 @@ func newMetrics(registerer prometheus.Registerer, c *CA) (*metrics, error) {
 		registerer:   registerer,
 		issued:       prometheus.NewCounter(prometheus.CounterOpts{Name: "kith_ca_issued_total", Help: "X.509-SVIDs signed and released."}),
 		jwtIssued:    prometheus.NewCounter(prometheus.CounterOpts{Name: "kith_ca_jwt_issued_total", Help: "JWT-SVIDs signed and released."}),
+		witIssued:    prometheus.NewCounter(prometheus.CounterOpts{Name: "kith_ca_wit_issued_total", Help: "WIT-SVIDs signed and released."}),
 		refused:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kith_ca_refused_total", Help: "Requests that were not signed, by reason."}, []string{"reason"}),
 		shipFailures: prometheus.NewCounter(prometheus.CounterOpts{Name: "kith_ca_journal_ship_failures_total", Help: "Failed attempts to ship the journal to the audit log."}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -75,7 +77,7 @@ func newMetrics(registerer prometheus.Registerer, c *CA) (*metrics, error) {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
 	for _, collector := range []prometheus.Collector{
-		m.issued, m.jwtIssued, m.refused, m.seconds, m.shipFailures,
+		m.issued, m.jwtIssued, m.witIssued, m.refused, m.seconds, m.shipFailures,
 		gauge("kith_ca_journal_used_ratio", "Share of the journal that waits to be shipped; at 1 nothing is issued.", c.journal.share),
 		gauge("kith_ca_issuing_expires_timestamp_seconds", "When the issuing CA expires.", func() float64 {
 			if current := c.current.Load(); current != nil {
