@@ -76,6 +76,7 @@ type Workload struct {
 	targets  resolvers  // gRPC clients
 	first    firsts     // what Open waits for
 	wires    *sync.Pool // space under TLS connections
+	wits     wits       // tokens bound to a key, once they are wanted
 
 	nudged     chan struct{} // another identity, or a policy that looks at the time
 	renewal    atomic.Pointer[chan struct{}]
@@ -117,6 +118,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	w.flows.init()
 	w.calls.init(w)
 	w.targets.init()
+	w.wits.init()
 	w.policy.Store(&ruling{})
 	w.directory.Store(&directory{})
 	w.Advertise(cfg.Advertise...)
@@ -125,6 +127,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	w.stop = stop
 	w.done.Go(func() { w.attach(life) })
 	w.done.Go(func() { w.watchClock(life) })
+	w.done.Go(func() { w.followWITs(life) })
 	if err := w.awaitFirst(ctx); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}

@@ -30,7 +30,10 @@ import (
 const devNode = "dev"
 
 // devFlags are the flags of kith dev.
-type devFlags struct{ listen, metrics, trustDomain, level string }
+type devFlags struct {
+	listen, metrics, trustDomain, level string
+	wit                                 bool
+}
 
 // devVerb is a whole trust domain in one process, for trying it out.
 func (a *app) devVerb() *cobra.Command {
@@ -46,6 +49,7 @@ service name is declared by its first use. Everything is gone when it ends.`,
 	flags.StringVar(&f.metrics, "metrics", "", "loopback address of /metrics and /healthz")
 	flags.StringVar(&f.trustDomain, "trust-domain", "dev.kith.local", "the trust domain")
 	flags.StringVar(&f.level, "log-level", "error", "debug, info, warn or error")
+	flags.BoolVar(&f.wit, "wit", false, "WIT-SVIDs too (features.wit)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		begin := time.Now()
 		return a.runDev(cmd.Context(), f, func(s *server.Server) { a.sayReady(s, time.Since(begin)) })
@@ -74,7 +78,7 @@ func (a *app) runDev(ctx context.Context, f *devFlags, ready func(*server.Server
 	if err != nil {
 		return err
 	}
-	node, err := a.devAgent(ctx, s, dir, log)
+	node, err := a.devAgent(ctx, f, s, dir, log)
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
@@ -115,12 +119,12 @@ func (a *app) devServer(ctx context.Context, f *devFlags, dir string, log *slog.
 		Listen: f.listen, Metrics: f.metrics, AdminSocket: a.paths.AdminSocket,
 		Store: throwAwayStore(), Verifiers: verifiers(a.now), KEK: kek,
 		JournalPath: filepath.Join(dir, "issuance.journal"), Lifetimes: ca.DefaultLifetimes(),
-		Now: a.now, Log: log,
+		WIT: f.wit, Now: a.now, Log: log,
 	})
 }
 
 // devAgent is the agent of kith dev. It joins as any other does, by a token.
-func (a *app) devAgent(ctx context.Context, s *server.Server, dir string, log *slog.Logger) (*agent.Agent, error) {
+func (a *app) devAgent(ctx context.Context, f *devFlags, s *server.Server, dir string, log *slog.Logger) (*agent.Agent, error) {
 	const by = "kith dev"
 	added, err := s.AddNode(ctx, by, &pb.AddNodeRequest{Name: devNode, Class: devNode})
 	if err != nil {
@@ -132,7 +136,7 @@ func (a *app) devAgent(ctx context.Context, s *server.Server, dir string, log *s
 	}
 	cfg, err := withToken(withPlatform(agent.Config{
 		StateDir: agentDir(dir), Socket: a.paths.AgentSocket, AuthzSocket: authzSocket(a.paths.AgentSocket), Server: line.server, Pin: line.pin,
-		Version: obs.BuildVersion().Version, Now: a.now, Log: log,
+		WIT: f.wit, Version: obs.BuildVersion().Version, Now: a.now, Log: log,
 		KeyHosts: []string{"localhost", "127.0.0.1", "::1"}, // a provider to try it with
 		Declare: func(ctx context.Context, name string) error {
 			_, err := s.Apply(ctx, api.Actor{Name: by, Role: registry.RoleAdmin}, &pb.ApplyRequest{Declare: []string{name}, Owner: ownerCLI})

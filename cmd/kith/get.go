@@ -21,7 +21,7 @@ func (a *app) getVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "get", Short: "fetch an SVID or the bundle from the agent", Args: noSuchVerb, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.getSVID(), a.getJWT(), a.getBundle())
+	cmd.AddCommand(a.getSVID(), a.getJWT(), a.getWIT(), a.getBundle())
 	return cmd
 }
 

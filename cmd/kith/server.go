@@ -149,7 +149,7 @@ func serverConfig(file config.File, paths config.Paths) (server.Config, error) {
 		Name: file.Server.Name, Version: obs.BuildVersion().Version,
 		Listen: file.Server.Listen, Address: file.Server.Address, Metrics: file.Server.Metrics,
 		AdminSocket: paths.AdminSocket, AdminListen: file.Server.AdminListen, JournalPath: filepath.Join(paths.State, "issuance.journal"),
-		RS256Audiences: rs256Audiences(file.Server),
+		RS256Audiences: rs256Audiences(file.Server), WIT: file.Features.WIT,
 	}
 	if file.TrustDomain != "" {
 		td, err := spiffe.ParseTrustDomain(file.TrustDomain)

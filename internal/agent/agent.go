@@ -54,7 +54,8 @@ type Agent struct {
 	flows      flowTable
 	identities *workload.Identities
 	tokens     *workload.Tokens
-	keys       *jwks.Keeper // of providers of user tokens
+	wits       *workload.Identities // nil while the WIT profile is off
+	keys       *jwks.Keeper         // of providers of user tokens
 	outbox     outbox
 	interest   interest
 	contact    contact
@@ -104,6 +105,11 @@ func New(cfg Config) (*Agent, error) {
 	a.tokens = workload.NewTokens(workload.TokensConfig{
 		Signer: a, Trust: a.Trust, Now: cfg.Now, Log: cfg.Log, Metrics: a.metrics.workload,
 	})
+	if cfg.WIT {
+		a.wits = workload.NewWITs(workload.WITConfig{
+			Signer: a, Trust: a.Trust, Now: cfg.Now, Log: cfg.Log, Metrics: a.metrics.workload,
+		})
+	}
 	if err := a.open(); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
@@ -169,6 +175,9 @@ func (a *Agent) Close() error {
 func (a *Agent) RenewAll() {
 	a.cfg.Log.Info("renewing all workload SVIDs")
 	a.identities.Renew()
+	if a.wits != nil {
+		a.wits.Renew()
+	}
 }
 
 // Ready is closed once the socket serves and the agent knows its rules.
@@ -229,7 +238,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	// 3. Live. Whatever ends first ends the others.
 	group, ctx := errgroup.WithContext(ctx)
 	service := workload.NewService(workload.ServiceConfig{
-		Host: a, Identities: a.identities, Tokens: a.tokens, Log: a.cfg.Log, Metrics: a.metrics.workload,
+		Host: a, Identities: a.identities, Tokens: a.tokens, WITs: a.wits, Log: a.cfg.Log, Metrics: a.metrics.workload,
 	})
 	group.Go(func() error { return a.serve(ctx, listener, service) })
 	group.Go(func() error { return a.broker(ctx, brokers, service) })
@@ -238,6 +247,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.follow(ctx) })
 	group.Go(func() error { return a.identities.Run(ctx) })
 	group.Go(func() error { return a.tokens.Run(ctx) })
+	if a.wits != nil {
+		group.Go(func() error { return a.wits.Run(ctx) })
+	}
 	group.Go(func() error { return a.keys.Run(ctx) })
 	group.Go(func() error { return a.asking.run(ctx) })
 	group.Go(func() error { return a.forgetRemembered(ctx) })

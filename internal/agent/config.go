@@ -74,6 +74,9 @@ type Config struct {
 	// Version, Now and Log are the agent's.
 	Decisions decisionlog.Config
 
+	// WIT turns on the WIT profile of the Workload API.
+	WIT bool
+
 	// Streams is how many streams one user may hold open; 0 is 512.
 	Streams int
 	Version string

@@ -16,6 +16,7 @@ var (
 	_ workload.Host      = (*Agent)(nil)
 	_ workload.Signer    = (*Agent)(nil)
 	_ workload.JWTSigner = (*Agent)(nil)
+	_ workload.WITSigner = (*Agent)(nil)
 )
 
 // Evaluate implements workload.Host.
@@ -105,6 +106,15 @@ func (a *Agent) SignWorkloads(ctx context.Context, csrs []*pb.WorkloadCSR) ([]*p
 // SignJWTs implements workload.JWTSigner.
 func (a *Agent) SignJWTs(ctx context.Context, requests []*pb.JWTRequest) ([]*pb.SignedJWT, error) {
 	out, err := pb.NewNodeClient(a.up).SignJWT(ctx, &pb.SignJWTRequest{Requests: requests})
+	if err != nil {
+		return nil, a.up.explain(err, a.cfg.Now())
+	}
+	return out.GetResults(), nil
+}
+
+// SignWITs implements workload.WITSigner.
+func (a *Agent) SignWITs(ctx context.Context, csrs []*pb.WorkloadCSR) ([]*pb.SignedWIT, error) {
+	out, err := pb.NewNodeClient(a.up).SignWIT(ctx, &pb.SignWITRequest{Csrs: csrs})
 	if err != nil {
 		return nil, a.up.explain(err, a.cfg.Now())
 	}

@@ -164,6 +164,9 @@ func (a *Agent) receive(stream syncStream) error {
 			a.cfg.Log.Info("server connected", "server", a.up.address)
 			a.identities.Retry()
 			a.tokens.Retry()
+			if a.wits != nil {
+				a.wits.Retry()
+			}
 		}
 		switch m := in.GetMessage().(type) {
 		case *pb.SyncResponse_State:

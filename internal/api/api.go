@@ -72,6 +72,8 @@ type Fleet interface {
 	SignWorkloads(ctx context.Context, node Caller, reqs []CSR) ([]Signed, error)
 	// SignJWTs answers every request in order.
 	SignJWTs(ctx context.Context, node Caller, reqs []JWTRequest) ([]SignedJWT, error)
+	// SignWITs answers every request in order.
+	SignWITs(ctx context.Context, node Caller, reqs []CSR) ([]SignedWIT, error)
 	// RenewNode gives the node a new SVID for its bound key.
 	RenewNode(ctx context.Context, node Caller, key crypto.PublicKey) (*pb.Admitted, error)
 }

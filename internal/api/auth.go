@@ -26,7 +26,7 @@ func (p *Public) door(method string) func(context.Context) (context.Context, err
 	switch method {
 	case pb.Admission_Attest_FullMethodName:
 		return func(ctx context.Context) (context.Context, error) { return ctx, nil }
-	case pb.Node_Sync_FullMethodName, pb.Node_SignWorkloads_FullMethodName, pb.Node_SignJWT_FullMethodName, pb.Node_RenewNode_FullMethodName:
+	case pb.Node_Sync_FullMethodName, pb.Node_SignWorkloads_FullMethodName, pb.Node_SignJWT_FullMethodName, pb.Node_SignWIT_FullMethodName, pb.Node_RenewNode_FullMethodName:
 		return p.asNode
 	default:
 		return func(ctx context.Context) (context.Context, error) {

@@ -33,6 +33,10 @@ type Features struct {
 	// Broker serves the SPIFFE Broker API on each agent for those that
 	// agent.broker names (docs/broker.md).
 	Broker bool `yaml:"broker"`
+	// WIT is the WIT profile of the SPIFFE Workload API and WIMSE: identities as
+	// tokens that are bound to a key, for load balancers that end mutual TLS. The
+	// server issues WIT-SVIDs, the agent hands them out; each reads its own file.
+	WIT bool `yaml:"wit"`
 }
 
 // Log is the log's level and form.

@@ -1914,6 +1914,156 @@ func (x *SignedJWT) GetErrorKind() string {
 	return ""
 }
 
+// SignWITRequest asks for WIT-SVIDs as SignWorkloadsRequest asks for X.509-SVIDs:
+// each is bound to the key of its csr.
+type SignWITRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Csrs          []*WorkloadCSR         `protobuf:"bytes,1,rep,name=csrs,proto3" json:"csrs,omitempty"` // at most 128
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignWITRequest) Reset() {
+	*x = SignWITRequest{}
+	mi := &file_kith_v1_node_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignWITRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignWITRequest) ProtoMessage() {}
+
+func (x *SignWITRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignWITRequest.ProtoReflect.Descriptor instead.
+func (*SignWITRequest) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SignWITRequest) GetCsrs() []*WorkloadCSR {
+	if x != nil {
+		return x.Csrs
+	}
+	return nil
+}
+
+type SignWITResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*SignedWIT           `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // in request order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignWITResponse) Reset() {
+	*x = SignWITResponse{}
+	mi := &file_kith_v1_node_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignWITResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignWITResponse) ProtoMessage() {}
+
+func (x *SignWITResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignWITResponse.ProtoReflect.Descriptor instead.
+func (*SignWITResponse) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SignWITResponse) GetResults() []*SignedWIT {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type SignedWIT struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // empty when signed
+	ErrorKind     string                 `protobuf:"bytes,3,opt,name=error_kind,json=errorKind,proto3" json:"error_kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedWIT) Reset() {
+	*x = SignedWIT{}
+	mi := &file_kith_v1_node_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedWIT) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedWIT) ProtoMessage() {}
+
+func (x *SignedWIT) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_node_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedWIT.ProtoReflect.Descriptor instead.
+func (*SignedWIT) Descriptor() ([]byte, []int) {
+	return file_kith_v1_node_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SignedWIT) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *SignedWIT) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *SignedWIT) GetErrorKind() string {
+	if x != nil {
+		return x.ErrorKind
+	}
+	return ""
+}
+
 var File_kith_v1_node_proto protoreflect.FileDescriptor
 
 const file_kith_v1_node_proto_rawDesc = "" +
@@ -2060,14 +2210,24 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
+	"error_kind\x18\x03 \x01(\tR\terrorKind\":\n" +
+	"\x0eSignWITRequest\x12(\n" +
+	"\x04csrs\x18\x01 \x03(\v2\x14.kith.v1.WorkloadCSRR\x04csrs\"?\n" +
+	"\x0fSignWITResponse\x12,\n" +
+	"\aresults\x18\x01 \x03(\v2\x12.kith.v1.SignedWITR\aresults\"V\n" +
+	"\tSignedWIT\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
+	"\n" +
 	"error_kind\x18\x03 \x01(\tR\terrorKind2J\n" +
 	"\tAdmission\x12=\n" +
-	"\x06Attest\x12\x16.kith.v1.AttestRequest\x1a\x17.kith.v1.AttestResponse(\x010\x012\x88\x02\n" +
+	"\x06Attest\x12\x16.kith.v1.AttestRequest\x1a\x17.kith.v1.AttestResponse(\x010\x012\xc6\x02\n" +
 	"\x04Node\x127\n" +
 	"\x04Sync\x12\x14.kith.v1.SyncRequest\x1a\x15.kith.v1.SyncResponse(\x010\x01\x12N\n" +
 	"\rSignWorkloads\x12\x1d.kith.v1.SignWorkloadsRequest\x1a\x1e.kith.v1.SignWorkloadsResponse\x129\n" +
 	"\tRenewNode\x12\x19.kith.v1.RenewNodeRequest\x1a\x11.kith.v1.Admitted\x12<\n" +
-	"\aSignJWT\x12\x17.kith.v1.SignJWTRequest\x1a\x18.kith.v1.SignJWTResponseB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
+	"\aSignJWT\x12\x17.kith.v1.SignJWTRequest\x1a\x18.kith.v1.SignJWTResponse\x12<\n" +
+	"\aSignWIT\x12\x17.kith.v1.SignWITRequest\x1a\x18.kith.v1.SignWITResponseB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
 
 var (
 	file_kith_v1_node_proto_rawDescOnce sync.Once
@@ -2081,7 +2241,7 @@ func file_kith_v1_node_proto_rawDescGZIP() []byte {
 	return file_kith_v1_node_proto_rawDescData
 }
 
-var file_kith_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_kith_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_kith_v1_node_proto_goTypes = []any{
 	(*AttestRequest)(nil),         // 0: kith.v1.AttestRequest
 	(*Hello)(nil),                 // 1: kith.v1.Hello
@@ -2111,67 +2271,74 @@ var file_kith_v1_node_proto_goTypes = []any{
 	(*JWTRequest)(nil),            // 25: kith.v1.JWTRequest
 	(*SignJWTResponse)(nil),       // 26: kith.v1.SignJWTResponse
 	(*SignedJWT)(nil),             // 27: kith.v1.SignedJWT
-	nil,                           // 28: kith.v1.LastSeen.IdentitiesEntry
-	nil,                           // 29: kith.v1.State.NodeAttributesEntry
-	nil,                           // 30: kith.v1.WorkloadCSR.AttributesEntry
-	nil,                           // 31: kith.v1.JWTRequest.AttributesEntry
-	(*Bundle)(nil),                // 32: kith.v1.Bundle
-	(*FlowAnswer)(nil),            // 33: kith.v1.FlowAnswer
-	(*FlowQuery)(nil),             // 34: kith.v1.FlowQuery
-	(*Object)(nil),                // 35: kith.v1.Object
-	(*Key)(nil),                   // 36: kith.v1.Key
-	(*DirectoryEntry)(nil),        // 37: kith.v1.DirectoryEntry
-	(*Decision)(nil),              // 38: kith.v1.Decision
+	(*SignWITRequest)(nil),        // 28: kith.v1.SignWITRequest
+	(*SignWITResponse)(nil),       // 29: kith.v1.SignWITResponse
+	(*SignedWIT)(nil),             // 30: kith.v1.SignedWIT
+	nil,                           // 31: kith.v1.LastSeen.IdentitiesEntry
+	nil,                           // 32: kith.v1.State.NodeAttributesEntry
+	nil,                           // 33: kith.v1.WorkloadCSR.AttributesEntry
+	nil,                           // 34: kith.v1.JWTRequest.AttributesEntry
+	(*Bundle)(nil),                // 35: kith.v1.Bundle
+	(*FlowAnswer)(nil),            // 36: kith.v1.FlowAnswer
+	(*FlowQuery)(nil),             // 37: kith.v1.FlowQuery
+	(*Object)(nil),                // 38: kith.v1.Object
+	(*Key)(nil),                   // 39: kith.v1.Key
+	(*DirectoryEntry)(nil),        // 40: kith.v1.DirectoryEntry
+	(*Decision)(nil),              // 41: kith.v1.Decision
 }
 var file_kith_v1_node_proto_depIdxs = []int32{
 	1,  // 0: kith.v1.AttestRequest.hello:type_name -> kith.v1.Hello
 	3,  // 1: kith.v1.AttestResponse.admitted:type_name -> kith.v1.Admitted
-	32, // 2: kith.v1.Admitted.bundle:type_name -> kith.v1.Bundle
+	35, // 2: kith.v1.Admitted.bundle:type_name -> kith.v1.Bundle
 	6,  // 3: kith.v1.SyncRequest.hello:type_name -> kith.v1.SyncHello
 	8,  // 4: kith.v1.SyncRequest.ack:type_name -> kith.v1.Ack
 	9,  // 5: kith.v1.SyncRequest.endpoints:type_name -> kith.v1.Endpoints
 	19, // 6: kith.v1.SyncRequest.why:type_name -> kith.v1.WhyAnswer
 	11, // 7: kith.v1.SyncRequest.last_seen:type_name -> kith.v1.LastSeen
-	33, // 8: kith.v1.SyncRequest.flows:type_name -> kith.v1.FlowAnswer
+	36, // 8: kith.v1.SyncRequest.flows:type_name -> kith.v1.FlowAnswer
 	7,  // 9: kith.v1.SyncRequest.interest:type_name -> kith.v1.Interest
 	7,  // 10: kith.v1.SyncHello.interest:type_name -> kith.v1.Interest
 	10, // 11: kith.v1.Endpoints.endpoints:type_name -> kith.v1.LocalEndpoint
-	28, // 12: kith.v1.LastSeen.identities:type_name -> kith.v1.LastSeen.IdentitiesEntry
+	31, // 12: kith.v1.LastSeen.identities:type_name -> kith.v1.LastSeen.IdentitiesEntry
 	14, // 13: kith.v1.SyncResponse.state:type_name -> kith.v1.State
 	15, // 14: kith.v1.SyncResponse.delta:type_name -> kith.v1.EncodedDelta
 	17, // 15: kith.v1.SyncResponse.directory:type_name -> kith.v1.Directory
 	18, // 16: kith.v1.SyncResponse.why:type_name -> kith.v1.WhyQuery
-	34, // 17: kith.v1.SyncResponse.flows:type_name -> kith.v1.FlowQuery
+	37, // 17: kith.v1.SyncResponse.flows:type_name -> kith.v1.FlowQuery
 	13, // 18: kith.v1.SyncResponse.current:type_name -> kith.v1.Current
-	29, // 19: kith.v1.State.node_attributes:type_name -> kith.v1.State.NodeAttributesEntry
-	35, // 20: kith.v1.State.objects:type_name -> kith.v1.Object
-	32, // 21: kith.v1.State.bundles:type_name -> kith.v1.Bundle
-	35, // 22: kith.v1.Delta.put:type_name -> kith.v1.Object
-	36, // 23: kith.v1.Delta.delete:type_name -> kith.v1.Key
-	32, // 24: kith.v1.Delta.bundles:type_name -> kith.v1.Bundle
-	37, // 25: kith.v1.Directory.entries:type_name -> kith.v1.DirectoryEntry
-	38, // 26: kith.v1.WhyAnswer.decisions:type_name -> kith.v1.Decision
+	32, // 19: kith.v1.State.node_attributes:type_name -> kith.v1.State.NodeAttributesEntry
+	38, // 20: kith.v1.State.objects:type_name -> kith.v1.Object
+	35, // 21: kith.v1.State.bundles:type_name -> kith.v1.Bundle
+	38, // 22: kith.v1.Delta.put:type_name -> kith.v1.Object
+	39, // 23: kith.v1.Delta.delete:type_name -> kith.v1.Key
+	35, // 24: kith.v1.Delta.bundles:type_name -> kith.v1.Bundle
+	40, // 25: kith.v1.Directory.entries:type_name -> kith.v1.DirectoryEntry
+	41, // 26: kith.v1.WhyAnswer.decisions:type_name -> kith.v1.Decision
 	21, // 27: kith.v1.SignWorkloadsRequest.csrs:type_name -> kith.v1.WorkloadCSR
-	30, // 28: kith.v1.WorkloadCSR.attributes:type_name -> kith.v1.WorkloadCSR.AttributesEntry
+	33, // 28: kith.v1.WorkloadCSR.attributes:type_name -> kith.v1.WorkloadCSR.AttributesEntry
 	23, // 29: kith.v1.SignWorkloadsResponse.results:type_name -> kith.v1.SignedWorkload
 	25, // 30: kith.v1.SignJWTRequest.requests:type_name -> kith.v1.JWTRequest
-	31, // 31: kith.v1.JWTRequest.attributes:type_name -> kith.v1.JWTRequest.AttributesEntry
+	34, // 31: kith.v1.JWTRequest.attributes:type_name -> kith.v1.JWTRequest.AttributesEntry
 	27, // 32: kith.v1.SignJWTResponse.results:type_name -> kith.v1.SignedJWT
-	0,  // 33: kith.v1.Admission.Attest:input_type -> kith.v1.AttestRequest
-	5,  // 34: kith.v1.Node.Sync:input_type -> kith.v1.SyncRequest
-	20, // 35: kith.v1.Node.SignWorkloads:input_type -> kith.v1.SignWorkloadsRequest
-	4,  // 36: kith.v1.Node.RenewNode:input_type -> kith.v1.RenewNodeRequest
-	24, // 37: kith.v1.Node.SignJWT:input_type -> kith.v1.SignJWTRequest
-	2,  // 38: kith.v1.Admission.Attest:output_type -> kith.v1.AttestResponse
-	12, // 39: kith.v1.Node.Sync:output_type -> kith.v1.SyncResponse
-	22, // 40: kith.v1.Node.SignWorkloads:output_type -> kith.v1.SignWorkloadsResponse
-	3,  // 41: kith.v1.Node.RenewNode:output_type -> kith.v1.Admitted
-	26, // 42: kith.v1.Node.SignJWT:output_type -> kith.v1.SignJWTResponse
-	38, // [38:43] is the sub-list for method output_type
-	33, // [33:38] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	21, // 33: kith.v1.SignWITRequest.csrs:type_name -> kith.v1.WorkloadCSR
+	30, // 34: kith.v1.SignWITResponse.results:type_name -> kith.v1.SignedWIT
+	0,  // 35: kith.v1.Admission.Attest:input_type -> kith.v1.AttestRequest
+	5,  // 36: kith.v1.Node.Sync:input_type -> kith.v1.SyncRequest
+	20, // 37: kith.v1.Node.SignWorkloads:input_type -> kith.v1.SignWorkloadsRequest
+	4,  // 38: kith.v1.Node.RenewNode:input_type -> kith.v1.RenewNodeRequest
+	24, // 39: kith.v1.Node.SignJWT:input_type -> kith.v1.SignJWTRequest
+	28, // 40: kith.v1.Node.SignWIT:input_type -> kith.v1.SignWITRequest
+	2,  // 41: kith.v1.Admission.Attest:output_type -> kith.v1.AttestResponse
+	12, // 42: kith.v1.Node.Sync:output_type -> kith.v1.SyncResponse
+	22, // 43: kith.v1.Node.SignWorkloads:output_type -> kith.v1.SignWorkloadsResponse
+	3,  // 44: kith.v1.Node.RenewNode:output_type -> kith.v1.Admitted
+	26, // 45: kith.v1.Node.SignJWT:output_type -> kith.v1.SignJWTResponse
+	29, // 46: kith.v1.Node.SignWIT:output_type -> kith.v1.SignWITResponse
+	41, // [41:47] is the sub-list for method output_type
+	35, // [35:41] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_node_proto_init() }
@@ -2212,7 +2379,7 @@ func file_kith_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_node_proto_rawDesc), len(file_kith_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

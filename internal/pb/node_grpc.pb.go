@@ -125,6 +125,7 @@ const (
 	Node_SignWorkloads_FullMethodName = "/kith.v1.Node/SignWorkloads"
 	Node_RenewNode_FullMethodName     = "/kith.v1.Node/RenewNode"
 	Node_SignJWT_FullMethodName       = "/kith.v1.Node/SignJWT"
+	Node_SignWIT_FullMethodName       = "/kith.v1.Node/SignWIT"
 )
 
 // NodeClient is the client API for Node service.
@@ -137,6 +138,7 @@ type NodeClient interface {
 	SignWorkloads(ctx context.Context, in *SignWorkloadsRequest, opts ...grpc.CallOption) (*SignWorkloadsResponse, error)
 	RenewNode(ctx context.Context, in *RenewNodeRequest, opts ...grpc.CallOption) (*Admitted, error)
 	SignJWT(ctx context.Context, in *SignJWTRequest, opts ...grpc.CallOption) (*SignJWTResponse, error)
+	SignWIT(ctx context.Context, in *SignWITRequest, opts ...grpc.CallOption) (*SignWITResponse, error)
 }
 
 type nodeClient struct {
@@ -190,6 +192,16 @@ func (c *nodeClient) SignJWT(ctx context.Context, in *SignJWTRequest, opts ...gr
 	return out, nil
 }
 
+func (c *nodeClient) SignWIT(ctx context.Context, in *SignWITRequest, opts ...grpc.CallOption) (*SignWITResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignWITResponse)
+	err := c.cc.Invoke(ctx, Node_SignWIT_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServer is the server API for Node service.
 // All implementations must embed UnimplementedNodeServer
 // for forward compatibility.
@@ -200,6 +212,7 @@ type NodeServer interface {
 	SignWorkloads(context.Context, *SignWorkloadsRequest) (*SignWorkloadsResponse, error)
 	RenewNode(context.Context, *RenewNodeRequest) (*Admitted, error)
 	SignJWT(context.Context, *SignJWTRequest) (*SignJWTResponse, error)
+	SignWIT(context.Context, *SignWITRequest) (*SignWITResponse, error)
 	mustEmbedUnimplementedNodeServer()
 }
 
@@ -221,6 +234,9 @@ func (UnimplementedNodeServer) RenewNode(context.Context, *RenewNodeRequest) (*A
 }
 func (UnimplementedNodeServer) SignJWT(context.Context, *SignJWTRequest) (*SignJWTResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SignJWT not implemented")
+}
+func (UnimplementedNodeServer) SignWIT(context.Context, *SignWITRequest) (*SignWITResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignWIT not implemented")
 }
 func (UnimplementedNodeServer) mustEmbedUnimplementedNodeServer() {}
 func (UnimplementedNodeServer) testEmbeddedByValue()              {}
@@ -304,6 +320,24 @@ func _Node_SignJWT_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_SignWIT_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignWITRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).SignWIT(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_SignWIT_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).SignWIT(ctx, req.(*SignWITRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Node_ServiceDesc is the grpc.ServiceDesc for Node service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -322,6 +356,10 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SignJWT",
 			Handler:    _Node_SignJWT_Handler,
+		},
+		{
+			MethodName: "SignWIT",
+			Handler:    _Node_SignWIT_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

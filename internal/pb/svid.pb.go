@@ -454,6 +454,244 @@ func (x *ValidateJWTSVIDResponse) GetSpiffeId() string {
 	return ""
 }
 
+// WITSVIDRequest is sent to /SpiffeWorkloadAPI/FetchWITSVID.
+type WITSVIDRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"` // empty: all identities
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WITSVIDRequest) Reset() {
+	*x = WITSVIDRequest{}
+	mi := &file_kith_v1_svid_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WITSVIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WITSVIDRequest) ProtoMessage() {}
+
+func (x *WITSVIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WITSVIDRequest.ProtoReflect.Descriptor instead.
+func (*WITSVIDRequest) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WITSVIDRequest) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+type WITSVIDResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Svids         []*WITSVID             `protobuf:"bytes,1,rep,name=svids,proto3" json:"svids,omitempty"` // the first one is the default
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WITSVIDResponse) Reset() {
+	*x = WITSVIDResponse{}
+	mi := &file_kith_v1_svid_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WITSVIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WITSVIDResponse) ProtoMessage() {}
+
+func (x *WITSVIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WITSVIDResponse.ProtoReflect.Descriptor instead.
+func (*WITSVIDResponse) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WITSVIDResponse) GetSvids() []*WITSVID {
+	if x != nil {
+		return x.Svids
+	}
+	return nil
+}
+
+type WITSVID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	WitSvid       string                 `protobuf:"bytes,2,opt,name=wit_svid,json=witSvid,proto3" json:"wit_svid,omitempty"`            // JWS compact serialization
+	WitSvidKey    string                 `protobuf:"bytes,3,opt,name=wit_svid_key,json=witSvidKey,proto3" json:"wit_svid_key,omitempty"` // private JWK
+	Hint          string                 `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WITSVID) Reset() {
+	*x = WITSVID{}
+	mi := &file_kith_v1_svid_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WITSVID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WITSVID) ProtoMessage() {}
+
+func (x *WITSVID) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WITSVID.ProtoReflect.Descriptor instead.
+func (*WITSVID) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WITSVID) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *WITSVID) GetWitSvid() string {
+	if x != nil {
+		return x.WitSvid
+	}
+	return ""
+}
+
+func (x *WITSVID) GetWitSvidKey() string {
+	if x != nil {
+		return x.WitSvidKey
+	}
+	return ""
+}
+
+func (x *WITSVID) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+// WITBundlesRequest is sent to /SpiffeWorkloadAPI/FetchWITBundles.
+type WITBundlesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WITBundlesRequest) Reset() {
+	*x = WITBundlesRequest{}
+	mi := &file_kith_v1_svid_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WITBundlesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WITBundlesRequest) ProtoMessage() {}
+
+func (x *WITBundlesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WITBundlesRequest.ProtoReflect.Descriptor instead.
+func (*WITBundlesRequest) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{11}
+}
+
+type WITBundlesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bundles       map[string]string      `protobuf:"bytes,1,rep,name=bundles,proto3" json:"bundles,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // JWKS, by trust domain ID
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WITBundlesResponse) Reset() {
+	*x = WITBundlesResponse{}
+	mi := &file_kith_v1_svid_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WITBundlesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WITBundlesResponse) ProtoMessage() {}
+
+func (x *WITBundlesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_svid_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WITBundlesResponse.ProtoReflect.Descriptor instead.
+func (*WITBundlesResponse) Descriptor() ([]byte, []int) {
+	return file_kith_v1_svid_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WITBundlesResponse) GetBundles() map[string]string {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
 var File_kith_v1_svid_proto protoreflect.FileDescriptor
 
 const file_kith_v1_svid_proto_rawDesc = "" +
@@ -486,7 +724,23 @@ const file_kith_v1_svid_proto_rawDesc = "" +
 	"\baudience\x18\x01 \x01(\tR\baudience\x12\x12\n" +
 	"\x04svid\x18\x02 \x01(\tR\x04svid\"6\n" +
 	"\x17ValidateJWTSVIDResponse\x12\x1b\n" +
-	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeIdB%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\"-\n" +
+	"\x0eWITSVIDRequest\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\"9\n" +
+	"\x0fWITSVIDResponse\x12&\n" +
+	"\x05svids\x18\x01 \x03(\v2\x10.kith.v1.WITSVIDR\x05svids\"w\n" +
+	"\aWITSVID\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x19\n" +
+	"\bwit_svid\x18\x02 \x01(\tR\awitSvid\x12 \n" +
+	"\fwit_svid_key\x18\x03 \x01(\tR\n" +
+	"witSvidKey\x12\x12\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint\"\x13\n" +
+	"\x11WITBundlesRequest\"\x94\x01\n" +
+	"\x12WITBundlesResponse\x12B\n" +
+	"\abundles\x18\x01 \x03(\v2(.kith.v1.WITBundlesResponse.BundlesEntryR\abundles\x1a:\n" +
+	"\fBundlesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B%Z#github.com/kith-id/kith/internal/pbb\x06proto3"
 
 var (
 	file_kith_v1_svid_proto_rawDescOnce sync.Once
@@ -500,7 +754,7 @@ func file_kith_v1_svid_proto_rawDescGZIP() []byte {
 	return file_kith_v1_svid_proto_rawDescData
 }
 
-var file_kith_v1_svid_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_kith_v1_svid_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_kith_v1_svid_proto_goTypes = []any{
 	(*X509SVIDRequest)(nil),         // 0: kith.v1.X509SVIDRequest
 	(*X509SVIDResponse)(nil),        // 1: kith.v1.X509SVIDResponse
@@ -510,17 +764,25 @@ var file_kith_v1_svid_proto_goTypes = []any{
 	(*JWTSVID)(nil),                 // 5: kith.v1.JWTSVID
 	(*ValidateJWTSVIDRequest)(nil),  // 6: kith.v1.ValidateJWTSVIDRequest
 	(*ValidateJWTSVIDResponse)(nil), // 7: kith.v1.ValidateJWTSVIDResponse
-	nil,                             // 8: kith.v1.X509SVIDResponse.FederatedBundlesEntry
+	(*WITSVIDRequest)(nil),          // 8: kith.v1.WITSVIDRequest
+	(*WITSVIDResponse)(nil),         // 9: kith.v1.WITSVIDResponse
+	(*WITSVID)(nil),                 // 10: kith.v1.WITSVID
+	(*WITBundlesRequest)(nil),       // 11: kith.v1.WITBundlesRequest
+	(*WITBundlesResponse)(nil),      // 12: kith.v1.WITBundlesResponse
+	nil,                             // 13: kith.v1.X509SVIDResponse.FederatedBundlesEntry
+	nil,                             // 14: kith.v1.WITBundlesResponse.BundlesEntry
 }
 var file_kith_v1_svid_proto_depIdxs = []int32{
-	2, // 0: kith.v1.X509SVIDResponse.svids:type_name -> kith.v1.X509SVID
-	8, // 1: kith.v1.X509SVIDResponse.federated_bundles:type_name -> kith.v1.X509SVIDResponse.FederatedBundlesEntry
-	5, // 2: kith.v1.JWTSVIDResponse.svids:type_name -> kith.v1.JWTSVID
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2,  // 0: kith.v1.X509SVIDResponse.svids:type_name -> kith.v1.X509SVID
+	13, // 1: kith.v1.X509SVIDResponse.federated_bundles:type_name -> kith.v1.X509SVIDResponse.FederatedBundlesEntry
+	5,  // 2: kith.v1.JWTSVIDResponse.svids:type_name -> kith.v1.JWTSVID
+	10, // 3: kith.v1.WITSVIDResponse.svids:type_name -> kith.v1.WITSVID
+	14, // 4: kith.v1.WITBundlesResponse.bundles:type_name -> kith.v1.WITBundlesResponse.BundlesEntry
+	5,  // [5:5] is the sub-list for method output_type
+	5,  // [5:5] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_svid_proto_init() }
@@ -534,7 +796,7 @@ func file_kith_v1_svid_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_svid_proto_rawDesc), len(file_kith_v1_svid_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

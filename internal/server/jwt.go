@@ -63,7 +63,7 @@ func (s *Server) SignJWTs(ctx context.Context, node api.Caller, reqs []api.JWTRe
 // the store.
 func newJWTRingOp(cfg Config) (registry.Op, error) {
 	first, err := ca.AdvanceJWTRing(nil, ca.JWTRingConfig{
-		TrustDomain: cfg.TrustDomain, KEK: cfg.KEK, Now: cfg.Now(), RS256: len(cfg.RS256Audiences) > 0,
+		TrustDomain: cfg.TrustDomain, KEK: cfg.KEK, Now: cfg.Now(), RS256: len(cfg.RS256Audiences) > 0, WIT: cfg.WIT,
 	})
 	if err != nil {
 		return registry.Op{}, err
@@ -125,7 +125,7 @@ func (s *Server) advanceJWTKeys(ctx context.Context) (ca.JWTAdvance, error) {
 	snap := s.snap()
 	revision := snap.revision + 1
 	next, err := ca.AdvanceJWTRing(snap.jwtRing.Value, ca.JWTRingConfig{
-		TrustDomain: snap.trustDomain, KEK: s.cfg.KEK, Now: s.cfg.Now(), RS256: len(s.cfg.RS256Audiences) > 0,
+		TrustDomain: snap.trustDomain, KEK: s.cfg.KEK, Now: s.cfg.Now(), RS256: len(s.cfg.RS256Audiences) > 0, WIT: s.cfg.WIT,
 		Revision: revision, Laggards: s.hub.laggards, Refresh: refreshHint, SignedUntil: s.ca.JWTSignedUntil,
 		Settling: s.settling(),
 	})

@@ -64,6 +64,7 @@ type Config struct {
 	Lifetimes   ca.Lifetimes
 
 	RS256Audiences []string // whose JWT-SVIDs are signed with RS256
+	WIT            bool     // WIT-SVIDs are issued
 	Audit          Auditor  // nil: no audit log
 
 	// Attestations a second, as in api.PublicConfig; 0 is the default.

@@ -116,7 +116,7 @@ func (d *Domain) assemble(ctx context.Context, change func(*agent.Config)) error
 			attest.JoinToken: func(desk server.Desk) attest.Verifier { return proof.TokenVerifier{Tokens: desk, Now: time.Now} },
 			attest.NodeKey:   func(desk server.Desk) attest.Verifier { return proof.KeyVerifier{Nodes: desk, Now: time.Now} },
 		},
-		JournalPath: filepath.Join(d.RunDir, "journal"), Lifetimes: ca.DefaultLifetimes(),
+		WIT: true, JournalPath: filepath.Join(d.RunDir, "journal"), Lifetimes: ca.DefaultLifetimes(),
 		Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -146,7 +146,7 @@ func (d *Domain) newAgent(ctx context.Context, change func(*agent.Config)) (*age
 	}
 	local := host.New(time.Now)
 	cfg := agent.Config{
-		StateDir: filepath.Join(d.RunDir, "agent"), Socket: d.AgentSocket, Server: line[0], Pin: pin,
+		StateDir: filepath.Join(d.RunDir, "agent"), Socket: d.AgentSocket, Server: line[0], Pin: pin, WIT: true,
 		Join: proof.TokenProver{Token: token}, JoinMethod: attest.JoinToken,
 		Rejoin:    func(key crypto.Signer) attest.Prover { return proof.KeyProver{Key: key} },
 		Inspector: local, Processes: local, Credentials: local.Credentials(),

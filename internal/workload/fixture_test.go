@@ -115,6 +115,10 @@ type world struct {
 	forge   func(*jwtForm)
 	signing chan struct{} // if set, signing JWTs waits until it is closed
 	jwts    []string      // audiences of what was signed
+
+	witKey *ecdsa.PrivateKey // of the kid "wit"; nil: the WIT profile is off
+	witTTL time.Duration
+	bend   func(*witForm)
 }
 
 func newWorld(t testing.TB) *world {
@@ -241,6 +245,7 @@ type endpoint struct {
 	*world
 	identities *Identities
 	tokens     *Tokens
+	wits       *Identities
 	path       string
 	conn       *grpc.ClientConn
 }
@@ -254,7 +259,11 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 	log := slog.New(slog.DiscardHandler)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
 	tokens := NewTokens(TokensConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
-	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, Log: log})
+	var wits *Identities
+	if w.witKey != nil {
+		wits = NewWITs(WITConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
+	}
+	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, WITs: wits, Log: log})
 	server := grpc.NewServer(append(service.ServerOptions(streams), grpc.Creds(fixedPeer{attest.Peer{PID: 4242, UID: 1000}}))...)
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, service)
 	envoypb.RegisterSecretDiscoveryServiceServer(server, NewSecrets(service))
@@ -269,6 +278,9 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 	running.Go(func() { _ = server.Serve(l) })
 	running.Go(func() { _ = ids.Run(ctx) })
 	running.Go(func() { _ = tokens.Run(ctx) })
+	if wits != nil {
+		running.Go(func() { _ = wits.Run(ctx) })
+	}
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -279,7 +291,7 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 		cancel()
 		running.Wait()
 	})
-	return &endpoint{world: w, identities: ids, tokens: tokens, path: path, conn: conn}
+	return &endpoint{world: w, identities: ids, tokens: tokens, wits: wits, path: path, conn: conn}
 }
 
 func secured(ctx context.Context) context.Context {

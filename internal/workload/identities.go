@@ -2,11 +2,15 @@ package workload
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -35,6 +39,16 @@ type Config struct {
 	Now     func() time.Time
 	Log     *slog.Logger
 	Metrics *Metrics
+
+	form form // X.509-SVIDs unless it is set
+}
+
+// form is what differs between the kinds of SVID that are bound to a key.
+type form struct {
+	// accept takes the server's answer if it is what was asked for.
+	accept func(id spiffe.ID, key *ecdsa.PrivateKey, result *pb.SignedWorkload, trust Trust, now time.Time) (*Issued, error)
+	// respond is the full state of a lease as its streams are sent it.
+	respond func(held []Held, trust Trust) (proto.Message, error)
 }
 
 // Identities holds the SVIDs of this node's workloads: one key and certificate
@@ -73,8 +87,9 @@ type entry struct {
 // Issued is a signed SVID as it goes over the wire; immutable.
 type Issued struct {
 	ID       spiffe.ID
-	Chain    []byte // concatenated DER, leaf first
-	Key      []byte // PKCS#8
+	Chain    []byte // concatenated DER, leaf first; empty for a WIT-SVID
+	Token    string // of a WIT-SVID
+	Key      []byte // PKCS#8; a private JWK for a WIT-SVID
 	NotAfter time.Time
 	issuedAt time.Time
 }
@@ -83,6 +98,9 @@ type Issued struct {
 func NewIdentities(cfg Config) *Identities {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics()
+	}
+	if cfg.form.accept == nil {
+		cfg.form = form{accept: accept, respond: x509Response}
 	}
 	return &Identities{cfg: cfg, kick: make(chan struct{}, 1), entries: make(map[string]*entry), leases: make(map[*Evaluation]*Lease)}
 }

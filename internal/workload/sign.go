@@ -82,7 +82,7 @@ func (m *Identities) finish(batch []*entry, keys []*ecdsa.PrivateKey, results []
 			outcomes[i].err = err
 			continue
 		}
-		outcomes[i].issued, outcomes[i].err = accept(e.id, keys[i], results[i], trust, now)
+		outcomes[i].issued, outcomes[i].err = m.cfg.form.accept(e.id, keys[i], results[i], trust, now)
 	}
 	m.mu.Lock()
 	renewed := false
@@ -196,6 +196,10 @@ func skewed(leaf *x509.Certificate, now time.Time, err error) error {
 }
 
 func (i *Issued) verify(trust Trust, now time.Time) error {
+	if i.Token != "" {
+		_, err := spiffe.ValidateWIT(i.Token, spiffe.WITCheck{Bundle: trust.Bundles.Bundle, Now: now})
+		return err
+	}
 	chain, err := x509.ParseCertificates(i.Chain)
 	if err != nil {
 		return err

@@ -23,25 +23,27 @@ import (
 // is told to come back.
 const signWait = 5 * time.Second
 
-// Service is the SPIFFE Workload API. The methods of the WIT profile are not
-// part of it and answer Unimplemented by themselves.
+// Service is the SPIFFE Workload API.
 type Service struct {
 	workloadpb.UnimplementedSpiffeWorkloadAPIServer
 
 	host       Host
 	identities *Identities
 	tokens     *Tokens
+	wits       *Identities // nil: the WIT profile is off
 	log        *slog.Logger
 	metrics    *Metrics
 	hands      *hands
 	chatter    *rate.Limiter // of log lines about processes without an identity
 }
 
-// ServiceConfig is what a Service serves from. Metrics may be nil.
+// ServiceConfig is what a Service serves from. Metrics may be nil, and so may WITs,
+// from NewWITs, where the WIT profile is off.
 type ServiceConfig struct {
 	Host       Host
 	Identities *Identities
 	Tokens     *Tokens
+	WITs       *Identities
 	Log        *slog.Logger
 	Metrics    *Metrics
 }
@@ -52,7 +54,7 @@ func NewService(cfg ServiceConfig) *Service {
 		cfg.Metrics = NewMetrics()
 	}
 	return &Service{
-		host: cfg.Host, identities: cfg.Identities, tokens: cfg.Tokens,
+		host: cfg.Host, identities: cfg.Identities, tokens: cfg.Tokens, wits: cfg.WITs,
 		log: cfg.Log, metrics: cfg.Metrics, hands: newHands(), chatter: rate.NewLimiter(5, 20),
 	}
 }
@@ -60,14 +62,18 @@ func NewService(cfg ServiceConfig) *Service {
 // FetchX509SVID sends the caller's SVIDs at once and again whenever one is
 // renewed or the rules or bundles change. Workload API 4.3, 5.2.1.
 func (s *Service) FetchX509SVID(_ *workloadpb.X509SVIDRequest, stream grpc.ServerStreamingServer[workloadpb.X509SVIDResponse]) error {
+	return s.follow(&follower{s: s, from: s.identities, stream: stream})
+}
+
+// follow sends a stream what it is to have until it ends.
+func (s *Service) follow(f *follower) error {
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
-	ctx := stream.Context()
-	peer, err := PeerOf(ctx)
-	if err != nil {
+	ctx := f.stream.Context()
+	var err error
+	if f.peer, err = PeerOf(ctx); err != nil {
 		return err
 	}
-	f := &follower{s: s, peer: peer, stream: stream}
 	defer f.end()
 	step := f.step
 	for {
@@ -86,9 +92,11 @@ func (s *Service) FetchX509SVID(_ *workloadpb.X509SVIDRequest, stream grpc.Serve
 	}
 }
 
-// follower is one stream of X.509-SVIDs.
+// follower is one stream of X.509- or WIT-SVIDs.
 type follower struct {
 	s      *Service
+	from   *Identities
+	only   string // the identity the caller names; empty: all it has
 	peer   attest.Peer
 	stream grpc.ServerStream
 	lease  *Lease
@@ -148,7 +156,10 @@ func (f *follower) evaluate() error {
 	if err != nil {
 		return err
 	}
-	next := f.s.identities.Acquire(ev) // before releasing, so that nothing is dropped between
+	if ev, err = only(ev, f.only); err != nil {
+		return err
+	}
+	next := f.from.Acquire(ev) // before releasing, so that nothing is dropped between
 	f.release()
 	f.lease, f.known = next, true
 	if answer, _ := f.s.answer(next); answer.waits {
@@ -188,17 +199,17 @@ type answer struct {
 // answer is the answer of a lease, made once for all its streams, and what tells
 // that there is another.
 func (s *Service) answer(l *Lease) (*answer, <-chan struct{}) {
-	trust, now := s.host.Trust(), s.identities.cfg.Now()
-	m := s.identities
+	m := l.of
+	trust, now := s.host.Trust(), m.cfg.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a := l.answer; a == nil || !a.trust.same(trust) || !a.until.IsZero() && !now.Before(a.until) {
-		l.answer = newAnswer(l.state(now), trust)
+		l.answer = newAnswer(l.state(now), trust, m.cfg.form)
 	}
 	return l.answer, l.changed
 }
 
-func newAnswer(held []Held, trust Trust) *answer {
+func newAnswer(held []Held, trust Trust, form form) *answer {
 	a := &answer{trust: trust}
 	for _, h := range held {
 		a.waits = a.waits || h.Issued == nil && !Refused(h.Err)
@@ -206,8 +217,8 @@ func newAnswer(held []Held, trust Trust) *answer {
 			a.until = h.Issued.NotAfter
 		}
 	}
-	var response *workloadpb.X509SVIDResponse
-	if response, a.err = x509Response(held, trust); a.err == nil {
+	var response proto.Message
+	if response, a.err = form.respond(held, trust); a.err == nil {
 		// Deterministic, so that equal answers are equal bytes.
 		a.message, a.err = proto.MarshalOptions{Deterministic: true}.Marshal(response)
 	}
@@ -216,7 +227,7 @@ func newAnswer(held []Held, trust Trust) *answer {
 
 // x509Response is the full state of a lease: every identity that has an SVID. If
 // none has, the error says whether it is worth trying again.
-func x509Response(held []Held, trust Trust) (*workloadpb.X509SVIDResponse, error) {
+func x509Response(held []Held, trust Trust) (proto.Message, error) {
 	own, ok := trust.Bundles.Bundle(trust.Domain)
 	if !ok {
 		return nil, status.Error(codes.Unavailable, "the agent has no bundle yet")
@@ -242,14 +253,8 @@ func x509Response(held []Held, trust Trust) (*workloadpb.X509SVIDResponse, error
 			X509SvidKey: h.Issued.Key, Bundle: roots, Hint: hint,
 		})
 	}
-	switch {
-	case len(out.Svids) > 0:
-	case Refused(failed):
-		return nil, errRefused()
-	case failed != nil:
-		return nil, status.Error(codes.Unavailable, "no identity could be signed yet: the server is away")
-	default:
-		return nil, status.Error(codes.Unavailable, "the server has not answered yet")
+	if len(out.Svids) == 0 {
+		return nil, nothing(failed)
 	}
 	for td, roots := range rootsOf(trust) {
 		if td != trust.Domain {
@@ -257,6 +262,19 @@ func x509Response(held []Held, trust Trust) (*workloadpb.X509SVIDResponse, error
 		}
 	}
 	return out, nil
+}
+
+// nothing is the answer to a workload none of whose identities has an SVID, with
+// what the last attempt met.
+func nothing(failed error) error {
+	switch {
+	case Refused(failed):
+		return errRefused()
+	case failed != nil:
+		return status.Error(codes.Unavailable, "no identity could be signed yet: the server is away")
+	default:
+		return status.Error(codes.Unavailable, "the server has not answered yet")
+	}
 }
 
 // rootsOf is the roots of each trust domain that has any. One that has revoked
