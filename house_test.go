@@ -27,7 +27,7 @@ func floors() map[string]int {
 		// 0: words
 		"spiffe": 0, "internal/fault": 0, "internal/fork": 0, "internal/pb": 0, "internal/pb/workloadpb": 0, "internal/pb/envoypb": 0, "internal/pb/brokerpb": 0,
 		// 1: domain, pure
-		"internal/registry": 1, "internal/policy": 1, "internal/usertoken": 1,
+		"internal/registry": 1, "internal/policy": 1, "internal/usertoken": 1, "internal/wimse": 1,
 		// 2: contracts, tools, the SDK
 		"internal/attest": 2, "internal/keys": 2, "internal/audit": 2,
 		"internal/adopt": 2, "internal/egress": 2, "internal/config": 2, "internal/obs": 2, "internal/run": 2, ".": 2,
