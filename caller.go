@@ -77,6 +77,10 @@ func peerIn(ctx context.Context) *Peer {
 	return nil
 }
 
+// secureKey is where the name is that a connection asked TLS for: it is there if the
+// connection is TLS at all.
+type secureKey struct{}
+
 // ConnContext goes into [net/http.Server.ConnContext] of a server that serves
 // connections of a [Workload.Listener]: it resolves the caller once per
 // connection. A connection wrapped by the server's owner must have a method
@@ -84,6 +88,7 @@ func peerIn(ctx context.Context) *Peer {
 func (w *Workload) ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	for conn != nil {
 		if secure, ok := conn.(*tls.Conn); ok {
+			ctx = context.WithValue(ctx, secureKey{}, secure.ConnectionState().ServerName)
 			peer, err := w.PeerOn(secure)
 			if err != nil {
 				return ctx

@@ -127,7 +127,8 @@ func (w *Workload) Outlived(peer *Peer) bool { return peer.outlived(w.cfg.Now())
 
 func (p *Peer) outlived(now time.Time) bool { return now.After(p.leaf.notAfter) }
 
-// Hash is the SHA-256 of the caller's leaf certificate.
+// Hash is the SHA-256 of the caller's leaf certificate; zero for a caller that was
+// known by a WIT-SVID.
 func (p *Peer) Hash() [sha256.Size]byte { return p.hash }
 
 func (p *Peer) in(table *policy.Table) policy.Peer {

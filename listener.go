@@ -34,7 +34,18 @@ const (
 // limit are closed at once. Closing the listener closes inner, and every
 // connection whose handshake is under way.
 func (w *Workload) Listener(inner net.Listener, protos ...string) net.Listener {
-	config := spiffe.ServerTLS(w, w.cfg.Now, nil)
+	return w.secure(inner, spiffe.ServerTLS(w, w.cfg.Now, nil), protos)
+}
+
+// ProofListener is Listener for what a load balancer sends on that has ended the
+// callers' mutual TLS: TLS with our SVID, and no certificate asked for that must
+// come. Serve its connections with a handler of [Workload.ProofHandler] and no
+// other: who calls is in each request.
+func (w *Workload) ProofListener(inner net.Listener, protos ...string) net.Listener {
+	return w.secure(inner, spiffe.ServerTLSOptional(w, w.cfg.Now), protos)
+}
+
+func (w *Workload) secure(inner net.Listener, config *tls.Config, protos []string) net.Listener {
 	config.NextProtos = protos
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &listener{
@@ -147,6 +158,9 @@ func (w *Workload) prove(ctx context.Context, tracked *acceptedConn, config *tls
 			slog.String("remote", tracked.RemoteAddr().String()), slog.String("error", clip(err.Error(), maxReportText)))
 		tracked.Close()
 		return nil, err
+	}
+	if config.ClientAuth == tls.RequestClientCert && len(conn.ConnectionState().PeerCertificates) == 0 {
+		return conn, nil // of a ProofListener: there is nobody to verify again
 	}
 	if err := w.accepts.track(w, tracked, conn, known); err != nil {
 		return nil, err

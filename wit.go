@@ -62,10 +62,13 @@ func (k *kept[T]) set(value *T, failed error) {
 // fail notes why there is nothing new; what there is stays.
 func (k *kept[T]) fail(failed error) { k.set(k.value.Load(), failed) }
 
+// ask has the value fetched from now on.
+func (k *kept[T]) ask() { k.want.Do(func() { close(k.wanted) }) }
+
 // get is the value of now, or the first one there is. Without one it fails at
 // once where the agent has refused, and else when ctx ends.
 func (k *kept[T]) get(ctx context.Context) (*T, error) {
-	k.want.Do(func() { close(k.wanted) })
+	k.ask()
 	for {
 		k.turn.Lock()
 		value, failed, again := k.value.Load(), k.failed, k.again

@@ -47,7 +47,7 @@ func (a *app) serveProxy(ctx context.Context, f *proxyFlags, metrics string) err
 		return err
 	}
 	cfg.Outbound = f.outbound
-	w, err := a.open(ctx, kith.Config{As: f.as, Serves: len(cfg.Expose) > 0, Calls: true, Log: log})
+	w, err := a.open(ctx, kith.Config{As: f.as, Serves: len(cfg.Expose)+len(cfg.Proven) > 0, Calls: true, Log: log})
 	if err != nil {
 		return err
 	}
@@ -75,6 +75,7 @@ func (a *app) serveProxy(ctx context.Context, f *proxyFlags, metrics string) err
 type proxyFlags struct {
 	as, outbound, level          string
 	expose, upstreams, advertise []string
+	prove, via                   []string
 	unsafeUpstream               bool
 	allowUIDs                    []uint
 }
@@ -84,6 +85,8 @@ func (f *proxyFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.as, "as", "", "the service to be (default: the one of the identity that the node gives it)")
 	flags.StringArrayVar(&f.expose, "expose", nil, "let callers in: [HOST:]PORT=PORT, or PORT=unix:/path")
 	flags.StringArrayVar(&f.upstreams, "upstream", nil, "a local port to a service: NAME=127.0.0.1:PORT")
+	flags.StringArrayVar(&f.prove, "prove", nil, "let callers in through a load balancer that ends mutual TLS: PORT=PORT,audience=URL")
+	flags.StringArrayVar(&f.via, "via", nil, "call a service through such a load balancer: NAME=https://HOST,audience=URL")
 	flags.StringArrayVar(&f.advertise, "advertise", nil, "where callers dial the exposed ports, if not where they listen: HOST:PORT")
 	flags.BoolVar(&f.unsafeUpstream, "unsafe-upstream", false, "let the exposed application be on another host, in plain text")
 	flags.StringVar(&f.level, "log-level", "", "debug, info, warn or error")
@@ -107,6 +110,20 @@ func (f *proxyFlags) config(a *app, log *slog.Logger) (proxy.Config, error) {
 			return cfg, err
 		}
 		cfg.Expose = append(cfg.Expose, e)
+	}
+	for _, text := range f.prove {
+		e, err := proxy.ParseProven(text)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Proven = append(cfg.Proven, e)
+	}
+	for _, text := range f.via {
+		v, err := proxy.ParseVia(text)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Via = append(cfg.Via, v)
 	}
 	for _, text := range f.upstreams {
 		u, err := proxy.ParseUpstream(text)

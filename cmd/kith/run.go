@@ -55,7 +55,7 @@ func (a *app) runProgram(ctx context.Context, f *proxyFlags, command []string) e
 	if err != nil {
 		return err
 	}
-	w, err := a.open(ctx, kith.Config{As: f.as, Serves: len(cfg.Expose) > 0, Calls: true, Log: log})
+	w, err := a.open(ctx, kith.Config{As: f.as, Serves: len(cfg.Expose)+len(cfg.Proven) > 0, Calls: true, Log: log})
 	if err != nil {
 		return err
 	}
@@ -95,6 +95,9 @@ func (a *app) sayRunning(w *kith.Workload, p *proxy.Proxy, cfg proxy.Config) {
 	var where strings.Builder
 	for i, at := range p.InboundAddrs() {
 		fmt.Fprintf(&where, ", %s leads to %s", at, cfg.Expose[i].Target)
+	}
+	for i, at := range p.ProvenAddrs() {
+		fmt.Fprintf(&where, ", %s leads to %s for requests proved to %s", at, cfg.Proven[i].Target, cfg.Proven[i].Proof.Audience)
 	}
 	for i, at := range p.UpstreamAddrs() {
 		fmt.Fprintf(&where, ", %s leads to service %s", at, cfg.Upstreams[i].Service)

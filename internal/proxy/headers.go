@@ -78,9 +78,12 @@ func vouch(head http.Header, caller kith.Caller, own spiffe.ID, remote string) {
 }
 
 // vouchFor is the value of X-Forwarded-Client-Cert. By is who we are, Hash the
-// SHA-256 of the caller's leaf; IDs hold no character that this format would have
-// to quote.
+// SHA-256 of the caller's leaf, left out for one that has shown none; IDs hold no
+// character that this format would have to quote.
 func vouchFor(peer *kith.Peer, own spiffe.ID) string {
 	hash := peer.Hash()
+	if hash == [len(hash)]byte{} {
+		return "By=" + own.String() + ";URI=" + peer.ID().String()
+	}
 	return "By=" + own.String() + ";Hash=" + hex.EncodeToString(hash[:]) + ";URI=" + peer.ID().String()
 }

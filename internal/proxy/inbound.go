@@ -21,7 +21,8 @@ type inbound struct {
 	listener net.Listener
 	app      *app
 	lane     *inLane
-	queue    *handover // to net/http
+	queue    *handover    // to net/http
+	proven   http.Handler // of what comes through load balancers; nil for mutual TLS
 }
 
 func newInbound(p *Proxy, e Exposure) (*inbound, error) {
@@ -45,7 +46,7 @@ func newInbound(p *Proxy, e Exposure) (*inbound, error) {
 // work ends is cut. The protocol is the service's of the moment: a change of it
 // holds from the next connection.
 func (in *inbound) serve(ctx, work context.Context) error {
-	secure := in.p.cfg.Workload.Listener(in.listener, "h2", "http/1.1")
+	secure := in.secure()
 	server, lines := in.server(work), newLines(in.lane, in.p.meter, "inbound")
 	var running sync.WaitGroup
 	running.Go(func() { server.Serve(in.queue) }) //nolint:errcheck // it ends by Shutdown only
@@ -59,6 +60,10 @@ func (in *inbound) serve(ctx, work context.Context) error {
 			break
 		}
 		in.p.meter.accepted("inbound")
+		if in.proven != nil {
+			running.Go(func() { in.serveProven(conn.(*tls.Conn)) })
+			continue
+		}
 		if in.p.cfg.Workload.Protocol() == kith.TCP {
 			running.Go(func() { in.serveTCP(work, conn.(*tls.Conn)) })
 			continue
@@ -82,7 +87,11 @@ func (in *inbound) serve(ctx, work context.Context) error {
 
 func (in *inbound) server(work context.Context) *http.Server {
 	w := in.p.cfg.Workload
-	server := w.Server(w.Handler(in.app, in.e.Port))
+	handler := in.proven
+	if handler == nil {
+		handler = w.Handler(in.app, in.e.Port)
+	}
+	server := w.Server(handler)
 	server.Handler = in.p.meter.tally("inbound").measure(server.Handler)
 	server.ConnState = watchState
 	server.BaseContext = func(net.Listener) context.Context { return work } // so that a cut reaches hijacked connections

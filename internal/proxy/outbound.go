@@ -31,7 +31,8 @@ type outbound struct {
 	before   *before
 	services *httputil.ReverseProxy
 	others   *httputil.ReverseProxy
-	plain    *http.Transport // to hosts that are no services
+	balanced map[string]*httputil.ReverseProxy // services reached through load balancers
+	plain    *http.Transport                   // to hosts that are no services
 	tunnels  group
 	lane     *outLane
 	queue    *handover // to net/http
@@ -51,6 +52,12 @@ func newOutbound(p *Proxy) (*outbound, error) {
 	}
 	o.services = o.forwarder(p.cfg.Workload.TransportHTTP1())
 	o.others = o.forwarder(o.plain)
+	o.balanced = make(map[string]*httputil.ReverseProxy)
+	for _, v := range p.cfg.Via {
+		if o.balanced[v.Service], err = o.via(v); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
 	return o, nil
 }
 
@@ -108,6 +115,8 @@ func (o *outbound) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		duplex(rw, r, o.enterUpgrade(r, o.others))
 	case r.URL.Scheme != "http":
 		answer(rw, r, http.StatusBadGateway, "use http://"+r.URL.Hostname()+": Kith encrypts between the proxies")
+	case o.balanced[strings.ToLower(r.URL.Hostname())] != nil:
+		duplex(rw, r, o.enterUpgrade(r, o.balanced[strings.ToLower(r.URL.Hostname())]))
 	default:
 		duplex(rw, r, o.enterUpgrade(r, o.services))
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,11 @@ type Config struct {
 	Workload *kith.Workload
 	// Expose lists what callers may reach, from ParseExposure.
 	Expose []Exposure
+	// Proven lists what callers may reach through load balancers that end mutual TLS,
+	// from ParseProven: who calls is in each request.
+	Proven []Proven
+	// Via lists services that are called through such load balancers, from ParseVia.
+	Via []Via
 	// Upstreams lists local ports that lead to services, from ParseUpstream.
 	Upstreams []Upstream
 	// Outbound is the address of the local HTTP proxy: "127.0.0.1:0" for a free
@@ -63,6 +69,7 @@ type Proxy struct {
 	log      *slog.Logger
 	meter    *meter
 	inbound  []*inbound
+	proven   []*inbound
 	upstream []*upstream
 	outbound *outbound
 }
@@ -96,11 +103,15 @@ func (p *Proxy) validate() error {
 	switch {
 	case p.cfg.Workload == nil:
 		return fault.Invalidf("proxy without a workload")
-	case len(p.cfg.Expose) == 0 && len(p.cfg.Upstreams) == 0 && p.cfg.Outbound == "":
+	case len(p.cfg.Expose) == 0 && len(p.cfg.Proven) == 0 && len(p.cfg.Upstreams) == 0 && p.cfg.Outbound == "":
 		return fault.Hint(fault.Invalidf("nothing to do: no exposure, no upstream, no outbound listener"),
 			"kith proxy --expose 8443=8080")
 	}
-	for _, e := range p.cfg.Expose {
+	exposures := slices.Clone(p.cfg.Expose)
+	for _, e := range p.cfg.Proven {
+		exposures = append(exposures, e.Exposure)
+	}
+	for _, e := range exposures {
 		if !p.cfg.UnsafeUpstream && !e.Local() {
 			return fault.Hint(fault.Invalidf("expose %s: the application at %s is not on this host, so the last hop would be plain text on the network", e, e.Target),
 				"put the proxy beside the application, or say --unsafe-upstream")
@@ -132,6 +143,16 @@ func (p *Proxy) bind() error {
 			return err
 		}
 		p.inbound = append(p.inbound, in)
+	}
+	for _, e := range p.cfg.Proven {
+		in, err := newInbound(p, e.Exposure)
+		if err != nil {
+			return err
+		}
+		p.proven = append(p.proven, in)
+		if in.proven, err = p.cfg.Workload.ProofHandler(in.app, e.Port, e.Proof); err != nil {
+			return err
+		}
 	}
 	for _, u := range p.cfg.Upstreams {
 		up, err := newUpstream(p, u)
@@ -174,6 +195,15 @@ func (p *Proxy) InboundAddrs() []string {
 	return addrs
 }
 
+// ProvenAddrs are the addresses for load balancers, in their order.
+func (p *Proxy) ProvenAddrs() []string {
+	var addrs []string
+	for _, in := range p.proven {
+		addrs = append(addrs, in.listener.Addr().String())
+	}
+	return addrs
+}
+
 // UpstreamAddrs are the local addresses of the upstreams, in their order.
 func (p *Proxy) UpstreamAddrs() []string {
 	var addrs []string
@@ -205,7 +235,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	for _, in := range p.inbound {
+	for _, in := range slices.Concat(p.inbound, p.proven) {
 		start(in.serve)
 	}
 	for _, up := range p.upstream {
@@ -273,7 +303,7 @@ func (p *Proxy) withdraw(atOnce bool) {
 }
 
 func (p *Proxy) closeIdle() {
-	for _, in := range p.inbound {
+	for _, in := range slices.Concat(p.inbound, p.proven) {
 		in.app.closeIdle()
 		in.lane.pool.close()
 	}
@@ -285,7 +315,7 @@ func (p *Proxy) closeIdle() {
 // Close gives the listeners of a proxy back that is not run.
 func (p *Proxy) Close() error {
 	var errs []error
-	for _, in := range p.inbound {
+	for _, in := range slices.Concat(p.inbound, p.proven) {
 		errs = append(errs, in.listener.Close())
 	}
 	for _, up := range p.upstream {
