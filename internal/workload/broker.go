@@ -69,7 +69,7 @@ func (b *Broker) SubscribeToX509SVID(req *brokerpb.SubscribeToX509SVIDRequest, s
 		return err
 	}
 	defer call.close()
-	f := &follower{s: b.s, peer: call.target, stream: stream, narrow: call.narrow}
+	f := &follower{s: b.s, from: b.s.identities, peer: call.target, stream: stream, narrow: call.narrow}
 	defer f.end()
 	step := f.step
 	looks := time.NewTicker(brokerLooks)
