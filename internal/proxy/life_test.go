@@ -260,21 +260,30 @@ func TestMetrics(t *testing.T) {
 	h.expose("orders", "http", serve(t, echo), func(c *Config) { c.Metrics = registry })
 	_, client := h.outbound("web")
 	get(t, client, "http://orders/x")
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
 	denied := 0.0
-	for _, family := range families {
-		for _, metric := range family.GetMetric() {
-			for _, label := range metric.GetLabel() {
-				if family.GetName() == "kith_proxy_requests_total" && label.GetValue() == outcomeDenied {
-					denied += metric.GetCounter().GetValue()
-				}
-			}
-		}
+	for deadline := time.Now().Add(proxytest.Patience); denied == 0 && time.Now().Before(deadline); {
+		<-time.After(time.Millisecond) // an answer is counted once it is written
+		denied = requestsThatWere(t, registry, outcomeDenied)
 	}
 	if denied != 1 {
 		t.Errorf("denied requests: got %v, want 1", denied)
 	}
+}
+
+func requestsThatWere(t *testing.T, registry *prometheus.Registry, outcome string) (n float64) {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			for _, label := range metric.GetLabel() {
+				if family.GetName() == "kith_proxy_requests_total" && label.GetValue() == outcome {
+					n += metric.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return n
 }
