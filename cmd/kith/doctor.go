@@ -27,7 +27,7 @@ const (
 // doctorVerb looks for what is wrong and says what to do.
 func (a *app) doctorVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "look for what is wrong here, and say what to do", Args: atMost(0),
+		Use: "doctor", Short: "look for what is wrong here, and say what to do", Args: noSuchVerb,
 		Long: `Check kith.yaml, directories and sockets with their permissions, the agent and the
 server of this host, whether the server can be reached, the clock, and what is
 about to expire. With --server: the admin SVID, and that server. Exit code 1 if
