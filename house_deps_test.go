@@ -49,6 +49,7 @@ func dependencies() []dependency {
 		{"golang.org/x/crypto", []string{"spiffe", "internal/keys", "internal/federation"}, "cryptobyte for DER, argon2 for passphrases, ACME"},
 		{"golang.org/x/sync", append(programs, "."), "errgroup, singleflight, semaphores"},
 		{"golang.org/x/time", append(programs, "."), "rate limits"},
+		{"software.sslmate.com/src/go-pkcs12", []string{"cmd/kith"}, "PKCS #12 for Java: key store and trust store"},
 		{"github.com/google/go-cmp", nil, "tests: readable differences"},
 		{"pgregory.net/rapid", nil, "tests: properties"},
 		{"github.com/rogpeppe/go-internal", nil, "tests: testscript, one .txtar a verb"},

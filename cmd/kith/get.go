@@ -41,14 +41,17 @@ may claim. Without --dir the certificates are printed and the key is not.
 --dir writes svid.pem (leaf first, then the issuing CA), chain.pem (the issuing CA
 alone), key.pem, identity.pem (key and certificates in one file) and bundle.pem
 (whom to trust). All of them are replaced in one step: each is a link through
-"current", which leads to the directory of the identity in force.
+"current", which leads to the directory of the identity in force. With --pkcs12
+there are identity.p12 and trust.p12 too: a key store and a trust store for Java,
+under the password in the first line of that file.
 
 With --watch it stays and writes them again at each renewal, then runs --exec or
 sends --signal until that works. Under systemd, Type=notify says when the first
 files are there.`,
 		Example: "  kith get svid --as web\n  kith get svid --as web --dir ./web-identity\n  kith get svid --as web -o json\n" +
 			"  kith get svid --as orders --dir /etc/nginx/kith --watch --exec 'nginx -s reload'\n" +
-			"  kith get svid --dir /etc/haproxy/kith --mode 0640 --owner :haproxy --watch --signal USR2 --pid-file /run/haproxy.pid",
+			"  kith get svid --dir /etc/haproxy/kith --mode 0640 --owner :haproxy --watch --signal USR2 --pid-file /run/haproxy.pid\n" +
+			"  kith get svid --as orders --dir ./tls --pkcs12 ./password --watch",
 	}
 	as := cmd.Flags().String("as", "", "the service to be")
 	files := &dirFlags{}
@@ -147,19 +150,23 @@ func (a *app) open(ctx context.Context, cfg kith.Config) (*kith.Workload, error)
 }
 
 func (a *app) writeSVID(f *dirFlags, svid *spiffe.X509SVID, bundle *spiffe.Bundle) error {
-	dir, err := newIdentityDir(f.dir, f.mode, f.owner)
+	dir, err := f.open()
 	if err != nil {
 		return err
 	}
-	files, err := identityFiles(svid, bundle)
+	files, err := dir.files(svid, bundle)
 	if err != nil {
 		return err
 	}
 	if err := dir.write(files); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stderr, "%s, %s left: svid.pem chain.pem key.pem identity.pem bundle.pem in %s\n",
-		svid.ID, short(svid.Expiry().Sub(a.now())), f.dir)
+	stores := ""
+	if dir.password != "" {
+		stores = " identity.p12 trust.p12"
+	}
+	fmt.Fprintf(a.stderr, "%s, %s left: svid.pem chain.pem key.pem identity.pem bundle.pem%s in %s\n",
+		svid.ID, short(svid.Expiry().Sub(a.now())), stores, f.dir)
 	return nil
 }
 

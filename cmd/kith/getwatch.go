@@ -29,6 +29,7 @@ const (
 // dirFlags say where and how files of an identity are kept.
 type dirFlags struct {
 	dir, mode, owner string
+	pkcs12           string // file with the password
 	watch            bool
 	hook             hook
 }
@@ -38,6 +39,7 @@ func (f *dirFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.dir, "dir", "", "write PEM files into this directory")
 	flags.StringVar(&f.mode, "mode", "", "mode of the files with the key (default 0600)")
 	flags.StringVar(&f.owner, "owner", "", "USER[:GROUP] the files belong to; needs root")
+	flags.StringVar(&f.pkcs12, "pkcs12", "", "write PKCS #12 for Java as well, under the password in this file")
 	flags.BoolVar(&f.watch, "watch", false, "stay, and write them again at each renewal")
 	flags.StringVar(&f.hook.command, "exec", "", "with --watch: shell command to run once new files are in place")
 	flags.StringVar(&f.hook.signal, "signal", "", "with --watch: signal to send once new files are in place, as in HUP")
@@ -48,7 +50,7 @@ func (f *dirFlags) add(cmd *cobra.Command) {
 func (f *dirFlags) check(cmd *cobra.Command) error {
 	hooked := f.hook != hook{}
 	switch {
-	case f.dir == "" && (f.watch || f.mode != "" || f.owner != "" || hooked):
+	case f.dir == "" && (f.watch || f.mode != "" || f.owner != "" || f.pkcs12 != "" || hooked):
 		return usagef(cmd, "--dir is missing; want: %s", cmd.UseLine())
 	case hooked && !f.watch:
 		return usagef(cmd, "--exec and --signal are for --watch")
@@ -58,6 +60,15 @@ func (f *dirFlags) check(cmd *cobra.Command) error {
 		return fault.Hint(fault.Invalidf("there is no signal %q", f.hook.signal), "HUP, USR1, USR2, TERM, …")
 	}
 	return nil
+}
+
+// open reads what the flags say of the directory.
+func (f *dirFlags) open() (identityDir, error) {
+	d, err := newIdentityDir(f.dir, f.mode, f.owner)
+	if err == nil && f.pkcs12 != "" {
+		d.password, err = readPassword(f.pkcs12)
+	}
+	return d, err
 }
 
 // hook is how a program learns that its files are new.
@@ -101,7 +112,7 @@ func (h hook) run(ctx context.Context, a *app) error {
 // watchFiles keeps the files of an identity current until ctx ends. A hook that
 // fails is tried again: a program that was not told goes on with what expires.
 func (a *app) watchFiles(ctx context.Context, w *kith.Workload, f *dirFlags, log *slog.Logger) error {
-	dir, err := newIdentityDir(f.dir, f.mode, f.owner)
+	dir, err := f.open()
 	if err != nil {
 		return err
 	}
@@ -169,7 +180,7 @@ func (a *app) renewFiles(w *kith.Workload, dir identityDir, last *string) (writt
 	if now == *last {
 		return false, nil
 	}
-	files, err := identityFiles(svid, bundle)
+	files, err := dir.files(svid, bundle)
 	if err != nil {
 		return false, err
 	}

@@ -33,6 +33,8 @@ type identityDir struct {
 	// may read those. uid and gid own all of it, -1 for who we are.
 	mode     os.FileMode
 	uid, gid int
+	// password is of the stores in PKCS #12; without one there are none.
+	password string
 }
 
 // newIdentityDir reads --mode and --owner.
@@ -65,6 +67,16 @@ func newIdentityDir(path, mode, owner string) (identityDir, error) {
 		}
 	}
 	return d, nil
+}
+
+// files are the files of an identity as they are kept here.
+func (d identityDir) files(svid *spiffe.X509SVID, bundle *spiffe.Bundle) ([]pemFile, error) {
+	files, err := identityFiles(svid, bundle)
+	if err != nil || d.password == "" {
+		return files, err
+	}
+	stores, err := storeFiles(svid, bundle, d.password)
+	return append(files, stores...), err
 }
 
 // identityFiles are the files of an identity; what holds the key is private.

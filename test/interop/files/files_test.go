@@ -195,6 +195,23 @@ func TestProxiesAskAndAreBelieved(t *testing.T) {
 	}
 }
 
+// TestJavaOpensTheStores types what the guide says of PKCS #12.
+func TestJavaOpensTheStores(t *testing.T) {
+	s := newSite(t)
+	s.Dev()
+	expect := []string{"", "identity.p12 trust.p12", "PrivateKeyEntry", "trustedCertEntry"}
+	lines := strings.Split(strings.TrimSpace(s.block("`--pkcs12 FILE`")), "\n")
+	if len(lines) != len(expect) {
+		t.Fatalf("the guide has %d commands, this test knows what %d of them say", len(lines), len(expect))
+	}
+	for i, line := range lines {
+		r := s.Try("bash", "-c", line)
+		if r.Code != 0 || !strings.Contains(r.Stdout+r.Stderr, expect[i]) {
+			t.Errorf("%s\ngot exit %d\n%s%s\nwant %q", line, r.Code, r.Stdout, r.Stderr, expect[i])
+		}
+	}
+}
+
 // reloads is how often the files are renewed under load.
 const reloads = 10
 
