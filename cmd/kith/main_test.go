@@ -72,6 +72,7 @@ func oneHost(env *testscript.Env) error {
 		return err
 	}
 	env.Defer(func() { os.RemoveAll(dir) })
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command of a race test ends with a second of sleep
 	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 	env.Setenv("HOST", dir)
 	env.Setenv("KITH_RUN_DIR", filepath.Join(dir, "run"))
