@@ -154,14 +154,14 @@ func (r *linting) discovery(d Discovery, raw map[string]json.RawMessage) bool {
 	}
 	const mine = "serve kith's own document there, unchanged"
 	keys, err := url.Parse(d.KeysURI)
+	usable := err == nil && keys.Scheme == "https" && keys.Host != ""
 	switch {
 	case len(missing) > 0:
 		r.fail("discovery", "it lacks "+strings.Join(missing, ", "), mine)
 	case d.Issuer != r.Issuer:
 		r.fail("discovery", fmt.Sprintf("its issuer is %q, not %q", d.Issuer, r.Issuer), mine+", and the same server.oidc.issuer on every server")
-	case err != nil || keys.Scheme != "https" || keys.Host == "":
+	case !usable:
 		r.fail("discovery", fmt.Sprintf("jwks_uri %q is no https URL", d.KeysURI), mine)
-		return false
 	case !slices.ContainsFunc(d.Algorithms, func(a string) bool { return slices.Contains(r.limits.algorithms, a) }):
 		r.fail("discovery", fmt.Sprintf("it offers %s, and %s reads %s", strings.Join(d.Algorithms, ", "), r.limits.name, strings.Join(r.limits.algorithms, ", ")),
 			fmt.Sprintf("server.rs256_audiences: [%q] in kith.yaml of every server", r.Audience))
@@ -169,7 +169,7 @@ func (r *linting) discovery(d Discovery, raw map[string]json.RawMessage) bool {
 		r.ok("discovery", r.Issuer+DiscoveryPath)
 	}
 	r.setup.Algorithms = d.Algorithms
-	return err == nil && keys.Scheme == "https"
+	return usable
 }
 
 // keySet checks the keys.
