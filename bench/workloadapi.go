@@ -112,16 +112,18 @@ func fetches(ctx context.Context, d *domain) ([]figure, []chart, error) {
 	bars := func(title string, goal, ours, bare float64, anchors ...bar) chart {
 		return chart{title: title, unit: "ms", groups: []group{{goal: goal, bars: append([]bar{{"kith", ours, true}, {"only gRPC", bare, false}}, anchors...)}}}
 	}
-	return []figure{
+	figures := []figure{
 		upTo("X.509 fetch, new connection, agent's CPU", svid, "ms", 0.4, "SPIRE 1.2–1.6",
 			fmt.Sprintf("only gRPC %s, the client (Go, gRPC) %s", number(bare), number(client))),
 		plain("what the agent adds to gRPC", svid-bare, "ms", "", ""),
 		upTo("JWT fetch (cached), reused connection, agent's CPU", token, "ms", 0.15, "SPIRE 0.52",
 			fmt.Sprintf("only gRPC %s, the client (Go, gRPC) %s", number(bareToken), number(tokenClient))),
-	}, []chart{
+	}
+	charts := []chart{
 		bars("X.509 fetch over a new connection, agent's CPU", 0.4, svid, bare, bar{"SPIRE agent, low (anchor)", 1.2, false}, bar{"SPIRE agent, high (anchor)", 1.6, false}),
 		bars("JWT fetch over a connection that is kept, agent's CPU", 0.15, token, bareToken, bar{"SPIRE agent (anchor)", 0.52, false}),
-	}, nil
+	}
+	return figures, charts, nil
 }
 
 // asked is the processor time that one of n askings costs the agent, gRPC alone,
