@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/kith-id/kith/internal/pb/workloadpb"
@@ -103,42 +102,14 @@ func jwtResponse(held []HeldJWT) (*workloadpb.JWTSVIDResponse, error) {
 // FetchJWTBundles sends the keys of JWT-SVIDs at once and again whenever they
 // change. Workload API 6.2.2.
 func (s *Service) FetchJWTBundles(_ *workloadpb.JWTBundlesRequest, stream grpc.ServerStreamingServer[workloadpb.JWTBundlesResponse]) error {
-	s.metrics.streams.Inc()
-	defer s.metrics.streams.Dec()
-	ctx := stream.Context()
-	peer, err := PeerOf(ctx)
-	if err != nil {
-		return err
-	}
-	var last *workloadpb.JWTBundlesResponse
-	for {
-		changed := s.host.Changed() // before evaluating, so that no change is missed
-		if _, err := s.evaluate(ctx, peer); err != nil {
-			return err
-		}
-		response, err := jwtBundles(s.host.Trust())
-		if err != nil {
-			return err
-		}
-		if last == nil || !proto.Equal(last, response) {
-			if err := stream.Send(response); err != nil {
-				return err
-			}
-			last = response
-		}
-		select {
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		case <-changed:
-		}
-	}
+	return followTrust(s, stream, jwtBundles)
 }
 
 // jwtBundles is the keys of each trust domain and nothing else of its bundle; a
 // trust domain without keys has an empty document, which trusts nobody.
 func jwtBundles(trust Trust) (*workloadpb.JWTBundlesResponse, error) {
-	if _, ok := trust.Bundles.Bundle(trust.Domain); !ok {
-		return nil, status.Error(codes.Unavailable, "the agent has no bundle yet")
+	if err := trust.ready(); err != nil {
+		return nil, err
 	}
 	out := &workloadpb.JWTBundlesResponse{Bundles: make(map[string][]byte, len(trust.Bundles))}
 	for td, bundle := range trust.Bundles {

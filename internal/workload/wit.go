@@ -158,42 +158,14 @@ func (s *Service) FetchWITBundles(_ *workloadpb.WITBundlesRequest, stream grpc.S
 	if s.wits == nil {
 		return noWIT()
 	}
-	s.metrics.streams.Inc()
-	defer s.metrics.streams.Dec()
-	ctx := stream.Context()
-	peer, err := PeerOf(ctx)
-	if err != nil {
-		return err
-	}
-	var last *workloadpb.WITBundlesResponse
-	for {
-		changed := s.host.Changed() // before evaluating, so that no change is missed
-		if _, err := s.evaluate(ctx, peer); err != nil {
-			return err
-		}
-		response, err := witBundles(s.host.Trust())
-		if err != nil {
-			return err
-		}
-		if last == nil || !proto.Equal(last, response) {
-			if err := stream.Send(response); err != nil {
-				return err
-			}
-			last = response
-		}
-		select {
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		case <-changed:
-		}
-	}
+	return followTrust(s, stream, witBundles)
 }
 
 // witBundles is the keys of each trust domain and nothing else of its bundle; a
 // trust domain without keys has an empty document, which trusts nobody.
 func witBundles(trust Trust) (*workloadpb.WITBundlesResponse, error) {
-	if _, ok := trust.Bundles.Bundle(trust.Domain); !ok {
-		return nil, status.Error(codes.Unavailable, "the agent has no bundle yet")
+	if err := trust.ready(); err != nil {
+		return nil, err
 	}
 	out := &workloadpb.WITBundlesResponse{Bundles: make(map[string]string, len(trust.Bundles))}
 	for td, bundle := range trust.Bundles {

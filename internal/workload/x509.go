@@ -293,41 +293,13 @@ func rootsOf(trust Trust) map[spiffe.TrustDomain][]byte {
 // FetchX509Bundles sends the bundles at once and again whenever they change.
 // Workload API 5.2.2: only a workload with an identity gets them.
 func (s *Service) FetchX509Bundles(_ *workloadpb.X509BundlesRequest, stream grpc.ServerStreamingServer[workloadpb.X509BundlesResponse]) error {
-	s.metrics.streams.Inc()
-	defer s.metrics.streams.Dec()
-	ctx := stream.Context()
-	peer, err := PeerOf(ctx)
-	if err != nil {
-		return err
-	}
-	var last *workloadpb.X509BundlesResponse
-	for {
-		changed := s.host.Changed()
-		if _, err := s.evaluate(ctx, peer); err != nil {
-			return err
-		}
-		response, err := x509Bundles(s.host.Trust())
-		if err != nil {
-			return err
-		}
-		if last == nil || !proto.Equal(last, response) {
-			if err := stream.Send(response); err != nil {
-				return err
-			}
-			last = response
-		}
-		select {
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		case <-changed:
-		}
-	}
+	return followTrust(s, stream, x509Bundles)
 }
 
 // x509Bundles is the roots of each trust domain that has any, the own one always.
 func x509Bundles(trust Trust) (*workloadpb.X509BundlesResponse, error) {
-	if _, ok := trust.Bundles.Bundle(trust.Domain); !ok {
-		return nil, status.Error(codes.Unavailable, "the agent has no bundle yet")
+	if err := trust.ready(); err != nil {
+		return nil, err
 	}
 	response := &workloadpb.X509BundlesResponse{Bundles: make(map[string][]byte, len(trust.Bundles))}
 	for td, roots := range rootsOf(trust) {
