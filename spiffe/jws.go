@@ -209,24 +209,23 @@ func (s *signedJWT) verify(key JWTKey) error {
 	return nil
 }
 
-// verify finds the key of the subject's trust domain that the token names, and
-// checks the signature by it.
-func (s *JWTSVID) verify(bundle func(TrustDomain) (*Bundle, bool)) error {
-	td := s.ID.TrustDomain()
+// verifyIn finds the key that a token names in the bundle of its subject's trust
+// domain, among those of one use, and checks the signature by it.
+func (s *signedJWT) verifyIn(bundle func(TrustDomain) (*Bundle, bool), td TrustDomain, keys func(*Bundle) []JWTKey, what string) error {
 	b, ok := bundle(td)
 	switch {
 	case !ok || b == nil:
 		return fmt.Errorf("no bundle for trust domain %s", td)
 	case b.td != td:
 		return fmt.Errorf("the bundle given is that of trust domain %s", b.td)
-	case len(b.jwtKeys) == 0:
-		return fmt.Errorf("the bundle of %s has no key for JWT-SVIDs", td) // JWT-SVID 6.2
+	case len(keys(b)) == 0:
+		return fmt.Errorf("the bundle of %s has no key for %s", td, what) // JWT-SVID 6.2, WIT-SVID 6.2
 	}
-	key, ok := b.JWTKey(s.signed.keyID)
+	key, ok := keyOf(keys(b), s.keyID)
 	if !ok {
-		return fmt.Errorf("the bundle of %s has no key %q", td, clip(s.signed.keyID))
+		return fmt.Errorf("the bundle of %s has no key %q", td, clip(s.keyID))
 	}
-	return s.signed.verify(key)
+	return s.verify(key)
 }
 
 // verify checks a signature by a key that suits.

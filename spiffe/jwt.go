@@ -102,7 +102,7 @@ func ValidateJWT(token string, check JWTCheck) (*JWTSVID, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.verify(check.Bundle); err != nil {
+	if err := s.signed.verifyIn(check.Bundle, s.ID.TrustDomain(), func(b *Bundle) []JWTKey { return b.jwtKeys }, "JWT-SVIDs"); err != nil {
 		return nil, fmt.Errorf("JWT-SVID of %s: %w", s.ID, err)
 	}
 	if err := s.timely(check.Now, check.MaxLifetime); err != nil {

@@ -86,7 +86,7 @@ func ValidateWIT(token string, check WITCheck) (*WITSVID, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.verify(check.Bundle); err != nil {
+	if err := s.signed.verifyIn(check.Bundle, s.ID.TrustDomain(), func(b *Bundle) []JWTKey { return b.witKeys }, "WIT-SVIDs"); err != nil {
 		return nil, fmt.Errorf("WIT-SVID of %s: %w", s.ID, err)
 	}
 	if err := s.timely(check.Now, check.MaxLifetime); err != nil {
@@ -184,26 +184,6 @@ func (s *WITSVID) parseClaims() error {
 	}
 	s.holder, err = parseConfirmation(claims["cnf"])
 	return err
-}
-
-// verify finds the key of the subject's trust domain that the token names, and
-// checks the signature by it.
-func (s *WITSVID) verify(bundle func(TrustDomain) (*Bundle, bool)) error {
-	td := s.ID.TrustDomain()
-	b, ok := bundle(td)
-	switch {
-	case !ok || b == nil:
-		return fmt.Errorf("no bundle for trust domain %s", td)
-	case b.td != td:
-		return fmt.Errorf("the bundle given is that of trust domain %s", b.td)
-	case len(b.witKeys) == 0:
-		return fmt.Errorf("the bundle of %s has no key for WIT-SVIDs", td) // WIT-SVID 6.2
-	}
-	key, ok := b.WITKey(s.signed.keyID)
-	if !ok {
-		return fmt.Errorf("the bundle of %s has no key %q", td, clip(s.signed.keyID))
-	}
-	return s.signed.verify(key)
 }
 
 // timely checks exp and nbf against the clock. iat plays no part: WIT-SVID 3.6.
