@@ -24,34 +24,20 @@ const (
 // SignWorkloads evaluates the rules again with what the server knows of the
 // node and signs what they give. Nothing is written to the store.
 func (s *Server) SignWorkloads(ctx context.Context, node api.Caller, reqs []api.CSR) ([]api.Signed, error) {
-	if err := s.freshEnough(staleAll); err != nil {
-		return nil, err
-	}
-	snap := s.snap()
-	m, ok := snap.members[node.Name]
-	if !ok {
-		return nil, snap.member(node.Name)
-	}
 	out := make([]api.Signed, len(reqs))
-	var batch []ca.Request
-	var places []int
-	for i, r := range reqs {
-		match, err := s.entitle(snap, m.node, r)
-		if err != nil {
-			out[i].Err = err
-			continue
-		}
-		batch = append(batch, ca.Request{
-			ID: match.ID, PublicKey: r.Key, TTL: match.TTL,
-			Requester: node.ID.String(), Rule: match.Rule, Revision: snap.revision,
-		})
-		places = append(places, i)
+	grants, revision, err := s.entitleAll(node, len(reqs), func(i int) api.CSR { return reqs[i] }, func(i int, err error) { out[i].Err = err })
+	if err != nil || len(grants) == 0 {
+		return out, err
 	}
-	if len(batch) == 0 {
-		return out, nil
+	batch := make([]ca.Request, len(grants))
+	for j, g := range grants {
+		batch[j] = ca.Request{
+			ID: g.match.ID, PublicKey: reqs[g.place].Key, TTL: g.match.TTL,
+			Requester: node.ID.String(), Rule: g.match.Rule, Revision: revision,
+		}
 	}
 	for j, result := range s.ca.SignBatch(ctx, batch) {
-		i := places[j]
+		i := grants[j].place
 		if result.Err != nil {
 			out[i].Err = result.Err
 			continue
@@ -60,6 +46,34 @@ func (s *Server) SignWorkloads(ctx context.Context, node api.Caller, reqs []api.
 		s.issued.add(batch[j], node.Name, result.Chain[0], s.cfg.Now())
 	}
 	return out, nil
+}
+
+// grant is a request of a batch that the rules give an identity.
+type grant struct {
+	place int // in the batch
+	match registry.Match
+}
+
+// entitleAll finds the identities that a node's requests are for, by one revision
+// of the rules. Each that there is none for is refused by itself.
+func (s *Server) entitleAll(node api.Caller, n int, request func(int) api.CSR, refuse func(int, error)) (grants []grant, revision uint64, err error) {
+	if err := s.freshEnough(staleAll); err != nil {
+		return nil, 0, err
+	}
+	snap := s.snap()
+	m, ok := snap.members[node.Name]
+	if !ok {
+		return nil, 0, snap.member(node.Name)
+	}
+	for i := range n {
+		match, err := s.entitle(snap, m.node, request(i))
+		if err != nil {
+			refuse(i, err)
+			continue
+		}
+		grants = append(grants, grant{i, match})
+	}
+	return grants, snap.revision, nil
 }
 
 // entitle finds the identity that a request is for, or says why there is none.

@@ -25,35 +25,24 @@ const (
 // SignJWTs evaluates the rules again with what the server knows of the node and
 // signs what they give, as SignWorkloads does.
 func (s *Server) SignJWTs(ctx context.Context, node api.Caller, reqs []api.JWTRequest) ([]api.SignedJWT, error) {
-	if err := s.freshEnough(staleAll); err != nil {
-		return nil, err
-	}
-	snap := s.snap()
-	m, ok := snap.members[node.Name]
-	if !ok {
-		return nil, snap.member(node.Name)
-	}
 	out := make([]api.SignedJWT, len(reqs))
-	var batch []ca.JWTRequest
-	var places []int
-	for i, r := range reqs {
-		match, err := s.entitle(snap, m.node, api.CSR{Rule: r.Rule, ID: r.ID, Attributes: r.Attributes, Err: r.Err})
-		if err != nil {
-			out[i].Err = err
-			continue
-		}
-		batch = append(batch, ca.JWTRequest{
-			ID: match.ID, Audience: r.Audience, TTL: match.TTL,
-			Requester: node.ID.String(), Rule: match.Rule, Revision: snap.revision,
-		})
-		places = append(places, i)
+	grants, revision, err := s.entitleAll(node, len(reqs), func(i int) api.CSR {
+		r := reqs[i]
+		return api.CSR{Rule: r.Rule, ID: r.ID, Attributes: r.Attributes, Err: r.Err}
+	}, func(i int, err error) { out[i].Err = err })
+	if err != nil || len(grants) == 0 {
+		return out, err
 	}
-	if len(batch) == 0 {
-		return out, nil
+	batch := make([]ca.JWTRequest, len(grants))
+	for j, g := range grants {
+		batch[j] = ca.JWTRequest{
+			ID: g.match.ID, Audience: reqs[g.place].Audience, TTL: g.match.TTL,
+			Requester: node.ID.String(), Rule: g.match.Rule, Revision: revision,
+		}
 	}
 	for j, result := range s.ca.SignJWTs(ctx, batch) {
-		if out[places[j]].Err = result.Err; result.Err == nil {
-			out[places[j]].Token = result.SVID.Token()
+		if out[grants[j].place].Err = result.Err; result.Err == nil {
+			out[grants[j].place].Token = result.SVID.Token()
 		}
 	}
 	return out, nil

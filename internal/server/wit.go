@@ -14,35 +14,21 @@ func (s *Server) SignWITs(ctx context.Context, node api.Caller, reqs []api.CSR) 
 	if !s.cfg.WIT {
 		return nil, fault.Hint(fault.Deniedf("WIT-SVIDs are not issued here"), "features: {wit: true} in the server's kith.yaml")
 	}
-	if err := s.freshEnough(staleAll); err != nil {
-		return nil, err
-	}
-	snap := s.snap()
-	m, ok := snap.members[node.Name]
-	if !ok {
-		return nil, snap.member(node.Name)
-	}
 	out := make([]api.SignedWIT, len(reqs))
-	var batch []ca.WITRequest
-	var places []int
-	for i, r := range reqs {
-		match, err := s.entitle(snap, m.node, r)
-		if err != nil {
-			out[i].Err = err
-			continue
-		}
-		batch = append(batch, ca.WITRequest{
-			ID: match.ID, PublicKey: r.Key, TTL: match.TTL,
-			Requester: node.ID.String(), Rule: match.Rule, Revision: snap.revision,
-		})
-		places = append(places, i)
+	grants, revision, err := s.entitleAll(node, len(reqs), func(i int) api.CSR { return reqs[i] }, func(i int, err error) { out[i].Err = err })
+	if err != nil || len(grants) == 0 {
+		return out, err
 	}
-	if len(batch) == 0 {
-		return out, nil
+	batch := make([]ca.WITRequest, len(grants))
+	for j, g := range grants {
+		batch[j] = ca.WITRequest{
+			ID: g.match.ID, PublicKey: reqs[g.place].Key, TTL: g.match.TTL,
+			Requester: node.ID.String(), Rule: g.match.Rule, Revision: revision,
+		}
 	}
 	for j, result := range s.ca.SignWITs(ctx, batch) {
-		if out[places[j]].Err = result.Err; result.Err == nil {
-			out[places[j]].Token = result.SVID.Token()
+		if out[grants[j].place].Err = result.Err; result.Err == nil {
+			out[grants[j].place].Token = result.SVID.Token()
 		}
 	}
 	return out, nil
