@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 
-	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 )
 
@@ -25,29 +24,21 @@ type SignedJWT struct {
 
 // SignJWT reads each request by itself, as SignWorkloads does.
 func (n *node) SignJWT(ctx context.Context, req *pb.SignJWTRequest) (*pb.SignJWTResponse, error) {
-	caller, err := callerOf(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if len(req.GetRequests()) > maxBatch {
-		return nil, fault.Invalidf("%d requests in one batch, at most %d are signed", len(req.GetRequests()), maxBatch)
-	}
-	reqs := make([]JWTRequest, len(req.GetRequests()))
-	for i, r := range req.GetRequests() {
-		reqs[i] = JWTRequest{Rule: r.GetRule(), ID: r.GetSpiffeId(), Attributes: r.GetAttributes(), Audience: r.GetAudience()}
-		reqs[i].Err = checkWorkload(reqs[i].Rule, reqs[i].ID, reqs[i].Attributes)
-	}
-	signed, err := n.p.cfg.Fleet.SignJWTs(ctx, caller, reqs)
-	if err != nil {
-		return nil, err
-	}
-	resp := &pb.SignJWTResponse{Results: make([]*pb.SignedJWT, len(signed))}
-	for i, s := range signed {
-		resp.Results[i] = &pb.SignedJWT{Token: s.Token}
+	results, err := signAll(ctx, req.GetRequests(), readJWTRequest, n.p.cfg.Fleet.SignJWTs, func(s SignedJWT) *pb.SignedJWT {
 		if s.Err != nil {
 			text, kind := n.refusal(s.Err)
-			resp.Results[i] = &pb.SignedJWT{Error: text, ErrorKind: kind}
+			return &pb.SignedJWT{Error: text, ErrorKind: kind}
 		}
+		return &pb.SignedJWT{Token: s.Token}
+	})
+	if err != nil {
+		return nil, err
 	}
-	return resp, nil
+	return &pb.SignJWTResponse{Results: results}, nil
+}
+
+func readJWTRequest(r *pb.JWTRequest) JWTRequest {
+	out := JWTRequest{Rule: r.GetRule(), ID: r.GetSpiffeId(), Attributes: r.GetAttributes(), Audience: r.GetAudience()}
+	out.Err = checkWorkload(out.Rule, out.ID, out.Attributes)
+	return out
 }

@@ -45,26 +45,37 @@ func (n *node) Sync(stream syncStream) error {
 // SignWorkloads reads each request by itself: one that is broken does not spoil
 // the batch.
 func (n *node) SignWorkloads(ctx context.Context, req *pb.SignWorkloadsRequest) (*pb.SignWorkloadsResponse, error) {
+	results, err := signAll(ctx, req.GetCsrs(), readCSR, n.p.cfg.Fleet.SignWorkloads, n.result)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.SignWorkloadsResponse{Results: results}, nil
+}
+
+// signAll reads a node's batch, has it signed and puts the answers together.
+func signAll[In, Asked, Signed, Out any](ctx context.Context, batch []In, read func(In) Asked,
+	sign func(context.Context, Caller, []Asked) ([]Signed, error), result func(Signed) Out,
+) ([]Out, error) {
 	caller, err := callerOf(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(req.GetCsrs()) > maxBatch {
-		return nil, fault.Invalidf("%d requests in one batch, at most %d are signed", len(req.GetCsrs()), maxBatch)
+	if len(batch) > maxBatch {
+		return nil, fault.Invalidf("%d requests in one batch, at most %d are signed", len(batch), maxBatch)
 	}
-	reqs := make([]CSR, len(req.GetCsrs()))
-	for i, c := range req.GetCsrs() {
-		reqs[i] = readCSR(c)
+	asked := make([]Asked, len(batch))
+	for i, one := range batch {
+		asked[i] = read(one)
 	}
-	signed, err := n.p.cfg.Fleet.SignWorkloads(ctx, caller, reqs)
+	signed, err := sign(ctx, caller, asked)
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.SignWorkloadsResponse{Results: make([]*pb.SignedWorkload, len(signed))}
-	for i, s := range signed {
-		resp.Results[i] = n.result(s)
+	results := make([]Out, len(signed))
+	for i, one := range signed {
+		results[i] = result(one)
 	}
-	return resp, nil
+	return results, nil
 }
 
 func readCSR(c *pb.WorkloadCSR) CSR {
