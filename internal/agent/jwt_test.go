@@ -72,9 +72,12 @@ func (s *testServer) SignJWT(_ context.Context, req *pb.SignJWTRequest) (*pb.Sig
 	return out, nil
 }
 
-func newJWTServer(t *testing.T) jwtServer {
-	t.Helper()
-	s := jwtServer{newServer(t), newKey(t)}
+func newJWTServer(t *testing.T) jwtServer { return withJWTs(newServer(t)) }
+
+// withJWTs lets a server sign JWT-SVIDs.
+func withJWTs(inner *testServer) jwtServer {
+	inner.t.Helper()
+	s := jwtServer{inner, newKey(inner.t)}
 	s.locked(func() {
 		s.jwtKey, s.jwtKid = s.key, "first"
 		s.state.Bundles = []*pb.Bundle{s.withJWTKeys("first")}
