@@ -122,7 +122,8 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"no identity":      {kith.Config{Socket: agent.Socket, As: "nobody"}, fault.Denied, "no identity issued"},
 		"socket too long":  {kith.Config{Socket: "/" + strings.Repeat("x", 200)}, fault.Invalid, "too long"},
 		"relative socket":  {kith.Config{Socket: "agent.sock"}, fault.Invalid, "absolute"},
-		"TCP socket":       {kith.Config{Socket: "tcp://127.0.0.1:1"}, fault.Invalid, "not a unix socket"},
+		"TCP socket":       {kith.Config{Socket: "tcp://127.0.0.1:1"}, fault.Invalid, "no agent of Kith is on TCP"},
+		"another scheme":   {kith.Config{Socket: "npipe://agent"}, fault.Invalid, "not a unix socket"},
 		"socket authority": {kith.Config{Socket: "unix://run/agent.sock"}, fault.Invalid, "authority"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -72,6 +72,9 @@ func parseSocket(from, value string) (string, error) {
 		}
 	}
 	switch {
+	case strings.HasPrefix(value, "tcp:"):
+		return "", fault.Hint(fault.Invalidf("%s: %q: no agent of Kith is on TCP, over which it could not tell who connects", from, value),
+			"write unix:///path/to/agent.sock")
 	case strings.Contains(value, "://") && !isURI:
 		return "", fault.Hint(fault.Invalidf("%s: %q is not a unix socket", from, value), "write unix:///path/to/agent.sock")
 	case strings.ContainsAny(path, "?#\x00"):

@@ -104,6 +104,9 @@ func present(path string) error {
 
 // noAgent is the error of every verb that needs the agent of this node.
 func noAgent(path string, err error) error {
+	if strings.Contains(path, "://") { // that there is no such file is not the point
+		return fault.Hint(fault.Invalidf("agent socket: %w", config.CheckSocketPath(path)), "as in SPIFFE_ENDPOINT_SOCKET=unix:///run/kith/agent.sock")
+	}
 	return fault.Hint(fmt.Errorf("no agent answers on %s: %w", path, err),
 		"kith dev (to try it here), or kith join <line> and kith agent")
 }

@@ -162,8 +162,9 @@ func (a *app) nearestAgent(cmd *cobra.Command) {
 	if os.Getenv("KITH_AGENT_SOCKET") != "" || cmd.Flags().Changed("agent-socket") || cmd.Flags().Changed("run-dir") {
 		return
 	}
-	if path, ok := strings.CutPrefix(os.Getenv("SPIFFE_ENDPOINT_SOCKET"), "unix://"); ok {
-		a.paths.AgentSocket = path
+	value := os.Getenv("SPIFFE_ENDPOINT_SOCKET")
+	if path, ok := strings.CutPrefix(value, "unix://"); ok || strings.HasPrefix(value, "tcp:") {
+		a.paths.AgentSocket = path // one on TCP is refused, and not another one used instead
 		return
 	}
 	if os.Getenv("KITH_RUN_DIR") != "" || present(a.paths.AgentSocket) == nil {

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 )
 
@@ -64,5 +66,26 @@ func TestDecisionsAreKeptAndAnswered(t *testing.T) {
 	}
 	if got := ask(&pb.WhyQuery{Query: 4, Limit: 10, DeniedOnly: true}); len(got) != 1 || got[0].GetId() != "bbbb" {
 		t.Errorf("denied only: got %v", got)
+	}
+}
+
+// Rule 74, 79: a TCP socket would take anybody's word for who connects, so there is
+// none to configure; the message says which socket there is.
+func TestRule74And79NoTCPSocket(t *testing.T) {
+	s := newServer(t)
+	for name, set := range map[string]func(*Config){
+		"agent":  func(c *Config) { c.Socket = "tcp://127.0.0.1:8081" },
+		"authz":  func(c *Config) { c.AuthzSocket = "tcp://127.0.0.1:8081" },
+		"broker": func(c *Config) { c.Broker.Socket = "tcp://127.0.0.1:8081" },
+	} {
+		n := newNode(t, s)
+		set(&n.cfg)
+		a, err := New(n.cfg)
+		if err == nil {
+			a.Close()
+		}
+		if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), `"tcp://127.0.0.1:8081": want the path of a unix socket`) {
+			t.Errorf("%s: got %v, want a refusal that says what is wanted", name, err)
+		}
 	}
 }

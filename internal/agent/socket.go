@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,6 +27,9 @@ type socket struct {
 }
 
 func checkSocketPath(path string) error {
+	if strings.Contains(path, "://") {
+		return config.CheckSocketPath(path) // it says why not
+	}
 	if !filepath.IsAbs(path) {
 		return fault.Invalidf("socket path %q is not absolute", path)
 	}

@@ -315,8 +315,15 @@ func maxSocketPath() int {
 }
 
 // CheckSocketPath refuses a path the kernel would not take, which it reports
-// only as "invalid argument".
+// only as "invalid argument", and whatever is no path. Workload Endpoint 3: TCP only
+// where something else says who connects, and nothing does.
 func CheckSocketPath(path string) error {
+	switch scheme, _, ok := strings.Cut(path, "://"); {
+	case ok && scheme == "tcp":
+		return fault.Invalidf("%q: want the path of a unix socket; over TCP nobody can tell which process connects", path)
+	case ok:
+		return fault.Invalidf("%q: want the path of a unix socket", path)
+	}
 	if n, limit := len(path), maxSocketPath(); n > limit {
 		return fault.Hint(fault.Invalidf("socket path of %d bytes, at most %d fit: %s", n, limit, path),
 			"set KITH_RUN_DIR to a shorter directory")
