@@ -136,8 +136,11 @@ func (w *Workload) explain(ruling *ruling, peer *Peer, request *Request, asked p
 	token := w.userToken(ruling, request, peer, now)
 	facts.Token, asked.Facts = token, &facts
 	near := ruling.table.Explain(peer.in(ruling.table), asked).Near
-	if token.err != nil && near.Field == policy.FieldWhen {
-		near.Got += ": " + token.err.Error()
+	if near.Field != policy.FieldWhen {
+		return near
+	}
+	if _, err := token.Check(); err != nil {
+		near.Got += ": " + err.Error()
 	}
 	return near
 }

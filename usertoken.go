@@ -1,8 +1,6 @@
 package kith
 
 import (
-	"crypto/sha256"
-	"errors"
 	"fmt"
 	"time"
 
@@ -16,47 +14,27 @@ import (
 // heard twice.
 const maxMissing = 8
 
-// userToken is the end user's token of one request, checked when a condition
-// first asks for it.
-type userToken struct {
-	checker *usertoken.Checker
-	carrier usertoken.Carrier
-	leaf    *[sha256.Size]byte // of the caller
-	now     time.Time
-	missing func(provider, keyID string)
-
-	asked  bool
-	state  policy.TokenState
-	claims map[string]any
-	err    error // why it is refused
-}
+// userToken is the end user's token of one request, as conditions see it.
+type userToken struct{ usertoken.Once }
 
 // Claims implements policy.Token.
 func (t *userToken) Claims() (map[string]any, policy.TokenState) {
-	if t.asked {
-		return t.claims, t.state
-	}
-	t.asked = true
-	token, err := t.checker.Check(t.carrier, t.leaf, t.now)
-	var refused *usertoken.Refused
+	token, err := t.Check()
 	switch {
 	case err != nil:
-		t.state, t.err = policy.TokenRefused, err
-		if errors.As(err, &refused) && errors.Is(err, spiffe.ErrUnknownKey) {
-			t.missing(refused.Provider, refused.KeyID)
-		}
-	case token != nil:
-		t.claims, t.state = token.Claims, policy.TokenValid
+		return nil, policy.TokenRefused
+	case token == nil:
+		return nil, policy.TokenNone
 	}
-	return t.claims, t.state
+	return token.Claims, policy.TokenValid
 }
 
 // userToken is the request's, for who decides by this ruling.
 func (w *Workload) userToken(ruling *ruling, request *Request, peer *Peer, now time.Time) *userToken {
-	return &userToken{
-		checker: ruling.tokens, carrier: usertoken.Carrier{Headers: request.Headers, Query: request.Query},
-		leaf: &peer.hash, now: now, missing: w.missingKey,
-	}
+	return &userToken{usertoken.Once{
+		Checker: ruling.tokens, Carrier: usertoken.Carrier{Headers: request.Headers, Query: request.Query},
+		Leaf: &peer.hash, Now: now, Missing: w.missingKey,
+	}}
 }
 
 // missingKey tells the agent of a key that a token names. It does not block.

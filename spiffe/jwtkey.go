@@ -200,18 +200,21 @@ func parseJWTKey(object map[string]json.RawMessage) (JWTKey, error) {
 		}
 	}
 	var err error
-	switch kty, _ := stringOf(object["kty"]); kty {
-	case "EC":
-		key.Public, err = parseECKey(object)
-	case "RSA":
-		key.Public, err = parseRSAKey(object)
-	default:
-		err = errors.New("kty is neither EC nor RSA")
-	}
-	if err != nil {
+	if key.Public, err = parseSigningKey(object); err != nil {
 		return JWTKey{}, err
 	}
 	return key, key.check()
+}
+
+// parseSigningKey is the public part of a key of the two kinds that sign tokens.
+func parseSigningKey(object map[string]json.RawMessage) (crypto.PublicKey, error) {
+	switch kty, _ := stringOf(object["kty"]); kty {
+	case "EC":
+		return parseECKey(object)
+	case "RSA":
+		return parseRSAKey(object)
+	}
+	return nil, errors.New("kty is neither EC nor RSA")
 }
 
 // parseECKey is RFC 7518 6.2.1.

@@ -71,15 +71,7 @@ func parseProofKey(object map[string]json.RawMessage) (proofKey, error) {
 		return proofKey{}, fmt.Errorf("alg %s is not one of the nine allowed", clip(string(object["alg"])))
 	}
 	key := proofKey{alg: alg}
-	switch kty, _ := stringOf(object["kty"]); kty {
-	case "EC":
-		key.public, err = parseECKey(object)
-	case "RSA":
-		key.public, err = parseRSAKey(object)
-	default:
-		err = errors.New("kty is neither EC nor RSA")
-	}
-	if err != nil {
+	if key.public, err = parseSigningKey(object); err != nil {
 		return proofKey{}, err
 	}
 	return key, JWTKey{ID: "cnf", Public: key.public, Algorithm: alg.name}.check()

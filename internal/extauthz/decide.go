@@ -133,10 +133,10 @@ func (p *Point) judge(ruling *ruling, table *policy.Table, peer policy.Peer, q *
 		}
 		if facts := q.Request.Facts; facts != nil {
 			facts.Query = query
-			facts.Token = &userToken{
-				p: p, checker: ruling.tokens[table.Service()], leaf: q.Leaf, now: p.cfg.Now(),
-				carrier: usertoken.Carrier{Headers: facts.Headers, Query: query},
-			}
+			facts.Token = &userToken{usertoken.Once{
+				Checker: ruling.tokens[table.Service()], Leaf: q.Leaf, Now: p.cfg.Now(), Missing: p.cfg.Missing,
+				Carrier: usertoken.Carrier{Headers: facts.Headers, Query: query},
+			}}
 		}
 	}
 	return agreed(table, q.Request, table.Decide(peer, q.Request))

@@ -1,45 +1,21 @@
 package extauthz
 
 import (
-	"crypto/sha256"
-	"errors"
-	"time"
-
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/usertoken"
-	"github.com/kith-id/kith/spiffe"
 )
 
-// userToken is the end user's token of one question, checked when a condition
-// first asks for it.
-type userToken struct {
-	p       *Point
-	checker *usertoken.Checker
-	carrier usertoken.Carrier
-	leaf    *[sha256.Size]byte // nil if the proxy showed no certificate
-	now     time.Time
-
-	asked  bool
-	state  policy.TokenState
-	claims map[string]any
-}
+// userToken is the end user's token of one question, as conditions see it.
+type userToken struct{ usertoken.Once }
 
 // Claims implements policy.Token.
 func (t *userToken) Claims() (map[string]any, policy.TokenState) {
-	if t.asked {
-		return t.claims, t.state
-	}
-	t.asked = true
-	token, err := t.checker.Check(t.carrier, t.leaf, t.now)
-	var refused *usertoken.Refused
+	token, err := t.Check()
 	switch {
 	case err != nil:
-		t.state = policy.TokenRefused
-		if errors.As(err, &refused) && errors.Is(err, spiffe.ErrUnknownKey) {
-			t.p.cfg.Missing(refused.Provider, refused.KeyID)
-		}
-	case token != nil:
-		t.claims, t.state = token.Claims, policy.TokenValid
+		return nil, policy.TokenRefused
+	case token == nil:
+		return nil, policy.TokenNone
 	}
-	return t.claims, t.state
+	return token.Claims, policy.TokenValid
 }
