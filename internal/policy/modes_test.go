@@ -182,3 +182,22 @@ func TestAttack16ForwardedAddressesNeedATrustedGateway(t *testing.T) {
 		}
 	}
 }
+
+// Attack 17: an address makes nobody a gateway, be it this host's own, private or
+// link-local: only the identity that the service names does.
+func TestAttack17PrivateAddressesAreNotTrusted(t *testing.T) {
+	services := shop()
+	services[0].Forwarded = Forwarded{By: []string{"/n/edge"}}
+	table := mustCompile(t, newSet(t, services,
+		Rule{Name: "office", From: []string{"any"}, To: "orders", Allow: []string{"* /{**}"}, When: `request.source_ip.within("203.0.113.0/24")`},
+	), "orders")
+	head := http.Header{"X-Forwarded-For": {"203.0.113.7"}, "X-Real-Ip": {"203.0.113.7"}, "Forwarded": {"for=203.0.113.7"}, "True-Client-Ip": {"203.0.113.7"}}
+	for _, source := range []string{"127.0.0.1", "::1", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.1.1", "100.64.0.1", "fd00::1", "fe80::1", "::ffff:10.0.0.1"} {
+		for peer, want := range map[string]Effect{web: Deny, "/n/edge": Allow} {
+			f := Facts{Source: netip.MustParseAddr(source), Headers: head}
+			if d := table.Decide(resolvePeer(t, table, peer), Request{Protocol: HTTP, Method: "GET", Path: "/", Facts: &f}); d.Effect != want {
+				t.Errorf("%s from %s: got %+v, want %s", peer, source, d, want)
+			}
+		}
+	}
+}

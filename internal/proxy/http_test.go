@@ -168,6 +168,8 @@ func TestErrorsOfTheWayOut(t *testing.T) {
 	}
 }
 
+// Attacks 60, 64 and 67: an address proves nothing, whoever has given it: the
+// certificate must be one of the service that was meant.
 func TestEndpointWithTheWrongIdentityGetsNothing(t *testing.T) {
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, func(http.ResponseWriter, *http.Request) { t.Error("the wrong service was asked") }))

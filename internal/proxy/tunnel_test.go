@@ -218,6 +218,31 @@ func TestTCPDenied(t *testing.T) {
 	}
 }
 
+// Attack 34: a rule's port is the application's own, and stays it whatever port
+// callers come in by.
+func TestAttack34PortsAreTheApplications(t *testing.T) {
+	h, app := newHouse(t), listenTCP(t, func(conn net.Conn) { io.WriteString(conn, "in") })
+	_, exposed := h.expose("db", "tcp", app)
+	h.agent.Service("web", "http")
+	p, _ := h.run("web", func(c *Config) { c.Upstreams = []Upstream{{Service: "db", Listen: "127.0.0.1:0"}} })
+	h.agent.Settled()
+	_, inner, _ := net.SplitHostPort(app)
+	_, outer, _ := net.SplitHostPort(exposed)
+	_, local, _ := net.SplitHostPort(p.UpstreamAddrs()[0])
+	for _, tc := range []struct{ allowed, said string }{{inner, "in"}, {outer, ""}, {local, ""}} {
+		h.agent.Rules(proxytest.Allow("port", "web", "db", "tcp "+tc.allowed))
+		conn, err := net.Dial("tcp", p.UpstreamAddrs()[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(proxytest.Patience))
+		if said, _ := io.ReadAll(conn); string(said) != tc.said {
+			t.Errorf("tcp %s allowed (application %s, exposed %s, upstream %s): got %q", tc.allowed, inner, outer, local, said)
+		}
+		conn.Close()
+	}
+}
+
 func TestTCPIsCutWhenDenied(t *testing.T) {
 	h, local := tcpHouse(t, func(conn net.Conn) { io.Copy(conn, conn) })
 	h.agent.Rules(proxytest.Allow("db", "web", "db", "tcp"))

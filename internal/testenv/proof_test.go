@@ -1,6 +1,8 @@
 package testenv_test
 
 import (
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -228,5 +230,33 @@ func TestRule62SecureChannel(t *testing.T) {
 		if _, err := b.orders.ProofHandler(http.NotFoundHandler(), 0, cfg); err == nil {
 			t.Errorf("%+v is taken", cfg)
 		}
+	}
+}
+
+// Attack 67: without an authority that vouches for it no load balancer is spoken
+// to: neither token nor request is sent.
+func TestAttack67UnknownLoadBalancerGetsNothing(t *testing.T) {
+	b := newBalanced(t)
+	for _, kind := range []kith.ProofKind{kith.ProofSignature, kith.ProofToken} {
+		signing, err := b.orders.SigningTransport(nil, ordersName, kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			req, err := http.NewRequestWithContext(t.Context(), "POST", b.lb.URL+"/v1/orders", strings.NewReader("two"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := signing.RoundTrip(req)
+			var unknown x509.UnknownAuthorityError
+			if !errors.As(err, &unknown) {
+				t.Errorf("%s: got %v, %v, want that the authority is unknown", kind, res, err)
+			}
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.seen) > 0 {
+		t.Errorf("the service saw %v", b.seen)
 	}
 }

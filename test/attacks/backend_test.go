@@ -51,10 +51,26 @@ func newGoBackend(t *testing.T) *goBackend {
 		t.Fatal(err)
 	}
 	b := &goBackend{at: l.Addr().(*net.TCPAddr).Port}
+	b.serve(t, l)
+	return b
+}
+
+// newUnixBackend listens on a socket alone.
+func newUnixBackend(t *testing.T, path string) *goBackend {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &goBackend{}
+	b.serve(t, l)
+	return b
+}
+
+func (b *goBackend) serve(t *testing.T, l net.Listener) {
 	server := &http.Server{Handler: b, ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() { _ = server.Close() })
-	return b
 }
 
 // ServeHTTP records the request and says its target.
