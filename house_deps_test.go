@@ -56,6 +56,7 @@ func dependencies() []dependency {
 		{"go.uber.org/goleak", nil, "tests: no goroutine is left behind"},
 		{"github.com/spiffe/go-spiffe/v2", nil, "tests: the peer library we must work with"},
 		{"github.com/coder/websocket", nil, "tests: a WebSocket client and server not ours"},
+		{"github.com/santhosh-tekuri/jsonschema/v6", nil, "tests: the schemas for editors, judged by a validator that is not ours"},
 	}
 }
 
