@@ -16,11 +16,11 @@ import (
 // configVerb checks and shows the configuration of processes.
 func (a *app) configVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "config", Short: "check and show kith.yaml", Args: noSuchVerb, RunE: helpOnly,
+		Use: "config", Short: "check and show kith.yaml; schemas of files for editors", Args: noSuchVerb, RunE: helpOnly,
 		// A broken kith.yaml must not keep one from checking it.
 		Annotations: map[string]string{withoutConfig: ""},
 	}
-	cmd.AddCommand(a.configCheck(), a.configShow())
+	cmd.AddCommand(a.configCheck(), a.configShow(), a.configSchema())
 	return cmd
 }
 
@@ -77,4 +77,32 @@ func (a *app) configShow() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+func (a *app) configSchema() *cobra.Command {
+	return &cobra.Command{
+		Use: "schema [NAME]", Short: "print the JSON Schema of a kind of file, for editors", Args: atMost(1), ValidArgs: config.Schemas(),
+		Long: `Print the JSON Schema (draft 2020-12) of a kind of file; without a name, list them. An
+editor that knows it completes keys, shows what each is and marks what would be
+refused. Where an editor uses the YAML language server, the first line of a file says so:
+
+  # yaml-language-server: $schema=state.schema.json`,
+		Example: "  kith config schema\n  kith config schema state > state.schema.json",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				fmt.Fprint(a.stdout, `state      nodes, identities, providers, teams, services, rules, federation: kith apply -f
+tests      expectations of rules: kith rules test
+kith       kith.yaml, the configuration of server, agent and proxy
+inventory  what names are here: kith import --inventory
+`)
+				return nil
+			}
+			text, err := config.Schema(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = a.stdout.Write(text)
+			return err
+		},
+	}
 }

@@ -68,7 +68,7 @@ func adopted(system string, names []string, inventory string, services policy.Se
 	}
 	in := adopt.Inventory{
 		TrustDomain: services.TrustDomain.String(), ID: listed.ID, Aliases: listed.Aliases, RootNamespace: listed.RootNamespace,
-		Namespaces: listed.Namespaces, Default: listed.Default,
+		Namespaces: listed.Namespaces, Default: string(listed.Default),
 	}
 	for _, w := range listed.Workloads {
 		in.Workloads = append(in.Workloads, adopt.Workload{

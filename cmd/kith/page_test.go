@@ -157,3 +157,8 @@ func TestUserTokenPageRuns(t *testing.T) {
 	env["LOGIN"] = "http://127.0.0.1:" + env["PORT9090"]
 	runPage(t, "exec login $PORT9090 &\nexec kith dev &dev&\neventually kith status\n", script, env)
 }
+
+func TestEditorsPageRuns(t *testing.T) {
+	script, env := page(t, "editors.md")
+	runPage(t, "", script, env)
+}

@@ -97,32 +97,34 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag) {
 		return
 	}
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
-		text, ok := n.Value, isShare(n, v)
-		if !ok {
-			text, ok = d.text(n)
-		}
-		if ok {
+		if text, ok := d.text(n, true); ok {
 			if err := u.UnmarshalText([]byte(text)); err != nil {
-				d.addf(n, "%v", err)
+				d.addf(n, "%v", err) // says more of 30 than that it is a number
+			} else {
+				d.text(n, false)
 			}
 		}
 		return
 	}
 	switch v.Kind() {
 	case reflect.String:
-		if text, ok := d.text(n); ok {
+		if text, ok := d.text(n, tag.Get("form") == "number"); ok {
 			v.SetString(text)
 		}
 	case reflect.Bool:
 		d.boolean(n, v)
 	case reflect.Int:
 		d.number(n, v)
+	case reflect.Uint16:
+		d.count(n, v)
+	case reflect.Float64:
+		d.share(n, v)
 	case reflect.Struct:
 		d.object(n, v, nil)
 	case reflect.Slice:
-		d.list(n, v, tag.Get("form") == "one-or-list")
+		d.list(n, v, tag)
 	case reflect.Map:
-		d.named(n, v)
+		d.named(n, v, tag)
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		d.value(n, v.Elem(), tag)
@@ -131,20 +133,16 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, tag reflect.StructTag) {
 	}
 }
 
-// isShare says that a number with a point stands where one belongs.
-func isShare(n *yaml.Node, v reflect.Value) bool {
-	return v.Type() == reflect.TypeFor[Share]() && n.Kind == yaml.ScalarNode && n.ShortTag() == "!!float"
-}
-
-// text reads a scalar as the text it was written as. Plain decimal numbers are
-// text too (run_as: [1000]); what YAML would change on the way is refused.
-func (d *decoder) text(n *yaml.Node) (string, bool) {
+// text reads a scalar as the text it was written as. A number is none, or what
+// editors know of a file by its schema would not be what we read; where one is
+// usual, as a user's number, it stands for its digits.
+func (d *decoder) text(n *yaml.Node, numbers bool) (string, bool) {
 	if n.Kind == yaml.ScalarNode {
 		switch n.ShortTag() {
 		case "!!str":
 			return n.Value, true
 		case "!!int":
-			if v, err := strconv.ParseInt(n.Value, 10, 64); err == nil && strconv.FormatInt(v, 10) == n.Value {
+			if v, err := strconv.ParseInt(n.Value, 10, 64); numbers && err == nil && strconv.FormatInt(v, 10) == n.Value {
 				return n.Value, true
 			}
 			fallthrough
@@ -178,6 +176,36 @@ func (d *decoder) number(n *yaml.Node, v reflect.Value) {
 		}
 	}
 	d.addf(n, "want a whole number, got %s", kindOf(n))
+}
+
+// count reads a small number.
+func (d *decoder) count(n *yaml.Node, v reflect.Value) {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" {
+		if i, err := strconv.ParseUint(n.Value, 10, 16); err == nil {
+			v.SetUint(i)
+			return
+		}
+	}
+	d.addf(n, "%s is not a number from 0 to 65535", written(n))
+}
+
+// share reads a number from 0 to 1.
+func (d *decoder) share(n *yaml.Node, v reflect.Value) {
+	if n.Kind == yaml.ScalarNode && (n.ShortTag() == "!!int" || n.ShortTag() == "!!float") {
+		if f, err := strconv.ParseFloat(n.Value, 64); err == nil && f >= 0 && f <= 1 {
+			v.SetFloat(f)
+			return
+		}
+	}
+	d.addf(n, "%s is not a number from 0 to 1", written(n))
+}
+
+// written is a scalar in quotes, as it stands in the file.
+func written(n *yaml.Node) string {
+	if n.Kind != yaml.ScalarNode {
+		return kindOf(n)
+	}
+	return strconv.Quote(n.Value)
 }
 
 // object fills a struct from a mapping; absent keys keep what v holds. misplaced
@@ -217,7 +245,7 @@ func (d *decoder) pairs(n *yaml.Node, each func(key, val *yaml.Node)) {
 			d.addf(key, "merge keys are not read: write the values out")
 			continue
 		}
-		name, ok := d.text(key)
+		name, ok := d.text(key, true)
 		if !ok {
 			continue
 		}
@@ -230,13 +258,14 @@ func (d *decoder) pairs(n *yaml.Node, each func(key, val *yaml.Node)) {
 	}
 }
 
-// list fills a slice; one allows a single value to stand for a list of one.
-func (d *decoder) list(n *yaml.Node, v reflect.Value, one bool) {
+// list fills a slice; the form one-or-list allows a single value to stand for a
+// list of one.
+func (d *decoder) list(n *yaml.Node, v reflect.Value, tag reflect.StructTag) {
 	items := n.Content
 	switch {
 	case isNull(n):
 		return
-	case n.Kind == yaml.ScalarNode && one:
+	case n.Kind == yaml.ScalarNode && tag.Get("form") == "one-or-list":
 		items = []*yaml.Node{n}
 	case n.Kind != yaml.SequenceNode:
 		d.addf(n, "want a list, got %s", kindOf(n))
@@ -245,13 +274,13 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, one bool) {
 	out := reflect.MakeSlice(v.Type(), len(items), len(items))
 	for i, item := range items {
 		d.place(out.Index(i), item)
-		d.value(item, out.Index(i), "")
+		d.value(item, out.Index(i), tag)
 	}
 	v.Set(out)
 }
 
-// named fills a map from names to structs.
-func (d *decoder) named(n *yaml.Node, v reflect.Value) {
+// named fills a map from names.
+func (d *decoder) named(n *yaml.Node, v reflect.Value, tag reflect.StructTag) {
 	if isNull(n) {
 		return
 	}
@@ -259,7 +288,7 @@ func (d *decoder) named(n *yaml.Node, v reflect.Value) {
 	d.pairs(n, func(key, val *yaml.Node) {
 		elem := reflect.New(v.Type().Elem()).Elem()
 		d.place(elem, key)
-		d.value(val, elem, "")
+		d.value(val, elem, tag)
 		v.SetMapIndex(reflect.ValueOf(key.Value), elem)
 	})
 }

@@ -75,7 +75,7 @@ func (f *stateFile) put(o *pb.Object) error {
 	case *pb.Object_Service:
 		s := k.Service
 		b := serviceBody{
-			Identities: s.GetIdentities(), Protocol: s.GetProtocol(),
+			Identities: s.GetIdentities(), Protocol: protocol(s.GetProtocol()),
 			RunAs: s.GetRunAs(), Endpoints: s.GetEndpoints(), Mode: serviceMode(s.GetMode()), Team: s.GetTeam(),
 		}
 		for _, e := range s.GetExternal() {

@@ -10,15 +10,23 @@ import (
 
 // external is a program that is asked about what rules allow.
 type external struct {
-	At       position `yaml:"-"`
-	Name     string   `yaml:"name"`
-	Actions  []string `yaml:"actions,omitempty"`
-	OPA      string   `yaml:"opa,omitempty"`
-	ExtAuthz string   `yaml:"ext_authz,omitempty"`
-	Socket   string   `yaml:"socket,omitempty"`
-	CA       string   `yaml:"ca,omitempty"`
-	Timeout  Duration `yaml:"timeout,omitempty"`
-	Headers  []string `yaml:"headers,omitempty,flow"`
+	At position `yaml:"-"`
+	// Name is what decisions call it.
+	Name string `yaml:"name"`
+	// Actions are what it is asked about; everything if left out.
+	Actions []string `yaml:"actions,omitempty"`
+	// OPA is the URL of a document of an OPA server: http://127.0.0.1:8181/v1/data/shop/allow.
+	OPA string `yaml:"opa,omitempty"`
+	// ExtAuthz is the URL of an ext_authz v3 service, in place of opa.
+	ExtAuthz string `yaml:"ext_authz,omitempty"`
+	// Socket is the Unix socket it is reached by, in place of the URL's host.
+	Socket string `yaml:"socket,omitempty"`
+	// CA holds the certificates, in PEM, that it is verified by.
+	CA string `yaml:"ca,omitempty"`
+	// Timeout is how long it may take; then the request is denied.
+	Timeout Duration `yaml:"timeout,omitempty"`
+	// Headers are the request's that it sees; "*" for all.
+	Headers []string `yaml:"headers,omitempty,flow"`
 }
 
 func (e external) message() *pb.External {

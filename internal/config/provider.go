@@ -9,23 +9,35 @@ import (
 
 // provider is who signs tokens for end users.
 type provider struct {
-	At         position `yaml:"-"`
-	Name       string   `yaml:"name"`
-	Issuer     string   `yaml:"issuer,omitempty"`
-	Audiences  []string `yaml:"audiences,omitempty,flow"`
-	JWKS       jwks     `yaml:"jwks,omitempty,flow"`
+	At position `yaml:"-"`
+	// Name is what commands call it.
+	Name string `yaml:"name"`
+	// Issuer is the claim iss of its tokens, exactly.
+	Issuer string `yaml:"issuer,omitempty"`
+	// Audiences are those of which a token must name one.
+	Audiences []string `yaml:"audiences,omitempty,flow"`
+	// JWKS is where its keys are.
+	JWKS jwks `yaml:"jwks,omitempty,flow"`
+	// Algorithms are those that tokens may be signed with.
 	Algorithms []string `yaml:"algorithms,omitempty,flow"`
-	Locations  []string `yaml:"locations,omitempty,flow"`
-	Services   []string `yaml:"services,omitempty,flow"`
-	Bound      bool     `yaml:"bound,omitempty"`
+	// Locations are where a request carries the token: bearer, "header X-User-Token",
+	// "cookie session", "query access_token"; bearer if left out.
+	Locations []string `yaml:"locations,omitempty,flow"`
+	// Services are those whose requests may carry its tokens; all if left out.
+	Services []string `yaml:"services,omitempty,flow"`
+	// Bound takes only tokens that are bound to the caller's certificate.
+	Bound bool `yaml:"bound,omitempty"`
 }
 
 // jwks says where the keys of a provider come from: one of the three. A file is
 // read when the state is, and what it holds becomes part of it.
 type jwks struct {
-	URL    string `yaml:"url,omitempty"`
+	// URL is the https address of a JWKS.
+	URL string `yaml:"url,omitempty"`
+	// Inline is a JWKS as it is, JSON.
 	Inline string `yaml:"inline,omitempty"`
-	File   string `yaml:"file,omitempty"`
+	// File holds a JWKS; it is read when the state is.
+	File string `yaml:"file,omitempty"`
 }
 
 // keyFile is a file that a provider's keys are to be read from.

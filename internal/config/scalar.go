@@ -10,6 +10,8 @@ import (
 	"github.com/kith-id/kith/spiffe"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/registry"
 )
 
 // Duration is a time.Duration written as Go does: "90s", "1h30m".
@@ -95,50 +97,45 @@ func (t *domain) UnmarshalText(text []byte) error {
 // MarshalText writes the bare name.
 func (t domain) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
+// word is text from a closed set: its type says which.
+type word interface{ words() []string }
+
 // Level is the least important kind of log line written.
 type Level string
 
+func (Level) words() []string { return []string{"debug", "info", "warn", "error"} }
+
 // UnmarshalText refuses a level that does not exist.
-func (l *Level) UnmarshalText(text []byte) error {
-	return choose((*string)(l), text, "debug", "info", "warn", "error")
-}
+func (l *Level) UnmarshalText(text []byte) error { return choose((*string)(l), text, l.words()) }
 
 // Format is the form of the log.
 type Format string
 
+func (Format) words() []string { return []string{"text", "json"} }
+
 // UnmarshalText refuses a format that does not exist.
-func (f *Format) UnmarshalText(text []byte) error {
-	return choose((*string)(f), text, "text", "json")
-}
+func (f *Format) UnmarshalText(text []byte) error { return choose((*string)(f), text, f.words()) }
 
 // Share is a part of a whole, from 0 to 1.
 type Share float64
 
-// UnmarshalText reads "0.01"; it is written without quotes.
-func (s *Share) UnmarshalText(text []byte) error {
-	v, err := strconv.ParseFloat(string(text), 64)
-	if err != nil || !(v >= 0 && v <= 1) {
-		return fmt.Errorf("%q is not a number from 0 to 1", text)
-	}
-	*s = Share(v)
-	return nil
-}
-
 // PathForm is how paths are written to the decision log.
 type PathForm string
 
+func (PathForm) words() []string { return []string{"template", "raw"} }
+
 // UnmarshalText refuses a form that does not exist.
-func (p *PathForm) UnmarshalText(text []byte) error {
-	return choose((*string)(p), text, "template", "raw")
-}
+func (p *PathForm) UnmarshalText(text []byte) error { return choose((*string)(p), text, p.words()) }
 
 // keep is the one thing a path option can say.
 type keep bool
 
+func (keep) words() []string { return []string{"keep"} }
+
 // UnmarshalText reads "keep"; leaving the key out refuses such paths.
 func (k *keep) UnmarshalText(text []byte) error {
 	var s string
-	err := choose(&s, text, "keep")
+	err := choose(&s, text, k.words())
 	*k = err == nil
 	return err
 }
@@ -146,12 +143,45 @@ func (k *keep) UnmarshalText(text []byte) error {
 // MarshalText is only asked for a true one: the key is omitted otherwise.
 func (keep) MarshalText() ([]byte, error) { return []byte("keep"), nil }
 
+// protocol is what a service speaks.
+type protocol string
+
+func (protocol) words() []string {
+	return []string{policy.HTTP.String(), policy.GRPC.String(), policy.TCP.String()}
+}
+
+// UnmarshalText refuses a protocol that does not exist.
+func (p *protocol) UnmarshalText(text []byte) error { return choose((*string)(p), text, p.words()) }
+
+// profile is how a bundle endpoint is known.
+type profile string
+
+func (profile) words() []string {
+	return []string{string(registry.HTTPSWeb), string(registry.HTTPSSPIFFE)}
+}
+
+// UnmarshalText refuses a profile that does not exist.
+func (p *profile) UnmarshalText(text []byte) error { return choose((*string)(p), text, p.words()) }
+
+// effect is what a test expects of a decision.
+type effect string
+
+func (effect) words() []string { return []string{policy.Allow.String(), policy.Deny.String()} }
+
+// UnmarshalText refuses what no decision can be, and keeps it: it is not missing.
+func (e *effect) UnmarshalText(text []byte) error {
+	*e = effect(text)
+	return choose((*string)(e), text, e.words())
+}
+
 // ruleMode is the mode of a rule; enforce is what a rule without one does.
 type ruleMode string
 
+func (ruleMode) words() []string { return []string{"enforce", "shadow"} }
+
 // UnmarshalText refuses a mode that does not exist.
 func (m *ruleMode) UnmarshalText(text []byte) error {
-	err := choose((*string)(m), text, "enforce", "shadow")
+	err := choose((*string)(m), text, m.words())
 	if *m == "enforce" {
 		*m = ""
 	}
@@ -161,9 +191,11 @@ func (m *ruleMode) UnmarshalText(text []byte) error {
 // serviceMode is the mode of a service; enforce is what a service without one does.
 type serviceMode string
 
+func (serviceMode) words() []string { return []string{"enforce", "observe"} }
+
 // UnmarshalText refuses a mode that does not exist.
 func (m *serviceMode) UnmarshalText(text []byte) error {
-	err := choose((*string)(m), text, "enforce", "observe")
+	err := choose((*string)(m), text, m.words())
 	if *m == "enforce" {
 		*m = ""
 	}
@@ -173,18 +205,8 @@ func (m *serviceMode) UnmarshalText(text []byte) error {
 // count is a small number.
 type count uint16
 
-// UnmarshalText reads a decimal number.
-func (c *count) UnmarshalText(text []byte) error {
-	n, err := strconv.ParseUint(string(text), 10, 16)
-	*c = count(n)
-	if err != nil {
-		return fmt.Errorf("%q is not a number from 0 to 65535", text)
-	}
-	return nil
-}
-
 // choose sets *to to text if it is one of the words.
-func choose(to *string, text []byte, words ...string) error {
+func choose(to *string, text []byte, words []string) error {
 	for _, w := range words {
 		if string(text) == w {
 			*to = w

@@ -32,69 +32,113 @@ type objectKey struct{ kind, name string }
 
 // stateFile is the shape of one document (DESIGN 5).
 type stateFile struct {
-	TrustDomain domain                 `yaml:"trust_domain,omitempty"`
-	Owner       string                 `yaml:"owner,omitempty"`
-	Nodes       []nodeRule             `yaml:"nodes,omitempty"`
-	Identities  []identityRule         `yaml:"identities,omitempty"`
-	Providers   []provider             `yaml:"providers,omitempty"`
-	Teams       []team                 `yaml:"teams,omitempty"`
-	Services    map[string]serviceBody `yaml:"services,omitempty"`
-	Rules       []rule                 `yaml:"rules,omitempty"`
-	Federation  []federation           `yaml:"federation,omitempty"`
+	// TrustDomain is the one the file is for; another server refuses it.
+	TrustDomain domain `yaml:"trust_domain,omitempty"`
+	// Owner is which file or pipeline the objects come from: kith apply --prune
+	// deletes only its own.
+	Owner string `yaml:"owner,omitempty"`
+	// Nodes are node rules: they admit nodes and name their class.
+	Nodes []nodeRule `yaml:"nodes,omitempty"`
+	// Identities are identity rules: templates that say which IDs workloads get.
+	Identities []identityRule `yaml:"identities,omitempty"`
+	// Providers sign tokens for end users.
+	Providers []provider `yaml:"providers,omitempty"`
+	// Teams own services: their operators change these and the rules to them.
+	Teams []team `yaml:"teams,omitempty"`
+	// Services are names that callers use, with the identities that may answer.
+	Services map[string]serviceBody `yaml:"services,omitempty"`
+	// Rules say who may, or may never, do what on a service.
+	Rules []rule `yaml:"rules,omitempty"`
+	// Federation is other trust domains whose SVIDs are accepted.
+	Federation []federation `yaml:"federation,omitempty"`
 }
 
 type nodeRule struct {
-	At      position `yaml:"-"`
-	Name    string   `yaml:"name"`
-	Require string   `yaml:"require,omitempty"`
+	At position `yaml:"-"`
+	// Name is the class of the nodes it admits: node.class.
+	Name string `yaml:"name"`
+	// Require is CEL over node.* that must hold: 'node.x509.issuer == "CN=acme hosts"'.
+	Require string `yaml:"require,omitempty"`
 }
 
 type identityRule struct {
-	At      position `yaml:"-"`
-	Name    string   `yaml:"name"`
-	Nodes   []string `yaml:"nodes,omitempty,flow"`
-	ID      string   `yaml:"id,omitempty"`
-	Require string   `yaml:"require,omitempty"`
-	Default bool     `yaml:"default,omitempty"`
-	Hint    string   `yaml:"hint,omitempty"`
-	TTL     Duration `yaml:"ttl,omitempty"`
+	At position `yaml:"-"`
+	// Name is what plans and explanations call the rule.
+	Name string `yaml:"name"`
+	// Nodes are the classes of nodes it is for.
+	Nodes []string `yaml:"nodes,omitempty,flow"`
+	// ID is the template of the path: /{node.class}/{workload.k8s.sa}.
+	ID string `yaml:"id,omitempty"`
+	// Require is CEL over node.* and workload.* that must hold besides.
+	Require string `yaml:"require,omitempty"`
+	// Default puts its ID first where a workload has several.
+	Default bool `yaml:"default,omitempty"`
+	// Hint is what the Workload API says beside the SVID, to choose by.
+	Hint string `yaml:"hint,omitempty"`
+	// TTL is how long its SVIDs live, where that is shorter than usual.
+	TTL Duration `yaml:"ttl,omitempty"`
 }
 
 type serviceBody struct {
-	At         position     `yaml:"-"`
-	Identities []string     `yaml:"identities,omitempty,flow"`
-	Protocol   string       `yaml:"protocol,omitempty"`
-	RunAs      []string     `yaml:"run_as,omitempty,flow"`
-	Paths      *pathOptions `yaml:"paths,omitempty,flow"`
-	Endpoints  []string     `yaml:"endpoints,omitempty,flow"`
-	Mode       serviceMode  `yaml:"mode,omitempty"`
-	Forwarded  *forwarded   `yaml:"forwarded,omitempty,flow"`
-	External   []external   `yaml:"external,omitempty"`
-	Team       string       `yaml:"team,omitempty"`
+	At position `yaml:"-"`
+	// Identities are the IDs that are this service: paths in the own trust domain,
+	// or whole IDs.
+	Identities []string `yaml:"identities,omitempty,flow"`
+	// Protocol is http, grpc or tcp; http if left out.
+	Protocol protocol `yaml:"protocol,omitempty"`
+	// RunAs are users, uids and %groups that may claim the name with kith run --as.
+	RunAs []string `yaml:"run_as,omitempty,flow" form:"number"`
+	// Paths keeps path forms that are otherwise refused.
+	Paths *pathOptions `yaml:"paths,omitempty,flow"`
+	// Endpoints are fixed host:port addresses, beside those that register.
+	Endpoints []string `yaml:"endpoints,omitempty,flow"`
+	// Mode is enforce, or observe: decided and reported, only the platform denies.
+	Mode serviceMode `yaml:"mode,omitempty"`
+	// Forwarded says whose X-Forwarded-For is believed.
+	Forwarded *forwarded `yaml:"forwarded,omitempty,flow"`
+	// External are programs that are asked about what rules allow.
+	External []external `yaml:"external,omitempty"`
+	// Team is whose operators may change the service and the rules to it.
+	Team string `yaml:"team,omitempty"`
 }
 
 type forwarded struct {
-	By   sources `yaml:"by,omitempty,flow" form:"one-or-list"`
-	Hops count   `yaml:"hops,omitempty"`
+	// By are the gateways: services, IDs or ID patterns.
+	By sources `yaml:"by,omitempty,flow" form:"one-or-list"`
+	// Hops is which entry from the right is the caller's; 1 if left out.
+	Hops count `yaml:"hops,omitempty"`
 }
 
 type pathOptions struct {
+	// EncodedSlash keeps %2f inside segments; it is never decoded.
 	EncodedSlash keep `yaml:"encoded_slash,omitempty"`
-	DoubleSlash  keep `yaml:"double_slash,omitempty"`
+	// DoubleSlash keeps empty segments.
+	DoubleSlash keep `yaml:"double_slash,omitempty"`
 }
 
 type rule struct {
-	At        position `yaml:"-"`
-	Name      string   `yaml:"name"`
-	From      sources  `yaml:"from,omitempty" form:"one-or-list"`
-	To        string   `yaml:"to,omitempty"`
-	Allow     []string `yaml:"allow,omitempty"`
-	Deny      []string `yaml:"deny,omitempty"`
-	Except    sources  `yaml:"except,omitempty" form:"one-or-list"`
-	Guardrail bool     `yaml:"guardrail,omitempty"`
-	Boundary  []string `yaml:"boundary,omitempty"`
-	When      string   `yaml:"when,omitempty"`
-	Mode      ruleMode `yaml:"mode,omitempty"`
+	At position `yaml:"-"`
+	// Name is what decisions and commands call the rule.
+	Name string `yaml:"name"`
+	// From is who: a service, /a/b, /a/*, /a/**, spiffe://other/…, any or anonymous.
+	From sources `yaml:"from,omitempty" form:"one-or-list"`
+	// To is a service; or an ID, an ID pattern or any, which is the platform's.
+	To string `yaml:"to,omitempty"`
+	// Allow are actions: "GET,POST /v1/orders/{id}", "grpc pkg.Service/Method",
+	// tcp, "tcp 5432".
+	Allow []string `yaml:"allow,omitempty"`
+	// Deny are actions; a deny beats every allow.
+	Deny []string `yaml:"deny,omitempty"`
+	// Except are sources that the denies, or the boundary, do not bind.
+	Except sources `yaml:"except,omitempty" form:"one-or-list"`
+	// Guardrail makes a deny the platform's.
+	Guardrail bool `yaml:"guardrail,omitempty"`
+	// Boundary is what the services may be asked at most; no allow leaves it.
+	Boundary []string `yaml:"boundary,omitempty"`
+	// When is a condition in CEL: request.*, peer.*, jwt.*.
+	When string `yaml:"when,omitempty"`
+	// Mode is enforce, or shadow: computed and reported, never enforced.
+	Mode ruleMode `yaml:"mode,omitempty"`
 }
 
 // sources is a list that may be written without brackets when it has one item.
@@ -156,6 +200,11 @@ func (s *State) collect(d *decoder, f stateFile) {
 	}
 	for _, name := range sortedKeys(f.Services) {
 		b := f.Services[name]
+		for _, e := range b.External {
+			if e.Name == "" {
+				d.faultAt(e.At, "external decision of service %q without a name", name)
+			}
+		}
 		s.put(d, b.At, "service", name, b.object(name, f.Owner))
 	}
 	for _, r := range f.Rules {
@@ -244,7 +293,7 @@ const defaultProtocol = "http"
 
 func (b serviceBody) object(name, owner string) *pb.Object {
 	s := &pb.Service{
-		Name: name, Identities: b.Identities, Protocol: cmp.Or(b.Protocol, defaultProtocol),
+		Name: name, Identities: b.Identities, Protocol: cmp.Or(string(b.Protocol), defaultProtocol),
 		RunAs: b.RunAs, Endpoints: b.Endpoints, Mode: string(b.Mode), Team: b.Team, Owner: owner,
 	}
 	for _, e := range b.External {

@@ -275,7 +275,7 @@ func TestEncodeRoundTrips(t *testing.T) {
 			{Kind: &pb.Object_NodeRule{NodeRule: &pb.NodeRule{Name: "n" + text.Draw(t, "name"), Require: text.Draw(t, "require"), Owner: text.Draw(t, "owner")}}},
 			{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{Name: "i", Nodes: list.Draw(t, "nodes"), Id: text.Draw(t, "id"), Hint: text.Draw(t, "hint")}}},
 			{Kind: &pb.Object_Service{Service: &pb.Service{
-				Name: text.Draw(t, "service") + "s", Protocol: "p" + text.Draw(t, "protocol"), RunAs: list.Draw(t, "run_as"),
+				Name: text.Draw(t, "service") + "s", Protocol: rapid.SampledFrom([]string{"http", "grpc", "tcp"}).Draw(t, "protocol"), RunAs: list.Draw(t, "run_as"),
 				Mode: rapid.SampledFrom([]string{"", "observe"}).Draw(t, "mode"), Forwarded: rapid.SampledFrom([]*pb.Forwarded{nil, {By: list.Draw(t, "by"), Hops: 3}}).Draw(t, "forwarded"),
 			}}},
 			{Kind: &pb.Object_Rule{Rule: &pb.Rule{

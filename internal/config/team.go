@@ -4,11 +4,15 @@ import "github.com/kith-id/kith/internal/pb"
 
 // team is some operators' part of the services.
 type team struct {
-	At           position `yaml:"-"`
-	Name         string   `yaml:"name"`
-	Identities   []string `yaml:"identities,omitempty,flow"`
+	At position `yaml:"-"`
+	// Name is what services and operators are bound to.
+	Name string `yaml:"name"`
+	// Identities are the IDs and patterns that its services may have.
+	Identities []string `yaml:"identities,omitempty,flow"`
+	// TrustDomains are others that its rules may name.
 	TrustDomains []string `yaml:"trust_domains,omitempty,flow"`
-	Platform     bool     `yaml:"platform,omitempty"`
+	// Platform lets its operators write guardrails and boundaries too.
+	Platform bool `yaml:"platform,omitempty"`
 }
 
 func (t team) object(owner string) *pb.Object {

@@ -13,18 +13,26 @@ const maxVectors = 10_000
 
 // vectorFile is the shape of a file of expectations.
 type vectorFile struct {
+	// Tests are expectations: what the rules decide of calls.
 	Tests []vectorBody `yaml:"tests,omitempty"`
 }
 
 type vectorBody struct {
-	At     position `yaml:"-"`
-	Name   string   `yaml:"name,omitempty"`
-	From   string   `yaml:"from,omitempty"`
-	To     string   `yaml:"to,omitempty"`
-	Call   string   `yaml:"call,omitempty"`
-	Expect string   `yaml:"expect,omitempty"`
-	Rule   string   `yaml:"rule,omitempty"`
-	Reason string   `yaml:"reason,omitempty"`
+	At position `yaml:"-"`
+	// Name is what the report calls it; the call if left out.
+	Name string `yaml:"name,omitempty"`
+	// From is who calls: a service, an ID, or anonymous.
+	From string `yaml:"from"`
+	// To is the service that is called.
+	To string `yaml:"to"`
+	// Call is one request: "GET /v1/orders/7", "grpc pkg.Service/Method", "tcp 5432".
+	Call string `yaml:"call"`
+	// Expect is allow or deny.
+	Expect effect `yaml:"expect"`
+	// Rule is the rule that must be the one that decides.
+	Rule string `yaml:"rule,omitempty"`
+	// Reason is the reason that the decision must have.
+	Reason string `yaml:"reason,omitempty"`
 }
 
 // Vector is an expectation and where it stands.
@@ -80,7 +88,7 @@ func (b vectorBody) vector(d *decoder) (Vector, bool) {
 		v.Name = strings.Join([]string{b.From, b.Call, "on", b.To}, " ")
 	}
 	var missing []string
-	for _, field := range []struct{ name, value string }{{"from", b.From}, {"to", b.To}, {"call", b.Call}, {"expect", b.Expect}} {
+	for _, field := range []struct{ name, value string }{{"from", b.From}, {"to", b.To}, {"call", b.Call}, {"expect", string(b.Expect)}} {
 		if field.value == "" {
 			missing = append(missing, field.name)
 		}
@@ -89,11 +97,8 @@ func (b vectorBody) vector(d *decoder) (Vector, bool) {
 	case len(missing) > 0:
 		d.faultAt(b.At, "a test needs %s", strings.Join(missing, ", "))
 		return v, false
-	case b.Expect == policy.Allow.String():
+	case string(b.Expect) == policy.Allow.String():
 		v.Expect = policy.Allow
-	case b.Expect != policy.Deny.String():
-		d.faultAt(b.At, "expect is %q: allow or deny", b.Expect)
-		return v, false
 	}
 	if _, err := policy.ParseCall(b.Call); err != nil {
 		d.faultAt(b.At, "call: %v", err)
