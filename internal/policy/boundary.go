@@ -4,7 +4,8 @@ import "strings"
 
 // boundary is a rule outside of which no allow counts.
 type boundary struct {
-	rule   uint32
+	rule   string
+	except uint32 // its except list, 0 for none
 	root   uint32 // of its actions
 	class  uint32
 	shadow bool
@@ -20,9 +21,9 @@ const (
 )
 
 // boundary enters a rule that is one: a class of its own for all its sources.
-func (c *compiler) boundary(r *Rule, number, when uint32) error {
+func (c *compiler) boundary(r *Rule, n numbered) error {
 	t := c.table
-	b := boundary{rule: number, root: t.actions.root(), class: uint32(len(t.classes)), shadow: r.Mode == Shadow}
+	b := boundary{rule: r.Name, except: n.except, root: t.actions.root(), class: uint32(len(t.classes)), shadow: r.Mode == Shadow}
 	t.classes = append(t.classes, class{tier: tierBoundary, root: b.root, from: strings.Join(r.From, ",")})
 	for i, from := range r.From {
 		if err := c.resolve(from, binding{class: true, number: b.class}); err != nil {
@@ -31,7 +32,7 @@ func (c *compiler) boundary(r *Rule, number, when uint32) error {
 	}
 	t.boundaries = append(t.boundaries, b)
 	t.shadows = t.shadows || b.shadow
-	return c.enter(r, number, when, ".boundary", tierBoundary, r.Boundary)
+	return c.enter(r, n, ".boundary", tierBoundary, r.Boundary)
 }
 
 // enter notes that the peer is one a boundary names.
@@ -52,7 +53,7 @@ func (p *resolved) release(t *Table) {
 		p.bounds = make([]bound, len(t.boundaries))
 	}
 	for i, b := range t.boundaries {
-		if list := t.exceptOf(b.rule); list != 0 && p.excepted != nil && p.excepted[list>>6]>>(list&63)&1 != 0 {
+		if b.except != 0 && p.excused(b.except) {
 			p.bounds[i] = boundFree
 		}
 	}

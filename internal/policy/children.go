@@ -9,92 +9,191 @@ import (
 // word is how many bytes of a segment are compared as one number.
 const word = 8
 
-// children are the literal children of all nodes of a trie, in one open-addressed
-// table. A segment of up to eight bytes stands in its slot, so that finding it
-// touches one line of cache and no text.
+// children are the literal children of all nodes of a trie: those of a node that
+// has many in one open-addressed table, those of others side by side, once they
+// are sealed. A segment of up to eight bytes stands there as a number, so that
+// finding it touches one line of cache and no text.
 type children struct {
 	seed  uint64 // secret: rules come from many hands, and must not collide on purpose
-	slots []child
+	slots []slot
+	few   []child // few[0] is no child
 	count int
-	bytes []byte            // longer segments, one after the other
+	bytes []byte            // longer segments, one after the other, behind their lengths
 	long  map[string]uint32 // while filling: where in bytes they begin
 }
 
 type child struct {
-	key    uint64 // of a longer segment: half of its hash, and where it begins
-	parent uint32
-	node   uint32 // 0: free
-	length uint32
+	key  uint64 // of a longer segment: half of its hash, and where it begins
+	node uint32 // 0: no child
+	long bool   // the segment is longer than a word
+	more bool   // of few: the next is the same node's
 }
+
+// slot has a quarter of a line of cache, and lies across none.
+type slot struct {
+	key    uint64
+	parent uint32
+	node   uint32 // 0: free; of a longer segment with isLong
+}
+
+// isLong marks the node of a slot. No trie has so many nodes.
+const isLong = 1 << 31
+
+// fewAtMost is how many children are looked through rather than hashed.
+const fewAtMost = 4
+
+// many is a sealed node's literals where it has more than a few children. Where
+// it has a few they are the index of the first.
+const many = ^uint32(0)
 
 func newChildren() children {
-	return children{seed: maphash.String(maphash.MakeSeed(), ""), slots: make([]child, 8), long: map[string]uint32{}}
+	return children{seed: maphash.String(maphash.MakeSeed(), ""), slots: make([]slot, 8), long: map[string]uint32{}}
 }
 
-// findChild is the child of parent by a segment, whose key is given; 0 if there is none.
-func findChild[T string | []byte](c *children, parent uint32, key uint64, segment T) uint32 {
-	mask := uint32(len(c.slots) - 1)
-	for i := c.home(parent, key, len(segment)) & mask; ; i = (i + 1) & mask {
-		slot := &c.slots[i]
-		if slot.node == 0 {
+// find is the child of a sealed node by a segment, whose key is given; 0 if there
+// is none.
+func find[T string | []byte](c *children, parent, literals uint32, key uint64, segment T) uint32 {
+	if literals == many {
+		return findSlot(c, parent, key, segment)
+	}
+	long := len(segment) > word
+	if !long && !plain(key, len(segment)) {
+		return 0
+	}
+	for i := literals; ; i++ {
+		here := &c.few[i]
+		if here.long == long && (here.key == key || long && sameText(c, here.key, key, segment)) {
+			return here.node
+		}
+		if !here.more {
 			return 0
 		}
-		if slot.parent != parent || int(slot.length) != len(segment) {
-			continue
+	}
+}
+
+// findSlot is find among all that are hashed.
+func findSlot[T string | []byte](c *children, parent uint32, key uint64, segment T) uint32 {
+	mask := uint32(len(c.slots) - 1)
+	i := c.home(parent, key)
+	if len(segment) > word {
+		for ; ; i++ {
+			here := &c.slots[i&mask]
+			if here.node == 0 {
+				return 0
+			}
+			if here.parent == parent && here.node&isLong != 0 && sameText(c, here.key, key, segment) {
+				return here.node &^ isLong
+			}
 		}
-		if slot.key == key && len(segment) <= word || len(segment) > word && sameText(c, slot, key, segment) {
-			return slot.node
+	}
+	if !plain(key, len(segment)) {
+		return 0
+	}
+	for ; ; i++ {
+		here := &c.slots[i&mask]
+		if here.key == key && here.parent == parent && here.node&isLong == 0 || here.node == 0 {
+			return here.node
 		}
 	}
 }
 
-func sameText[T string | []byte](c *children, slot *child, key uint64, segment T) bool {
-	start := uint32(slot.key)
-	return slot.key>>32 == key>>32 && string(c.bytes[start:start+slot.length]) == string(segment)
+// plain is true if the key of a segment of up to eight bytes says how many it has:
+// if the last one is not zero. No literal has such bytes.
+func plain(key uint64, length int) bool { return length == (64-bits.LeadingZeros64(key)+7)/8 }
+
+func sameText[T string | []byte](c *children, there, key uint64, segment T) bool {
+	return there>>32 == key>>32 && string(c.text(there)) == string(segment)
 }
 
-// add is for a child that findChild has not found.
+// text is the longer segment of a key.
+func (c *children) text(key uint64) []byte {
+	start := uint32(key)
+	length := uint32(c.bytes[start]) | uint32(c.bytes[start+1])<<8
+	return c.bytes[start+2 : start+2+length]
+}
+
+// add is for a child that findSlot has not found.
 func (c *children) add(parent, node uint32, segment string) {
-	if c.count++; c.count*4 > len(c.slots)*3 {
-		old := c.slots
-		c.slots = make([]child, 2*len(old))
-		for _, slot := range old {
-			if slot.node == 0 {
-				continue
-			}
-			key := slot.key
-			if slot.length > word {
-				start := uint32(slot.key)
-				key = keyOf(c, c.bytes[start:start+slot.length])
-			}
-			c.place(slot, key)
-		}
+	if c.count++; c.count*2 > len(c.slots) {
+		c.rehash(c.slots, 2*len(c.slots))
 	}
 	key := keyOf(c, segment)
-	slot := child{key: key, parent: parent, node: node, length: uint32(len(segment))}
+	s := slot{key, parent, node}
 	if len(segment) > word {
 		start, known := c.long[segment]
 		if !known {
 			start = uint32(len(c.bytes))
-			c.bytes = append(c.bytes, segment...)
+			c.bytes = append(append(c.bytes, byte(len(segment)), byte(len(segment)>>8)), segment...)
 			c.long[segment] = start
 		}
-		slot.key = key>>32<<32 | uint64(start)
+		s.key, s.node = key>>32<<32|uint64(start), node|isLong
 	}
-	c.place(slot, key)
+	c.place(s, key)
 }
 
-func (c *children) place(slot child, key uint64) {
+// rehash places children in so many slots.
+func (c *children) rehash(all []slot, size int) {
+	c.slots = make([]slot, size)
+	for _, s := range all {
+		switch {
+		case s.node&isLong != 0:
+			c.place(s, keyOf(c, c.text(s.key)))
+		case s.node != 0:
+			c.place(s, s.key)
+		}
+	}
+}
+
+func (c *children) place(s slot, key uint64) {
 	mask := uint32(len(c.slots) - 1)
-	i := c.home(slot.parent, key, int(slot.length)) & mask
+	i := c.home(s.parent, key) & mask
 	for c.slots[i].node != 0 {
 		i = (i + 1) & mask
 	}
-	c.slots[i] = slot
+	c.slots[i] = s
 }
 
-func (c *children) home(parent uint32, key uint64, length int) uint32 {
-	return uint32(mix(mix(key^c.seed) ^ uint64(parent)<<32 ^ uint64(length)))
+// seal ends the filling: nodes' literals become where their children are.
+func (c *children) seal(nodes []node) {
+	hashed := 0
+	c.few = make([]child, 1, 1+c.count)
+	for i := range nodes {
+		n := nodes[i].literals
+		if n > fewAtMost {
+			hashed, nodes[i].literals = hashed+int(n), many
+		} else if n > 0 {
+			nodes[i].literals = uint32(len(c.few))
+			for left := n; left > 0; left-- {
+				c.few = append(c.few, child{more: left > 1})
+			}
+		}
+	}
+	hash := make([]slot, 0, hashed)
+	for _, s := range c.slots {
+		if s.node == 0 {
+			continue
+		}
+		at := nodes[s.parent].literals
+		if at == many {
+			hash = append(hash, s)
+			continue
+		}
+		for c.few[at].node != 0 {
+			at++
+		}
+		here := &c.few[at]
+		here.key, here.node, here.long = s.key, s.node&^isLong, s.node&isLong != 0
+	}
+	size := 1
+	for size < hashed*2 {
+		size *= 2
+	}
+	c.rehash(hash, size)
+	c.few, c.bytes, c.long = fitted(c.few), fitted(c.bytes), nil
+}
+
+func (c *children) home(parent uint32, key uint64) uint32 {
+	return uint32(mix(mix(key^c.seed) ^ uint64(parent)))
 }
 
 func mix(x uint64) uint64 {

@@ -82,14 +82,16 @@ func Compile(set Set, service string) (*Table, error) {
 	if c.table.asked, err = svc.externals(); err != nil {
 		return nil, err
 	}
+	at := uint32(0)
 	for i, name := range names {
 		r := set.Rules[name]
-		if err := c.rule(&r, uint32(i)); err != nil {
+		if err := c.rule(&r, numbered{number: uint32(i), name: at, length: uint8(len(name))}); err != nil {
 			return nil, fault.Invalidf("rules.%s%w", clip(name), err)
 		}
+		at += uint32(len(name))
 	}
-	c.table.actions.compact()
-	c.table.sources.compact()
+	c.table.actions.seal()
+	c.table.sources.seal()
 	c.table.texts = fitted(c.table.texts)
 	return c.table, nil
 }
@@ -139,7 +141,15 @@ type classKey struct {
 	from string
 }
 
-func (c *compiler) rule(r *Rule, number uint32) error {
+// numbered is a rule as entries name it.
+type numbered struct {
+	number       uint32
+	name         uint32 // where its name begins
+	length       uint8  // of that
+	when, except uint32
+}
+
+func (c *compiler) rule(r *Rule, n numbered) error {
 	t := c.table
 	allows, denies := tierAllow, tierDeny
 	if r.Guardrail {
@@ -151,25 +161,20 @@ func (c *compiler) rule(r *Rule, number uint32) error {
 	if wrong := r.shape(); wrong != nil {
 		return at(wrong[0].field, wrong[0].err)
 	}
-	except, err := c.except(r.Except)
-	if err != nil {
+	var err error
+	if n.except, err = c.except(r.Except); err != nil {
 		return err
 	}
-	if except != 0 {
-		t.excepts = append(t.excepts, make([]uint32, int(number)+1-len(t.excepts))...)
-		t.excepts[number] = except
-	}
-	when, err := c.when(r.When)
-	if err != nil {
+	if n.when, err = c.when(r.When); err != nil {
 		return at(".when", err)
 	}
 	if len(r.Boundary) > 0 {
-		return c.boundary(r, number, when)
+		return c.boundary(r, n)
 	}
-	if err := c.enter(r, number, when, ".allow", allows, r.Allow); err != nil {
+	if err := c.enter(r, n, ".allow", allows, r.Allow); err != nil {
 		return err
 	}
-	return c.enter(r, number, when, ".deny", denies, r.Deny)
+	return c.enter(r, n, ".deny", denies, r.Deny)
 }
 
 // when is the number of a condition, 0 for none. Rules that spell it the same
@@ -196,7 +201,7 @@ func (c *compiler) when(text string) (uint32, error) {
 }
 
 // enter puts one list of actions under each source of the rule.
-func (c *compiler) enter(r *Rule, number, when uint32, field string, at tier, list []string) error {
+func (c *compiler) enter(r *Rule, n numbered, field string, at tier, list []string) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -212,12 +217,12 @@ func (c *compiler) enter(r *Rule, number, when uint32, field string, at tier, li
 			}
 			continue
 		}
-		if err := c.supports(when, a.Action); err != nil {
+		if err := c.supports(n.when, a.Action); err != nil {
 			return fault.Invalidf("%s: %w", index(field, i), err)
 		}
 		fitting++
 		if at == tierBoundary {
-			c.table.enter(c.table.boundaries[len(c.table.boundaries)-1].root, a, number, when)
+			c.table.enter(c.table.boundaries[len(c.table.boundaries)-1].root, a, n)
 			continue
 		}
 		for j, from := range r.From {
@@ -225,7 +230,7 @@ func (c *compiler) enter(r *Rule, number, when uint32, field string, at tier, li
 			if err != nil {
 				return fault.Invalidf("%s: %w", index(".from", j), err)
 			}
-			c.table.enter(root, a, number, when)
+			c.table.enter(root, a, n)
 		}
 	}
 	if fitting == 0 {

@@ -74,7 +74,7 @@ func (t *Table) judge(q *query, d *Decision) (platform bool) {
 	}
 	if len(t.boundaries) > 0 {
 		if i := t.outside(q, false); i >= 0 {
-			d.Reason, d.Rule = OutsideBoundary, t.rules[t.boundaries[i].rule]
+			d.Reason, d.Rule = OutsideBoundary, t.boundaries[i].rule
 			return true
 		}
 	}
@@ -83,7 +83,7 @@ func (t *Table) judge(q *query, d *Decision) (platform bool) {
 		return false
 	}
 	if t.first(q, p.roots[p.allows:p.shadows]) {
-		d.Effect, d.Reason, d.Rule = Allow, AllowRule, t.ruleOf(q)
+		d.Effect, d.Reason, d.Rule = Allow, AllowRule, t.ruleOf(q.found)
 		return false
 	}
 	d.Reason = t.missing(p)
@@ -94,13 +94,11 @@ func (t *Table) judge(q *query, d *Decision) (platform bool) {
 }
 
 func (t *Table) denied(q *query, d *Decision, reason Reason) {
-	d.Reason, d.Rule = reason, t.ruleOf(q)
+	d.Reason, d.Rule = reason, t.ruleOf(q.found)
 	if q.unsure {
 		d.Reason = CondError
 	}
 }
-
-func (t *Table) ruleOf(q *query) string { return t.rules[t.actions.entries[q.found].rule] }
 
 // first finds the first entry below roots that matches.
 func (t *Table) first(q *query, roots []root) bool {
@@ -129,7 +127,7 @@ func (t *Table) connects(q *query, node uint32) bool {
 	for i := t.actions.nodes[node].first; i != 0; i = t.actions.entries[i].next {
 		e := &t.actions.entries[i]
 		fits := e.mask == 0 || e.mask == port || q.denies && port == 0
-		if fits && !(q.denies && q.free(e.rule)) && (e.when == 0 || q.meets(e, i)) {
+		if fits && (!e.bound || q.binds(&t.actions.details[i], i)) {
 			q.found = i
 			return true
 		}
@@ -149,18 +147,18 @@ func (t *Table) foreshadow(q *query, d *Decision) {
 	missed, why := q.missed, q.why
 	switch i := -1; {
 	case t.first(q, p.roots[guardrails:denies]):
-		s = Shadowed{Rule: t.ruleOf(q), Reason: GuardrailDeny}
+		s = Shadowed{Rule: t.ruleOf(q.found), Reason: GuardrailDeny}
 	default:
 		if i = t.outside(q, true); i >= 0 {
-			s = Shadowed{Rule: t.rules[t.boundaries[i].rule], Reason: OutsideBoundary}
+			s = Shadowed{Rule: t.boundaries[i].rule, Reason: OutsideBoundary}
 			break
 		}
 		if t.first(q, p.roots[denies:allows]) {
-			s = Shadowed{Rule: t.ruleOf(q), Reason: DenyRule}
+			s = Shadowed{Rule: t.ruleOf(q.found), Reason: DenyRule}
 			break
 		}
 		if t.first(q, p.roots[allows:]) {
-			s = Shadowed{Effect: Allow, Rule: t.ruleOf(q), Reason: AllowRule}
+			s = Shadowed{Effect: Allow, Rule: t.ruleOf(q.found), Reason: AllowRule}
 		}
 	}
 	q.missed, q.why = missed, why

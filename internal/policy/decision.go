@@ -162,17 +162,20 @@ type NearMiss struct {
 // nobody, and denied.
 type Peer struct{ r *resolved }
 
-// resolved is what a table knows of a peer. It is immutable.
+// resolved is what a table knows of a peer. It is immutable. What each decision
+// reads comes first and is one line of cache, for there are as many as connections.
 type resolved struct {
 	table     *Table
-	id        spiffe.ID
+	roots     []root // where this peer's rules begin: guardrails, denies, allows, and those of shadow mode
+	denies    uint32 // index in roots of the first deny
+	allows    uint32 // of the first allow
+	shadows   uint32 // of the first in shadow mode
 	anonymous bool
-	roots     []root   // where this peer's rules begin: guardrails, denies, allows, and those of shadow mode
-	denies    int      // index in roots of the first deny
-	allows    int      // of the first allow
-	shadows   int      // of the first in shadow mode
-	excepted  []uint64 // bitset of the except lists that name this peer
-	bounds    []bound  // by boundary: how it binds this peer
+	room      [8]root // for roots, if that is enough
+
+	id       spiffe.ID
+	excepted []uint64 // bitset of the except lists that name this peer
+	bounds   []bound  // by boundary: how it binds this peer
 }
 
 // ID is the peer's SPIFFE ID; zero for an anonymous peer.

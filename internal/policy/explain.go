@@ -37,16 +37,15 @@ func (t *Table) Explain(p Peer, r Request) Decision {
 
 // nearCondition says which clause kept an entry from matching, and what it read.
 func (t *Table) nearCondition(number uint32, in *input) NearMiss {
-	e := t.actions.entries[number]
-	want, got := t.conditions[e.when].failing(in)
-	return NearMiss{t.rules[e.rule], FieldWhen, want, got}
+	want, got := t.conditions[t.actions.details[number].when].failing(in)
+	return NearMiss{t.ruleOf(number), FieldWhen, want, got}
 }
 
 // nearUnsure says what of a deny's condition could not be evaluated.
 func (t *Table) nearUnsure(rule string, in *input) NearMiss {
-	for i := 1; i < len(t.actions.entries); i++ {
-		if e := &t.actions.entries[i]; e.when != 0 && t.rules[e.rule] == rule {
-			return t.nearCondition(uint32(i), in)
+	for i := uint32(1); i < uint32(len(t.actions.details)); i++ {
+		if t.actions.details[i].when != 0 && t.ruleOf(i) == rule {
+			return t.nearCondition(i, in)
 		}
 	}
 	return NearMiss{}
@@ -55,7 +54,7 @@ func (t *Table) nearUnsure(rule string, in *input) NearMiss {
 // nearBoundary says what about a request is outside of a boundary.
 func (t *Table) nearBoundary(rule string, in *input) NearMiss {
 	for i, b := range t.boundaries {
-		if t.rules[b.rule] != rule {
+		if b.rule != rule {
 			continue
 		}
 		if in.peer.r.bounds[i] == boundOut {
@@ -71,20 +70,18 @@ func (t *Table) nearBoundary(rule string, in *input) NearMiss {
 func (t *Table) nearInside(node uint32, in *input) NearMiss {
 	if t.protocol == TCP {
 		for i := t.actions.nodes[node].first; i != 0; i = t.actions.entries[i].next {
-			if e := &t.actions.entries[i]; e.when != 0 && (e.mask == 0 || e.mask == uint32(in.r.Port)) {
+			if e := &t.actions.entries[i]; t.actions.details[i].when != 0 && (e.mask == 0 || e.mask == uint32(in.r.Port)) {
 				return t.nearCondition(i, in)
 			}
 		}
-		e := t.actions.entries[t.actions.nodes[node].first]
-		return NearMiss{t.rules[e.rule], FieldPort, portText(e.mask), portText(uint32(in.r.Port))}
+		return t.missedPort(node, in.r)
 	}
 	q := query{path: in.r.Path}
 	if q.mask = t.methodMask(in.r.Method); t.actions.walk(&q, node, 1) {
 		return t.nearCondition(q.found, in)
 	}
 	if q.mask = allMethods; t.actions.walk(&q, node, 1) {
-		e := t.actions.entries[q.found]
-		return NearMiss{t.rules[e.rule], FieldMethod, t.written(e).methodText(), in.r.Method}
+		return t.missedMethod(q.found, in.r)
 	}
 	var best reach
 	t.actions.reach(&q, node, 1, 0, &best)
@@ -111,8 +108,7 @@ func (t *Table) near(p *resolved, r *Request) NearMiss {
 
 func (t *Table) nearConnection(p *resolved, r *Request) NearMiss {
 	if p.allows < p.shadows {
-		e := t.actions.entries[t.actions.nodes[p.roots[p.allows].node].first]
-		return NearMiss{t.rules[e.rule], FieldPort, portText(e.mask), portText(uint32(r.Port))}
+		return t.missedPort(p.roots[p.allows].node, r)
 	}
 	best, from := uint32(0), ""
 	for c := range t.others(p) {
@@ -137,8 +133,7 @@ func (t *Table) nearRequest(p *resolved, r *Request) NearMiss {
 	for _, root := range p.roots[p.allows:p.shadows] {
 		q.mask = allMethods
 		if t.actions.walk(&q, root.node, 1) {
-			e := t.actions.entries[q.found]
-			return NearMiss{t.rules[e.rule], FieldMethod, t.written(e).methodText(), r.Method}
+			return t.missedMethod(q.found, r)
 		}
 		t.actions.reach(&q, root.node, 1, 0, &own)
 	}
@@ -190,8 +185,17 @@ func (p *resolved) in(c class) bool {
 }
 
 func (t *Table) missedPath(entry uint32, r *Request) NearMiss {
-	e := t.actions.entries[entry]
-	return NearMiss{t.rules[e.rule], FieldPath, templateText(t.written(e).path), r.Path}
+	return NearMiss{t.ruleOf(entry), FieldPath, templateText(t.written(entry).path), r.Path}
+}
+
+func (t *Table) missedMethod(entry uint32, r *Request) NearMiss {
+	return NearMiss{t.ruleOf(entry), FieldMethod, t.written(entry).methodText(), r.Method}
+}
+
+// missedPort is of the first entry of a node.
+func (t *Table) missedPort(node uint32, r *Request) NearMiss {
+	first := t.actions.nodes[node].first
+	return NearMiss{t.ruleOf(first), FieldPort, portText(t.actions.entries[first].mask), portText(uint32(r.Port))}
 }
 
 // missedFrom is no near miss at all where entry is 0.
@@ -199,7 +203,7 @@ func (t *Table) missedFrom(p *resolved, entry uint32, from string) NearMiss {
 	if entry == 0 {
 		return NearMiss{}
 	}
-	return t.missedBy(p, t.rules[t.actions.entries[entry].rule], from)
+	return t.missedBy(p, t.ruleOf(entry), from)
 }
 
 func (t *Table) missedBy(p *resolved, rule, from string) NearMiss {
@@ -211,8 +215,8 @@ func (t *Table) missedBy(p *resolved, rule, from string) NearMiss {
 }
 
 // written is the action an entry was made from.
-func (t *Table) written(e entry) Action {
-	a, _ := ParseAction(t.texts[e.text]) // it was parsed when the table was compiled
+func (t *Table) written(entry uint32) Action {
+	a, _ := ParseAction(t.texts[t.actions.details[entry].text]) // it was parsed when the table was compiled
 	return a
 }
 
@@ -231,17 +235,17 @@ func (t *trie) reach(q *query, at uint32, start, depth int, best *reach) {
 	if start > len(q.path) {
 		return
 	}
-	end, key, escaped := t.children.cut(q.path, start)
-	child := uint32(0)
-	if escaped {
-		child = t.foldedChild(at, q.path[start:end])
+	n := &t.nodes[at]
+	end := start
+	if n.literals != 0 {
+		child := uint32(0)
+		if child, end = t.literal(at, n.literals, q.path, start); child != 0 {
+			t.reach(q, child, end+1, depth+1, best)
+		}
 	} else {
-		child = findChild(&t.children, at, key, q.path[start:end])
+		end, _, _ = t.children.cut(q.path, start)
 	}
-	if child != 0 {
-		t.reach(q, child, end+1, depth+1, best)
-	}
-	if one := t.nodes[at].one; one != 0 && end > start {
+	if one := n.one; one != 0 && end > start {
 		t.reach(q, one, end+1, depth+1, best)
 	}
 }

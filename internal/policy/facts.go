@@ -196,7 +196,7 @@ func (in *input) address() (netip.Addr, bool) {
 	if f == nil {
 		return netip.Addr{}, false
 	}
-	if in.forwarder == 0 || in.peer.r.excepted == nil || in.peer.r.excepted[in.forwarder>>6]>>(in.forwarder&63)&1 == 0 {
+	if in.forwarder == 0 || !in.peer.r.excused(in.forwarder) {
 		return f.Source.Unmap().WithZone(""), f.Source.IsValid()
 	}
 	if f.Headers == nil {

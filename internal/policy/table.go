@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/kith-id/kith/spiffe"
 )
@@ -14,7 +15,7 @@ type Table struct {
 	paths     PathOptions
 	revision  uint64
 	own       spiffe.TrustDomain
-	rules     []string // names, in order
+	names     string   // of the rules, in order and without anything between
 	texts     []string // actions as written
 	methods   []string // that rules name besides the standard ones
 	classes   []class
@@ -23,9 +24,8 @@ type Table struct {
 	domains   map[spiffe.TrustDomain]uint32
 	everyone  []binding // what every authenticated peer of any trust domain gets
 	anonymous []binding
-	excepts   []uint32 // by rule, as far as there are any: its except list
-	lists     int      // except lists, numbered from 1
-	forwarder uint32   // the list of those whose X-Forwarded-For counts
+	lists     int    // except lists, numbered from 1
+	forwarder uint32 // the list of those whose X-Forwarded-For counts
 	hops      int
 
 	conditions []*condition // numbered from 1
@@ -74,7 +74,7 @@ type root struct {
 func newTable(set Set, svc Service, rules []string) *Table {
 	return &Table{
 		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: set.Revision, own: set.TrustDomain,
-		rules: rules, actions: newTrie(len(rules)), sources: newTrie(0),
+		names: strings.Join(rules, ""), actions: newTrie(len(rules)), sources: newTrie(0),
 		domains: map[spiffe.TrustDomain]uint32{}, observed: svc.Mode == Observe, externals: svc.Externals,
 	}
 }
@@ -104,10 +104,12 @@ func (t *Table) Reads() Reads {
 }
 
 // enter puts an action of a rule below a class's root.
-func (t *Table) enter(root uint32, a *compiled, rule, when uint32) {
-	e := entry{mask: a.mask, rule: rule, text: a.text, when: when}
-	t.actions.insert(root, a.path, e, func(there entry) bool {
-		if t.exceptOf(there.rule) != 0 && t.exceptOf(there.rule) != t.exceptOf(rule) || there.when != 0 && there.when != when {
+func (t *Table) enter(root uint32, a *compiled, r numbered) {
+	e := entry{mask: a.mask, name: r.name, length: r.length}
+	d := detail{rule: r.number, text: a.text, when: r.when, except: r.except}
+	t.actions.insert(root, a.path, e, d, func(i uint32) bool {
+		there, more := &t.actions.entries[i], &t.actions.details[i]
+		if more.except != 0 && more.except != d.except || more.when != 0 && more.when != d.when {
 			return false
 		}
 		if a.protocol == TCP {
@@ -117,11 +119,10 @@ func (t *Table) enter(root uint32, a *compiled, rule, when uint32) {
 	})
 }
 
-func (t *Table) exceptOf(rule uint32) uint32 {
-	if int(rule) < len(t.excepts) {
-		return t.excepts[rule]
-	}
-	return 0
+// ruleOf is the name of the rule an entry is of.
+func (t *Table) ruleOf(entry uint32) string {
+	e := &t.actions.entries[entry]
+	return t.names[e.name : e.name+uint32(e.length)]
 }
 
 // bind gives b to the IDs of a trust domain that path matches.
@@ -131,11 +132,11 @@ func (t *Table) bind(td spiffe.TrustDomain, path []part, b binding) {
 		root = t.sources.root()
 		t.domains[td] = root
 	}
-	e := entry{mask: 1, rule: b.number}
+	d := detail{rule: b.number}
 	if b.class {
-		e.text = 1
+		d.text = 1
 	}
-	t.sources.insert(root, path, e, func(there entry) bool { return there.rule == e.rule && there.text == e.text })
+	t.sources.insert(root, path, entry{mask: 1}, d, func(there uint32) bool { return t.sources.details[there] == d })
 }
 
 // Peer resolves who an authenticated peer is to the rules of this table, once
@@ -144,7 +145,8 @@ func (t *Table) Peer(id spiffe.ID) Peer {
 	if id.IsZero() {
 		return t.Anonymous()
 	}
-	p := &resolved{table: t, id: id}
+	p := newResolved(t)
+	p.id = id
 	if t == nil {
 		return Peer{p}
 	}
@@ -159,8 +161,8 @@ func (t *Table) Peer(id spiffe.ID) Peer {
 			t.sources.walk(&q, root, 1)
 		}
 		for _, i := range found.entries[:found.n] {
-			e := t.sources.entries[i]
-			bindings = append(bindings, binding{class: e.text == 1, number: e.rule})
+			d := t.sources.details[i]
+			bindings = append(bindings, binding{class: d.text == 1, number: d.rule})
 		}
 	}
 	t.resolve(p, bindings)
@@ -170,11 +172,18 @@ func (t *Table) Peer(id spiffe.ID) Peer {
 // Anonymous is a peer that showed no identity. Only rules that say anonymous
 // bind it.
 func (t *Table) Anonymous() Peer {
-	p := &resolved{table: t, anonymous: true}
+	p := newResolved(t)
+	p.anonymous = true
 	if t != nil {
 		t.resolve(p, t.anonymous)
 	}
 	return Peer{p}
+}
+
+func newResolved(t *Table) *resolved {
+	p := &resolved{table: t}
+	p.roots = p.room[:0]
+	return p
 }
 
 // resolve orders the peer's classes by tier and gathers its exceptions.
@@ -201,7 +210,7 @@ func (t *Table) resolve(p *resolved, bindings []binding) {
 		return int(a.node) - int(b.node)
 	})
 	p.roots = slices.Compact(p.roots)
-	p.denies, p.allows, p.shadows = p.first(tierDeny), p.first(tierAllow), p.first(tierShadowGuardrail)
+	p.denies, p.allows, p.shadows = uint32(p.first(tierDeny)), uint32(p.first(tierAllow)), uint32(p.first(tierShadowGuardrail))
 	p.release(t)
 }
 

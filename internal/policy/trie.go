@@ -15,6 +15,7 @@ type trie struct {
 	nodes    []node   // nodes[0] is no node
 	some     []uint32 // by node: some entry at or below it, for near misses
 	entries  []entry  // entries[0] is no entry
+	details  []detail // by entry
 	last     []uint32 // by node, while filling: the last of its entries
 }
 
@@ -23,23 +24,32 @@ type node struct {
 	one      uint32 // child by any one segment that is not empty
 	rest     uint32 // root of the branch behind {**}
 	first    uint32 // the first entry of a template that ends here
-	literals uint32 // how many children by a literal segment
+	literals uint32 // while filling: how many children by a literal segment; sealed: where they are, 0 for none
 }
 
-// entry is one action of one rule at the node its template ends in.
+// entry is one action of one rule at the node its template ends in: what a
+// decision reads of it, in a quarter of a line of cache.
 type entry struct {
-	mask uint32 // methods; of TCP actions the port, 0 for any
-	rule uint32
-	text uint32 // number of the action's text
-	when uint32 // number of its condition, 0 for none
-	next uint32
+	mask   uint32 // methods; of TCP actions the port, 0 for any
+	next   uint32
+	name   uint32 // where its rule's name begins
+	length uint8  // of the name
+	bound  bool   // by a condition or an except list
+}
+
+// detail is what else there is to an entry.
+type detail struct {
+	rule   uint32
+	text   uint32 // number of the action's text
+	when   uint32 // number of its condition, 0 for none
+	except uint32 // number of its rule's except list, 0 for none
 }
 
 // newTrie makes a trie with room for about so many rules.
 func newTrie(rules int) trie {
 	return trie{
 		children: newChildren(), nodes: make([]node, 1, 1+2*rules), some: make([]uint32, 1, 1+2*rules),
-		last: make([]uint32, 1, 1+2*rules), entries: make([]entry, 1, 1+rules),
+		last: make([]uint32, 1, 1+2*rules), entries: make([]entry, 1, 1+rules), details: make([]detail, 1, 1+rules),
 	}
 }
 
@@ -52,8 +62,9 @@ func (t *trie) root() uint32 {
 
 // insert puts e where parts lead from root, unless redundant says that an entry
 // already there leaves it nothing to do.
-func (t *trie) insert(root uint32, parts []part, e entry, redundant func(there entry) bool) {
-	t.entries = append(t.entries, e)
+func (t *trie) insert(root uint32, parts []part, e entry, d detail, redundant func(there uint32) bool) {
+	e.bound = d.when != 0 || d.except != 0
+	t.entries, t.details = append(t.entries, e), append(t.details, d)
 	number := uint32(len(t.entries) - 1)
 	head, tail := parts, []part(nil)
 	open := openAt(parts)
@@ -77,7 +88,7 @@ func (t *trie) insert(root uint32, parts []part, e entry, redundant func(there e
 	n := &t.nodes[at]
 	// Looking at the first few keeps a node that many rules end in linear to fill.
 	for i, looked := n.first, 0; i != 0 && looked < 64; i, looked = t.entries[i].next, looked+1 {
-		if redundant(t.entries[i]) {
+		if redundant(i) {
 			return
 		}
 	}
@@ -104,7 +115,7 @@ func (t *trie) child(parent uint32, p part) uint32 {
 		}
 		return t.nodes[parent].one
 	}
-	if found := findChild(&t.children, parent, keyOf(&t.children, p.text), p.text); found != 0 {
+	if found := findSlot(&t.children, parent, keyOf(&t.children, p.text), p.text); found != 0 {
 		return found
 	}
 	made := t.root()
@@ -113,12 +124,13 @@ func (t *trie) child(parent uint32, p part) uint32 {
 	return made
 }
 
-// compact gives back what growing left over.
-func (t *trie) compact() {
+// seal ends the filling, and gives back what growing left over. Before it nothing
+// can be looked up.
+func (t *trie) seal() {
+	t.children.seal(t.nodes)
 	t.nodes, t.last = fitted(t.nodes), nil
-	t.entries = fitted(t.entries)
+	t.entries, t.details = fitted(t.entries), fitted(t.details)
 	t.some = fitted(t.some)
-	t.children.bytes, t.children.long = fitted(t.children.bytes), nil
 }
 
 // fitted is s without much room to grow.
@@ -151,47 +163,78 @@ type gathering struct {
 	n       int
 }
 
+// literal is the child of a node by the segment of a normal path that begins at
+// start, 0 if there is none, and where the segment ends.
+func (t *trie) literal(at, literals uint32, path string, start int) (child uint32, end int) {
+	end, key, escaped := t.children.cut(path, start)
+	switch {
+	case escaped:
+		return t.foldedChild(at, literals, path[start:end]), end
+	case literals == many:
+		return findSlot(&t.children, at, key, path[start:end]), end
+	case end-start > word || !plain(key, end-start):
+		return find(&t.children, at, literals, key, path[start:end]), end
+	}
+	for i := literals; ; i++ { // as find does, but at hand: most steps are this one
+		here := &t.children.few[i]
+		if here.key == key && !here.long {
+			return here.node, end
+		}
+		if !here.more {
+			return 0, end
+		}
+	}
+}
+
 // foldedChild is the child by a segment of a normal path that has escapes.
-func (t *trie) foldedChild(at uint32, segment string) uint32 {
+func (t *trie) foldedChild(at, literals uint32, segment string) uint32 {
 	if len(segment) > 3*maxLiteral {
 		return 0 // longer than any literal
 	}
 	var space [3 * maxLiteral]byte
 	folded := fold(space[:0], segment)
-	return findChild(&t.children, at, keyOf(&t.children, folded), folded)
+	return find(&t.children, at, literals, keyOf(&t.children, folded), folded)
 }
 
 // walk visits what q matches from node at, with the segment of its path at start
 // the next, and reports whether a visit ended the search. It costs at most one
 // step for each node that fits the path, however many rules there are elsewhere.
 func (t *trie) walk(q *query, at uint32, start int) bool {
-	n := &t.nodes[at]
-	switch {
-	case start > len(q.path):
-		if q.visit(t, n.first) {
-			return true
+	for {
+		n := &t.nodes[at]
+		if start > len(q.path) {
+			return n.first != 0 && q.visit(t, n.first) || n.rest != 0 && t.walkBack(q, n.rest, start, len(q.path))
 		}
-	case n.literals != 0:
-		end, key, escaped := t.children.cut(q.path, start)
-		child := uint32(0)
-		if escaped {
-			child = t.foldedChild(at, q.path[start:end])
-		} else {
-			child = findChild(&t.children, at, key, q.path[start:end])
+		child, one, end := uint32(0), n.one, 0
+		switch {
+		case n.literals != 0:
+			child, end = t.literal(at, n.literals, q.path, start)
+		case one != 0:
+			if end = strings.IndexByte(q.path[start:], '/') + start; end < start {
+				end = len(q.path)
+			}
 		}
-		if child != 0 && t.walk(q, child, end+1) || n.one != 0 && end > start && t.walk(q, n.one, end+1) {
-			return true
+		if end == start {
+			one = 0
 		}
-	case n.one != 0:
-		end := len(q.path)
-		if i := strings.IndexByte(q.path[start:], '/'); i >= 0 {
-			end = start + i
+		// The last of the ways on needs no way back: no call of its own.
+		switch {
+		case child != 0 && (one != 0 || n.rest != 0):
+			if t.walk(q, child, end+1) {
+				return true
+			}
+		case child != 0:
+			at, start = child, end+1
+			continue
 		}
-		if end > start && t.walk(q, n.one, end+1) {
-			return true
+		switch {
+		case one == 0:
+			return n.rest != 0 && t.walkBack(q, n.rest, start, len(q.path))
+		case n.rest != 0:
+			return t.walk(q, one, end+1) || t.walkBack(q, n.rest, start, len(q.path))
 		}
+		at, start = one, end+1
 	}
-	return n.rest != 0 && t.walkBack(q, n.rest, start, len(q.path))
 }
 
 // walkBack goes on behind {**}: the segments of path[start:end] are still to be
@@ -207,7 +250,7 @@ func (t *trie) walkBack(q *query, at uint32, start, end int) bool {
 	slash := strings.LastIndexByte(q.path[:end], '/')
 	segment := q.path[slash+1 : end]
 	if n.literals != 0 {
-		if child := t.foldedChild(at, segment); child != 0 && t.walkBack(q, child, start, slash) {
+		if child := t.foldedChild(at, n.literals, segment); child != 0 && t.walkBack(q, child, start, slash) {
 			return true
 		}
 	}
@@ -218,7 +261,7 @@ func (t *trie) walkBack(q *query, at uint32, start, end int) bool {
 func (q *query) visit(t *trie, i uint32) bool {
 	for ; i != 0; i = t.entries[i].next {
 		e := &t.entries[i]
-		if e.mask&q.mask == 0 || q.denies && q.free(e.rule) || e.when != 0 && !q.meets(e, i) {
+		if e.mask&q.mask == 0 || e.bound && q.table != nil && !q.binds(&t.details[i], i) {
 			continue
 		}
 		if q.all == nil {
@@ -233,12 +276,15 @@ func (q *query) visit(t *trie, i uint32) bool {
 	return false
 }
 
-// meets evaluates the condition of an entry that matches otherwise, where it counts.
-func (q *query) meets(e *entry, i uint32) bool {
-	if q.table == nil {
-		return true
-	}
-	c := q.table.conditions[e.when]
+// binds is false for a deny whose except list frees the peer, and where a
+// condition does not hold.
+func (q *query) binds(d *detail, i uint32) bool {
+	return !(q.denies && q.free(d.except)) && (d.when == 0 || q.meets(d.when, i))
+}
+
+// meets evaluates the condition of an entry that matches otherwise.
+func (q *query) meets(when, i uint32) bool {
+	c := q.table.conditions[when]
 	o := c.eval(&q.in)
 	q.unsure = o == unknown
 	switch {
@@ -262,12 +308,10 @@ func (r Reason) closer(than Reason) bool {
 	return rank[r] > rank[than]
 }
 
-// free is true if the peer is excepted from the rule.
-func (q *query) free(rule uint32) bool {
-	list := q.table.exceptOf(rule)
-	if list == 0 {
-		return false
-	}
-	excepted := q.in.peer.r.excepted
-	return excepted != nil && excepted[list>>6]>>(list&63)&1 != 0
+// free is true if an except list names the peer.
+func (q *query) free(list uint32) bool { return list != 0 && q.in.peer.r.excused(list) }
+
+// excused says whether an except list names the peer.
+func (p *resolved) excused(list uint32) bool {
+	return p.excepted != nil && p.excepted[list>>6]>>(list&63)&1 != 0
 }
