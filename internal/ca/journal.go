@@ -41,6 +41,7 @@ type journal struct {
 	wake     chan struct{}
 	latest   atomic.Int64  // greatest time on disk, Unix nanoseconds
 	used     atomic.Uint64 // bytes not yet shipped
+	stopped  atomic.Bool   // broken is set
 }
 
 type appendBatch struct {
@@ -140,33 +141,63 @@ func fillJournal(file *os.File, size int64) error {
 
 func newAppendBatch() *appendBatch { return &appendBatch{done: make(chan struct{})} }
 
+// pending is entries of one call on their way to the disk.
+type pending struct {
+	batch *appendBatch
+	group *appendGroup
+}
+
 // add writes entries together or not at all and returns once they are on disk.
 // With the error of a ctx that ended they may be on disk; with any other they
 // are not, or it is unknown and nothing is written any more.
 func (j *journal) add(ctx context.Context, at time.Time, entries ...Entry) error {
-	g := &appendGroup{payloads: make([][]byte, len(entries)), at: at}
-	for i, entry := range entries {
-		payload, err := entry.encode()
-		if err != nil {
-			return err
-		}
-		g.payloads[i] = payload
+	p, leads, err := j.join(at, entries)
+	if err != nil {
+		return err
 	}
-	j.mu.Lock()
-	b := j.next
-	b.groups = append(b.groups, g)
-	leads := len(b.groups) == 1
-	j.mu.Unlock()
 	if leads {
-		j.lead(b) // it carries others' entries, so its own ctx does not stop it
-		return g.err
+		j.lead(p.batch) // it carries others' entries, so its own ctx does not stop it
+		return p.group.err
 	}
+	return p.wait(ctx)
+}
+
+// begin is add that does not wait: what depends on the entries must not happen
+// before wait has returned nil.
+func (j *journal) begin(at time.Time, entries ...Entry) (*pending, error) {
+	if j.stopped.Load() {
+		return nil, j.failure()
+	}
+	p, leads, err := j.join(at, entries)
+	if leads {
+		go j.lead(p.batch) // it ends with the write; close waits for that
+	}
+	return p, err
+}
+
+// wait returns once the entries are on disk. Its errors are those of add.
+func (p *pending) wait(ctx context.Context) error {
 	select {
-	case <-b.done:
-		return g.err
+	case <-p.batch.done:
+		return p.group.err
 	case <-ctx.Done():
 		return fmt.Errorf("journal: waiting for the disk: %w", ctx.Err())
 	}
+}
+
+// join puts entries into the next batch. Who is the first there leads it.
+func (j *journal) join(at time.Time, entries []Entry) (p *pending, leads bool, err error) {
+	g := &appendGroup{payloads: make([][]byte, len(entries)), at: at}
+	for i, entry := range entries {
+		if g.payloads[i], err = entry.encode(); err != nil {
+			return nil, false, err
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	b := j.next
+	b.groups = append(b.groups, g)
+	return &pending{b, g}, len(b.groups) == 1, nil
 }
 
 func (j *journal) lead(b *appendBatch) {
@@ -237,6 +268,7 @@ func (j *journal) exhausted() error {
 func (j *journal) publish() {
 	j.latest.Store(j.ring.latest)
 	j.used.Store(j.ring.head - j.ring.tail)
+	j.stopped.Store(j.broken != nil)
 }
 
 // share is how much of the journal waits to be shipped, from 0 to 1.
@@ -282,10 +314,9 @@ func (j *journal) free(tail uint64) error {
 	}
 	if err := j.ring.writeSlot(tail); err != nil {
 		j.broken = fmt.Errorf("journal %s: note what was shipped: %w", j.path, err)
-		return j.broken
 	}
 	j.publish()
-	return nil
+	return j.broken
 }
 
 // failure is why nothing is written any more, or nil.
@@ -295,7 +326,7 @@ func (j *journal) failure() error {
 	return j.broken
 }
 
-// close waits for the write on its way; later entries are errors.
+// close waits for the writes on their way; later entries are errors.
 func (j *journal) close() error {
 	j.shipping.Lock()
 	defer j.shipping.Unlock()
@@ -304,5 +335,6 @@ func (j *journal) close() error {
 	if j.broken == nil {
 		j.broken = errors.New("journal is closed")
 	}
+	j.publish()
 	return j.ring.file.Close()
 }

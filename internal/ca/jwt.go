@@ -37,10 +37,7 @@ type JWTRequest struct {
 }
 
 // JWTResult is what became of one request of a batch.
-type JWTResult struct {
-	SVID *spiffe.JWTSVID
-	Err  error
-}
+type JWTResult = Outcome[spiffe.JWTSVID]
 
 type jwtHeader struct {
 	Algorithm string `json:"alg"`
@@ -59,69 +56,14 @@ type jwtClaims struct {
 	Holder    *confirmation `json:"cnf,omitempty"`
 }
 
-// tokenJob is one token on its way, whatever its kind.
-type tokenJob struct {
-	key    jwtKey
-	claims jwtClaims
-	entry  Entry              // of the journal
-	lint   func(string) error // reads what was signed, and keeps it if it is as it must be
-	err    error
-}
-
 // SignJWTs signs up to 1024 JWT-SVIDs with one write to the journal, on all
-// cores. Results are as those of SignBatch, and so are the steps; the numbers
-// are those of DESIGN.md.
+// cores. Results are as those of SignBatch, and so are the steps.
 func (c *CA) SignJWTs(ctx context.Context, requests []JWTRequest) []JWTResult {
-	jobs, linted := make([]tokenJob, len(requests)), make([]lintedJWT, len(requests))
-	now := c.config.Now().UTC().Truncate(time.Second)
-	ring, err := c.jwtReady(ctx, now, len(requests)) // 1
-	for i := range jobs {
-		if jobs[i].err = err; err == nil {
-			jobs[i].err = c.planJWT(&jobs[i], &linted[i], requests[i], ring, now) // 2
-		}
-	}
-	c.signTokens(ctx, now, jobs) // 3 to 7
-	results, issued := make([]JWTResult, len(jobs)), 0
-	for i, j := range jobs { // 8: what the linter made, and nothing else
-		switch {
-		case j.err != nil:
-			results[i].Err = j.err
-		case linted[i].svid == nil:
-			results[i].Err = fmt.Errorf("sign JWT of %s: nothing was made", requests[i].ID)
-		default:
-			results[i].SVID = linted[i].svid
-			issued++
-		}
-	}
-	c.metrics.jwtIssued.Add(float64(issued))
+	results, _ := signAll(ctx, c, kind[JWTRequest, *jwtRing, spiffe.JWTSVID]{c.ringReady, c.planJWT, c.metrics.jwtIssued}, requests)
 	return results
 }
 
-// signTokens takes planned tokens from the journal to the lint.
-func (c *CA) signTokens(ctx context.Context, now time.Time, jobs []tokenJob) {
-	begin := time.Now()
-	defer func() { c.metrics.seconds.Observe(time.Since(begin).Seconds()) }()
-	c.journalTokens(ctx, now, jobs) // 3
-	inParallel(len(jobs), func(i int) {
-		if jobs[i].err == nil {
-			c.makeToken(&jobs[i]) // 4, 5, 6
-		}
-	})
-	c.voidTokens(ctx, now, jobs) // 7
-}
-
-func (c *CA) jwtReady(ctx context.Context, now time.Time, n int) (*jwtRing, error) {
-	if n > maxBatch {
-		return nil, c.refuse(refusedInvalid, fault.Invalidf("batch of %d requests, at most %d are allowed", n, maxBatch))
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if err := c.checkClock(now); err != nil {
-		return nil, c.refuse(refusedClock, err)
-	}
-	return c.jwt.Load(), nil
-}
+func (c *CA) ringReady(context.Context, time.Time) (*jwtRing, error) { return c.jwt.Load(), nil }
 
 // algorithmFor is what the receivers of a token read: RS256 all of them do.
 func (c *CA) algorithmFor(audience []string) string {
@@ -133,7 +75,7 @@ func (c *CA) algorithmFor(audience []string) string {
 
 // planJWT chooses the key and makes the claims and, apart from them, what the
 // result must be.
-func (c *CA) planJWT(j *tokenJob, linted *lintedJWT, r JWTRequest, ring *jwtRing, now time.Time) error {
+func (c *CA) planJWT(i *intent, made *linted[spiffe.JWTSVID], r JWTRequest, ring *jwtRing, now time.Time) error {
 	if err := c.validateJWT(r); err != nil {
 		return c.refuse(refusedInvalid, fmt.Errorf("sign JWT of %s: %w", r.ID, err))
 	}
@@ -151,16 +93,15 @@ func (c *CA) planJWT(j *tokenJob, linted *lintedJWT, r JWTRequest, ring *jwtRing
 		ttl = min(ttl, r.TTL.Truncate(time.Second))
 	}
 	want := jwtExpectation{issuer: c.config.Issuer, id: r.ID, audience: r.Audience, issuedAt: now, expiry: now.Add(ttl), jti: id, keyID: key.id, algorithm: algorithm}
-	j.key = key
-	j.claims = jwtClaims{Issuer: c.config.Issuer, Subject: r.ID.String(), Audience: r.Audience, Expiry: now.Add(ttl).Unix(), IssuedAt: now.Unix(), ID: id}
-	j.lint = func(token string) (err error) {
-		*linted, err = lintJWT(token, want)
-		return err
-	}
-	j.entry = Entry{
+	i.entry = Entry{
 		Kind: JWTEntry, Time: now, Serial: id, ID: r.ID.String(), NotAfter: want.expiry, Issuer: key.id,
 		Audience: strings.Join(r.Audience, " "), Requester: r.Requester, Rule: r.Rule, Revision: r.Revision,
 	}
+	claims := jwtClaims{Issuer: c.config.Issuer, Subject: r.ID.String(), Audience: r.Audience, Expiry: now.Add(ttl).Unix(), IssuedAt: now.Unix(), ID: id}
+	i.make = c.makeToken(key, claims, want.expiry, func(token string) (err error) {
+		*made, err = lintJWT(token, want)
+		return err
+	})
 	return nil
 }
 
@@ -178,40 +119,15 @@ func (c *CA) validateJWT(r JWTRequest) error {
 	return registry.ValidateAudience(r.Audience)
 }
 
-// journalTokens writes down what is about to be signed. If that fails, nothing is.
-func (c *CA) journalTokens(ctx context.Context, now time.Time, jobs []tokenJob) {
-	var entries []Entry
-	for _, j := range jobs {
-		if j.err == nil {
-			entries = append(entries, j.entry)
+// makeToken is how a token is signed, parsed and linted.
+func (c *CA) makeToken(key jwtKey, claims jwtClaims, expires time.Time, lint func(string) error) func() (refusal, error) {
+	return func() (refusal, error) {
+		key.signed(expires) // before it is: a key that has signed is kept
+		token, err := c.encode(key, claims)
+		if err != nil {
+			return refusedInternal, err
 		}
-	}
-	if len(entries) == 0 {
-		return
-	}
-	err := c.journal.add(ctx, now, entries...)
-	c.checkAlarm()
-	if err == nil {
-		return
-	}
-	for i := range jobs {
-		if jobs[i].err == nil {
-			jobs[i].err = c.refuse(refusedJournal, err)
-		}
-	}
-}
-
-// makeToken signs, parses what was signed, and lints it.
-func (c *CA) makeToken(j *tokenJob) {
-	j.key.signed(j.entry.NotAfter) // before it is: a key that has signed is kept
-	token, err := c.encode(j.key, j.claims)
-	if err != nil {
-		j.err = c.refuse(refusedInternal, fmt.Errorf("sign %s of %s: %w", j.entry.Kind, j.entry.ID, err))
-		return
-	}
-	if err := j.lint(token); err != nil {
-		j.err = c.refuse(refusedLint, fmt.Errorf("sign %s of %s: %w", j.entry.Kind, j.entry.ID, err))
-		c.log.Error("token failed the lint", "kind", string(j.entry.Kind), "id", j.entry.ID, "jti", j.entry.Serial, "error", err)
+		return refusedLint, lint(token)
 	}
 }
 
@@ -262,24 +178,4 @@ func signatureHalves(der []byte) (halves [64]byte, err error) {
 		return halves, malformed
 	}
 	return halves, nil
-}
-
-// voidTokens notes which intents came to nothing, as journalVoids does.
-func (c *CA) voidTokens(ctx context.Context, now time.Time, jobs []tokenJob) {
-	var entries []Entry
-	for _, j := range jobs {
-		if j.err == nil || j.entry.Serial == "" || refusedBy(j.err) == refusedJournal {
-			continue
-		}
-		entries = append(entries, Entry{
-			Kind: VoidEntry, Time: now, Serial: j.entry.Serial, ID: j.entry.ID,
-			Requester: j.entry.Requester, Reason: string(refusedBy(j.err)),
-		})
-	}
-	if len(entries) == 0 {
-		return
-	}
-	if err := c.journal.add(ctx, now, entries...); err != nil {
-		c.log.Warn("void issuance not journalled", "error", err)
-	}
 }

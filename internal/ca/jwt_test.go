@@ -89,28 +89,22 @@ func TestRule35To41WhatWeIssue(t *testing.T) {
 	}
 }
 
-func TestJWTIsJournalledBeforeItIsSigned(t *testing.T) {
+func TestJWTOfTheJournalIsTheOneReleased(t *testing.T) {
 	f := newFixture(t)
 	f.advance(t, nil)
 	f.entries(t)
-	signed := false
-	encode := f.encode
-	f.encode = func(key jwtKey, claims jwtClaims) (string, error) {
-		signed = true
-		for _, e := range f.entries(t) {
-			if e.Kind != JWTEntry || e.Serial != claims.ID || e.Issuer != key.id || e.Audience != "billing x" || e.Rule != "pods" || e.Revision != 7 ||
-				!e.NotAfter.Equal(epoch.Add(JWTLifetime)) || e.ID != claims.Subject {
-				t.Errorf("the journal has %+v", e)
-			}
-			if event := e.event(); event.Facts["token"] != "jwt" || event.Facts["audience"] != "billing x" {
-				t.Errorf("the audit log will have %+v", event)
-			}
-		}
-		return encode(key, claims)
+	svid := mustSignJWT(t, f, "/a", "billing", "x")
+	entries := f.entries(t)
+	if len(entries) != 1 {
+		t.Fatalf("%d entries", len(entries))
 	}
-	mustSignJWT(t, f, "/a", "billing", "x")
-	if !signed {
-		t.Error("nothing was signed")
+	e := entries[0]
+	if e.Kind != JWTEntry || `"`+e.Serial+`"` != string(svid.Claim("jti")) || e.Issuer != svid.KeyID() || e.Audience != "billing x" || e.Rule != "pods" || e.Revision != 7 ||
+		!e.NotAfter.Equal(epoch.Add(JWTLifetime)) || e.ID != svid.ID.String() {
+		t.Errorf("the journal has %+v", e)
+	}
+	if event := e.event(); event.Facts["token"] != "jwt" || event.Facts["audience"] != "billing x" {
+		t.Errorf("the audit log will have %+v", event)
 	}
 }
 

@@ -15,9 +15,10 @@ import (
 	"github.com/kith-id/kith/spiffe"
 )
 
-// linted is a certificate that may leave the process. Only this file makes
-// one, out of the bytes that were signed; a test says so.
-type linted struct{ cert *x509.Certificate }
+// linted is an SVID, or a certificate of an authority, that may leave the process.
+// Only this file, jwtlint.go and witlint.go make one, out of the bytes that were
+// signed; a test says so.
+type linted[S any] struct{ svid *S }
 
 // expectation is what a certificate was asked to be.
 type expectation struct {
@@ -51,27 +52,27 @@ type lint struct {
 
 // lintLeaf parses what was signed and holds it against the profile of a leaf
 // and against the request.
-func lintLeaf(der []byte, want expectation) (linted, error) {
+func lintLeaf(der []byte, want expectation) (linted[x509.Certificate], error) {
 	lints := leafLints()
 	return run(der, want, lints[:])
 }
 
 // lintAuthority is lintLeaf for a root or an issuing CA.
-func lintAuthority(der []byte, want expectation) (linted, error) {
+func lintAuthority(der []byte, want expectation) (linted[x509.Certificate], error) {
 	return run(der, want, authorityLints())
 }
 
-func run(der []byte, want expectation, lints []lint) (linted, error) {
+func run(der []byte, want expectation, lints []lint) (linted[x509.Certificate], error) {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return linted{}, fmt.Errorf("lint parse: %w", err)
+		return linted[x509.Certificate]{}, fmt.Errorf("lint parse: %w", err)
 	}
 	for _, l := range lints {
 		if err := l.check(cert, want); err != nil {
-			return linted{}, fmt.Errorf("lint %s: %w", l.name, err)
+			return linted[x509.Certificate]{}, fmt.Errorf("lint %s: %w", l.name, err)
 		}
 	}
-	return linted{cert}, nil
+	return linted[x509.Certificate]{cert}, nil
 }
 
 // leafLints is the profile of a leaf. It repeats in other words what the

@@ -82,7 +82,7 @@ func NewRoot(config RootConfig) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(storedRoot{rootVersion, config.TrustDomain.String(), cert.cert.Raw, sealed})
+	return json.Marshal(storedRoot{rootVersion, config.TrustDomain.String(), cert.svid.Raw, sealed})
 }
 
 // RootCertificate reads the certificate of a stored root; that needs no key
@@ -230,5 +230,5 @@ func (c *CA) signIssuing(ctx context.Context, now time.Time) (*issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &issuer{cert: cert.cert, key: key, renewAt: now.Add(template.NotAfter.Sub(now) / 2)}, nil
+	return &issuer{cert: cert.svid, key: key, renewAt: now.Add(template.NotAfter.Sub(now) / 2)}, nil
 }

@@ -84,27 +84,18 @@ func TestRule46To58WhatWeIssue(t *testing.T) {
 	}
 }
 
-func TestWITIsJournalledBeforeItIsSigned(t *testing.T) {
+func TestWITOfTheJournalIsTheOneReleased(t *testing.T) {
 	f := newFixture(t)
 	f.advanceWIT(t, nil)
 	f.entries(t)
-	signed := false
-	encode := f.encode
-	f.encode = func(key jwtKey, claims jwtClaims) (string, error) {
-		signed = true
-		entries := f.entries(t)
-		if len(entries) != 1 {
-			t.Fatalf("%d entries", len(entries))
-		}
-		if e := entries[0]; e.Kind != WITEntry || e.Serial != claims.ID || e.Issuer != key.id || len(e.KeyHash) != 64 || e.Rule != "pods" ||
-			!e.NotAfter.Equal(epoch.Add(WITLifetime)) || e.event().Facts["token"] != "wit" {
-			t.Errorf("the journal has %+v", e)
-		}
-		return encode(key, claims)
+	svid := mustSignWIT(t, f, "/a")
+	entries := f.entries(t)
+	if len(entries) != 1 {
+		t.Fatalf("%d entries", len(entries))
 	}
-	mustSignWIT(t, f, "/a")
-	if !signed {
-		t.Error("nothing was signed")
+	if e := entries[0]; e.Kind != WITEntry || `"`+e.Serial+`"` != string(svid.Claim("jti")) || e.Issuer != svid.KeyID() || len(e.KeyHash) != 64 || e.Rule != "pods" ||
+		!e.NotAfter.Equal(epoch.Add(WITLifetime)) || e.event().Facts["token"] != "wit" {
+		t.Errorf("the journal has %+v", e)
 	}
 }
 
