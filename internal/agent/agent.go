@@ -97,7 +97,9 @@ func New(cfg Config) (*Agent, error) {
 		limit: swapLimit, all: make(map[*point]struct{}), log: a.decisionLog.Sample(),
 	}
 	a.asking = &asking{a: a, all: make(map[attest.Process]*asker)}
-	a.questions = extauthz.NewService(a.asking, a.cfg.Now, a.cfg.Log)
+	a.questions = extauthz.NewService(extauthz.Config{
+		Desk: a.asking, Documents: cfg.Documents, Version: cfg.Version, Now: cfg.Now, Log: cfg.Log,
+	})
 	a.identities = workload.NewIdentities(workload.Config{
 		Signer: a, Trust: a.Trust, Saved: a.keep.svidsChanged,
 		Now: cfg.Now, Log: cfg.Log, Metrics: a.metrics.workload,

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/decisionlog"
+	"github.com/kith-id/kith/internal/extauthz"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/keys"
 	"github.com/kith-id/kith/spiffe"
@@ -37,8 +38,12 @@ type Config struct {
 	// 0600. Files that are plain still are read, and sealed from then on.
 	KEK *keys.KEK
 
-	// AuthzSocket is the path proxies ask on over HTTP; empty for none.
+	// AuthzSocket is the path proxies and applications ask on over HTTP; empty for none.
 	AuthzSocket string
+
+	// Documents are where applications look for decisions in OPA's tree, besides
+	// below kith.
+	Documents []extauthz.Document
 
 	// Broker is where others may fetch SVIDs on behalf of workloads, and who.
 	Broker Broker

@@ -50,7 +50,7 @@ func (m *metrics) register(a *Agent, r prometheus.Registerer) error {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	all := append(slices.Concat(m.workload.Collectors(), m.broker.Collectors(), a.keys.Collectors(), a.decisionLog.Collectors()), m.revision, m.skew, m.decisions,
+	all := append(slices.Concat(m.workload.Collectors(), m.broker.Collectors(), a.keys.Collectors(), a.decisionLog.Collectors(), a.questions.Collectors()), m.revision, m.skew, m.decisions,
 		gauge("kith_agent_connected", "1 while the sync stream to the server is up.", func() float64 {
 			if connected, _, _, _ := a.contact.get(); connected {
 				return 1

@@ -49,7 +49,8 @@ type Answer struct {
 	ID      string
 	Service string
 	From    spiffe.ID
-	// Fault is why there was nothing to decide by, for the log.
+	// Fault is why there was nothing to decide by, or nothing to decide; for the log
+	// and for the process that asks.
 	Fault error
 }
 
@@ -186,6 +187,7 @@ func (p *Point) record(a *Answer, q *Question, by about) {
 	d := a.Decision
 	if by.table != nil && d.Denies() && d.Reason != policy.PathNotCanonical && d.Reason != policy.ExternalDeny {
 		d.Near = by.table.Explain(by.peer, q.Request).Near
+		a.Near = d.Near
 	}
 	m := d.PB()
 	m.Id, m.TimeUnixNano, m.From, m.To = a.ID, now.UnixNano(), from, a.Service

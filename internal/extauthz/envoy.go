@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
@@ -39,15 +40,32 @@ type Desk interface {
 type Service struct {
 	envoypb.UnimplementedAuthorizationServer
 
-	desk    Desk
-	now     func() time.Time
-	log     *slog.Logger
-	chatter *rate.Limiter // of log lines about questions that cannot be answered
+	desk      Desk
+	documents map[string]Document // by path
+	version   string
+	now       func() time.Time
+	log       *slog.Logger
+	chatter   *rate.Limiter // of log lines about questions that cannot be answered
+	answers   *prometheus.CounterVec
 }
 
-// NewService makes a service that asks desk who its callers are.
-func NewService(desk Desk, now func() time.Time, log *slog.Logger) *Service {
-	return &Service{desk: desk, now: now, log: log, chatter: rate.NewLimiter(5, 20)}
+// Config is what a Service needs.
+type Config struct {
+	// Desk knows the callers.
+	Desk Desk
+	// Documents are where applications look in OPA's tree, besides below kith.
+	Documents []Document
+	Version   string
+	Now       func() time.Time
+	Log       *slog.Logger
+}
+
+// NewService makes a service.
+func NewService(cfg Config) *Service {
+	return &Service{
+		desk: cfg.Desk, documents: documentsOf(cfg.Documents), version: cfg.Version, now: cfg.Now, log: cfg.Log,
+		chatter: rate.NewLimiter(5, 20), answers: newAnswers(),
+	}
 }
 
 // Check answers Envoy. It never returns an error: one would let the request pass
@@ -57,7 +75,9 @@ func (s *Service) Check(ctx context.Context, req *envoypb.CheckRequest) (*envoyp
 	if !ok {
 		return respond(Answer{}), nil
 	}
-	return respond(s.ask(ctx, caller, func(p *Point) (Question, error) { return p.question(req.GetAttributes(), s.now()) })), nil
+	answer := s.ask(ctx, caller, func(*Point) (Question, error) { return questionOf(req.GetAttributes(), s.now()) })
+	s.countAnswer("envoy", answer)
+	return respond(answer), nil
 }
 
 // ask finds the caller's point and puts its question. What goes wrong is a denial.
@@ -69,18 +89,18 @@ func (s *Service) ask(ctx context.Context, caller attest.Peer, question func(*Po
 	}
 	q, err := question(point)
 	answer := point.Decide(q)
-	if err == nil {
-		err = answer.Fault
-	}
 	if err != nil {
-		s.complain(caller, err)
+		answer.Fault = err
+	}
+	if answer.Fault != nil {
+		s.complain(caller, answer.Fault)
 	}
 	return answer
 }
 
 func (s *Service) complain(caller attest.Peer, err error) {
 	if s.chatter.Allow() {
-		s.log.Warn("question of a proxy denied", "pid", caller.PID, "uid", caller.UID, "error", err, "hint", fault.HintOf(err))
+		s.log.Warn("question denied", "pid", caller.PID, "uid", caller.UID, "error", err, "hint", fault.HintOf(err))
 	}
 }
 
@@ -96,9 +116,9 @@ func callerOf(ctx context.Context) (attest.Peer, bool) {
 	return local.Peer(), true
 }
 
-// question is a CheckRequest in our words. With an error the question is about
+// questionOf is a CheckRequest in our words. With an error the question is about
 // nobody, and denied.
-func (p *Point) question(in *envoypb.AttributeContext, now time.Time) (Question, error) {
+func questionOf(in *envoypb.AttributeContext, now time.Time) (Question, error) {
 	http := in.GetRequest().GetHttp()
 	facts := &policy.Facts{Time: now, Source: addressOf(in.GetSource()), SNI: in.GetTlsSession().GetSni()}
 	q := Question{Service: in.GetContextExtensions()[serviceKey]}

@@ -76,7 +76,7 @@ func newDesk(t testing.TB, s *pb.Slice) (*desk, *Service) {
 			t.Fatalf("ack %v", ack)
 		}
 	}
-	return d, NewService(d, time.Now, slog.New(slog.DiscardHandler))
+	return d, NewService(Config{Desk: d, Documents: documents(), Version: "1.2.3", Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 }
 
 type localInfo struct{ credentials.CommonAuthInfo }

@@ -30,7 +30,23 @@ func WithCaller(ctx context.Context, caller attest.Peer) context.Context {
 	return context.WithValue(ctx, callerKey{}, caller)
 }
 
-// ServeHTTP answers auth_request and forward_auth: 200 for a request that may be
+// ServeHTTP answers all who ask over HTTP: proxies below /auth, applications that
+// speak OPA's data API, and those that speak AuthZEN.
+func (s *Service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	_, v1 := under(path, "/v1")
+	_, v0 := under(path, "/v0")
+	switch {
+	case v1, v0, path == "/", path == "/health":
+		s.serveOPA(rw, r)
+	case strings.HasPrefix(path, accessPath), path == metadataPath:
+		s.serveAuthZEN(rw, r)
+	default:
+		s.serveProxy(rw, r)
+	}
+}
+
+// serveProxy answers auth_request and forward_auth: 200 for a request that may be
 // forwarded and 403 for one that may not, because some proxies take any other code
 // for an accident; 401, which they know too, where only a good user token is
 // missing.
@@ -40,7 +56,7 @@ func WithCaller(ctx context.Context, caller attest.Peer) context.Context {
 // are passed on with it.
 //
 //	/auth[/SERVICE]?verify=SUCCESS&cert=…&method=GET&uri=/v1/orders?a=b
-func (s *Service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+func (s *Service) serveProxy(rw http.ResponseWriter, r *http.Request) {
 	service, ok := serviceOf(r.URL.Path)
 	if !ok {
 		http.NotFound(rw, r)
@@ -48,12 +64,7 @@ func (s *Service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	head := rw.Header()
 	head.Set("Cache-Control", "no-store")
-	caller, ok := r.Context().Value(callerKey{}).(attest.Peer)
-	if !ok {
-		refuse(rw, Answer{})
-		return
-	}
-	answer := s.ask(r.Context(), caller, func(p *Point) (Question, error) { return p.told(service, r, s.now()) })
+	answer := s.put(r, "proxy", func(p *Point) (Question, error) { return p.told(service, r, s.now()) })
 	if answer.ID != "" {
 		head.Set(DecisionHeader, answer.ID)
 	}

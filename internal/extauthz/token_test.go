@@ -78,7 +78,7 @@ func TestAttack53BoundTokenThroughAProxy(t *testing.T) {
 		leaf *[sha256.Size]byte
 		want policy.Reason
 	}{"its own": {&leaf, policy.AllowRule}, "another": {&other, policy.TokenInvalid}, "none": {nil, policy.TokenInvalid}} {
-		q, err := d.point.question(bearer(token), time.Now())
+		q, err := questionOf(bearer(token), time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
