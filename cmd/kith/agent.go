@@ -15,6 +15,7 @@ import (
 
 	"github.com/kith-id/kith/internal/agent"
 	"github.com/kith-id/kith/internal/config"
+	"github.com/kith-id/kith/internal/extauthz"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/keys"
 	"github.com/kith-id/kith/internal/obs"
@@ -29,7 +30,10 @@ func (a *app) agentVerb() *cobra.Command {
 		Use: "agent", Short: "serve the workloads of this node", Args: atMost(0),
 		Long: `Identify the workloads of this node, keep their SVIDs fresh and bring rules to
 their proxies. The node has to have joined once (kith join); after that the agent
-goes on while the server is away. SIGHUP renews every workload's SVID at once.`,
+goes on while the server is away. SIGHUP renews every workload's SVID at once.
+
+Beside its socket is authz.sock, where proxies ask for decisions over HTTP
+(auth_request, forward_auth), and applications by OPA's data API or AuthZEN 1.0.`,
 		Example: "  kith agent\n  systemctl enable --now kith-agent",
 	}
 	cmd.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error (log.level)")
@@ -49,7 +53,7 @@ goes on while the server is away. SIGHUP renews every workload's SVID at once.`,
 // agentDir is where an agent keeps the node key and what it has cached.
 func agentDir(stateDir string) string { return filepath.Join(stateDir, "agent") }
 
-// authzSocket is where proxies ask over HTTP: beside the agent's socket.
+// authzSocket is where proxies and applications ask over HTTP: beside the agent's socket.
 func authzSocket(agentSocket string) string {
 	return filepath.Join(filepath.Dir(agentSocket), "authz.sock")
 }
@@ -77,6 +81,7 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	if cfg.Decisions, err = decisionLog(file.Agent.DecisionLog); err != nil {
 		return cfg, err
 	}
+	cfg.Documents = documentsOf(file.Agent.Documents)
 	if file.Agent.Pin == "" {
 		return cfg, nil
 	}
@@ -86,6 +91,19 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	}
 	cfg.Pin = pin
 	return cfg, nil
+}
+
+// documentsOf is where applications that were written for OPA look for decisions.
+func documentsOf(from []config.Document) []extauthz.Document {
+	var out []extauthz.Document
+	for _, d := range from {
+		doc := extauthz.Document{Path: d.Path, Service: d.Service}
+		if in := d.Input; in != (config.DocumentInput{}) {
+			doc.Reading = &extauthz.Reading{From: in.From, Prefix: in.Prefix, Method: in.Method, Path: in.Path, Host: in.Host, Headers: in.Headers}
+		}
+		out = append(out, doc)
+	}
+	return out
 }
 
 // brokerOf is who may act on behalf of workloads here.

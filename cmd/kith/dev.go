@@ -153,6 +153,7 @@ func (a *app) devAgent(ctx context.Context, f *devFlags, s *server.Server, dir s
 	if cfg.Decisions, err = decisionLog(file.Agent.DecisionLog); err != nil {
 		return nil, err
 	}
+	cfg.Documents = documentsOf(file.Agent.Documents)
 	return agent.New(cfg)
 }
 

@@ -194,6 +194,42 @@ type Agent struct {
 	// DecisionLog is where the decisions of this node's enforcement points are
 	// kept: every denial, and allows by share. None of the three sinks: nowhere.
 	DecisionLog DecisionLog `yaml:"decision_log"`
+	// Documents are where applications that were written for OPA look for their
+	// decisions in its data API, besides below kith.
+	Documents []Document `yaml:"documents"`
+}
+
+// Document is a package of OPA's tree. It holds allow, true or false, and decision,
+// an object that says why.
+type Document struct {
+	// Path is where it is, such as httpapi/authz for /v1/data/httpapi/authz. None is
+	// below another one or below kith.
+	Path string `yaml:"path"`
+	// Service is what the application answers for. Empty: its only one.
+	Service string `yaml:"service"`
+	// Input says where things are in the application's input. Left out: as below
+	// kith, or as OPA's Envoy plugin has it.
+	Input DocumentInput `yaml:"input"`
+}
+
+// DocumentInput names members of an input, with dots between: request.http.method.
+// What is not named is not looked at.
+type DocumentInput struct {
+	// From is who called: a SPIFFE ID, or anonymous for somebody who did not prove
+	// who it is.
+	From string `yaml:"from"`
+	// Prefix stands before From where that is a bare name, as in
+	// spiffe://acme.example/vms/ for web. Empty: From is a whole SPIFFE ID.
+	Prefix string `yaml:"prefix"`
+	// Method is the request's method.
+	Method string `yaml:"method"`
+	// Path is the request's path, with its query: text, or a list of segments.
+	Path string `yaml:"path"`
+	// Host is what the request says of the host. Empty: not told.
+	Host string `yaml:"host"`
+	// Headers is an object of header fields. Empty: not told, and a condition on one
+	// is not met.
+	Headers string `yaml:"headers"`
 }
 
 // Broker configures the SPIFFE Broker Endpoint.

@@ -60,6 +60,7 @@ func (f File) Validate() error {
 	v.optional("agent.metrics", f.Agent.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("agent.socket", f.Agent.Socket, CheckSocketPath)
 	v.broker(f)
+	v.documents(f.Agent.Documents)
 	for i, s := range f.Agent.UserTokens.Allow {
 		_, err := ParseNetwork(s)
 		v.check(fmt.Sprintf("agent.user_tokens.allow[%d]", i), err)
