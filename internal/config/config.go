@@ -195,7 +195,7 @@ type Agent struct {
 	// kept: every denial, and allows by share. None of the three sinks: nowhere.
 	DecisionLog DecisionLog `yaml:"decision_log"`
 	// Documents are where applications that were written for OPA look for their
-	// decisions in its data API, besides below kith.
+	// decisions in its data API, besides below kith; see authzen.md.
 	Documents []Document `yaml:"documents"`
 }
 

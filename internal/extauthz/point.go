@@ -1,7 +1,8 @@
-// Package extauthz decides for proxies that ask before they forward - Envoy's
-// ext_authz, nginx's auth_request, forward_auth of others - by the same compiled
-// policy as every other enforcement point; which process asks, and whose identity
-// it holds, is settled by the agent.
+// Package extauthz decides for those that ask before they forward or act - Envoy's
+// ext_authz, nginx's auth_request, forward_auth of others, applications that speak
+// OPA's data API or AuthZEN - by the same compiled policy as every other
+// enforcement point; which process asks, and whose identity it holds, is settled
+// by the agent.
 package extauthz
 
 import (
