@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/kith-id/kith/internal/attest"
@@ -96,4 +97,14 @@ func (a *Agent) mayClaim(w *world, name string, uid uint32, attrs registry.Attri
 		return true
 	}
 	return service.MayClaim(attrs["workload.unix.user"], int(uid), groupsOf(attrs))
+}
+
+// lent is what is left of the identities of a process that claims a service's name,
+// without those that the service does not lend. The server looks again.
+func (w *world) lent(claimed string, matches []registry.Match) []registry.Match {
+	service, ok := w.policy.Service(claimed)
+	if !ok {
+		return matches
+	}
+	return slices.DeleteFunc(matches, func(m registry.Match) bool { return m.Claimed && !service.Lends(m.ID, w.domain) })
 }

@@ -134,6 +134,7 @@ func (w *world) apply(d *pb.Delta) (*world, error) {
 	}
 	if touched[registry.KindService] {
 		next.indexServices()
+		next.evaluations = &workload.Evaluations{} // what a name that is claimed gives
 	}
 	if touched[registry.KindIdentity] || touched[registry.KindNode] {
 		next.readIdentities(w)
@@ -314,7 +315,8 @@ func (w *world) evaluate(attrs registry.Attributes) *workload.Evaluation {
 		if w.identities == nil {
 			return nil, nil
 		}
-		return w.identities.Evaluate(w.class, registry.Combine(w.scope, attrs))
+		matches, outcomes := w.identities.Evaluate(w.class, registry.Combine(w.scope, attrs))
+		return w.lent(attrs[attrClaim], matches), outcomes
 	})
 }
 

@@ -182,6 +182,17 @@ func checkEndpoint(endpoint string) error {
 	return nil
 }
 
+// Lends reports whether who may claim the service's name may have an ID by it. A
+// service of a team lends its own identities only: the name is the team's to
+// choose, and what an identity rule makes of it may be somebody else's ID.
+func (s Service) Lends(id spiffe.ID, own spiffe.TrustDomain) bool {
+	if s.Team == "" {
+		return true
+	}
+	ids, err := s.IDs(own)
+	return err == nil && slices.Contains(ids, id)
+}
+
 // MayClaim reports whether a process of this user may run under the service's
 // name. A number in RunAs is always a uid; nobody may claim where RunAs is empty.
 func (s Service) MayClaim(user string, uid int, groups []string) bool {

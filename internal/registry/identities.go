@@ -17,6 +17,9 @@ type Match struct {
 	ID   spiffe.ID
 	Hint string
 	TTL  time.Duration // 0: the issuer's default
+	// Claimed says that the workload has it by the name it claims, and by no rule
+	// that goes without.
+	Claimed bool
 }
 
 // Identities is a compiled set of identity rules for one trust domain,
@@ -110,15 +113,20 @@ func sharedClasses(a, b []string) (string, bool) {
 // every rule.
 func (ids *Identities) Evaluate(class string, attrs Attributes) (matches []Match, outcomes []Outcome) {
 	attrs = Combine(Scope(attrs, class), attrs)
-	given := map[spiffe.ID]bool{}
+	given := map[spiffe.ID]int{} // place in matches, from 1
 	for _, r := range ids.rules {
 		o, id := r.evaluate(ids.trustDomain, class, attrs)
 		outcomes = append(outcomes, o)
-		if o.Result != Matched || given[id] {
+		if o.Result != Matched {
 			continue
 		}
-		given[id] = true
-		matches = append(matches, Match{Rule: r.rule.Name, ID: id, Hint: r.rule.Hint, TTL: r.rule.TTL})
+		claimed := slices.Contains(r.names, claimAttr)
+		if place := given[id]; place > 0 {
+			matches[place-1].Claimed = matches[place-1].Claimed && claimed
+			continue
+		}
+		matches = append(matches, Match{Rule: r.rule.Name, ID: id, Hint: r.rule.Hint, TTL: r.rule.TTL, Claimed: claimed})
+		given[id] = len(matches)
 	}
 	return matches, outcomes
 }

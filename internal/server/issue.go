@@ -102,6 +102,10 @@ func (s *Server) entitle(snap *snapshot, node registry.Node, r api.CSR) (registr
 		if strings.HasPrefix(m.ID.Path(), reservedPrefix) || m.ID.TrustDomain() != snap.trustDomain {
 			return registry.Match{}, fault.Deniedf("%s is reserved", m.ID)
 		}
+		if svc, _ := snap.policy.Service(attrs[claimAttribute]); m.Claimed && !svc.Lends(m.ID, snap.trustDomain) {
+			return registry.Match{}, fault.Hint(fault.Deniedf("%s is none of the identities of service %s, and a service of team %s lends no other", m.ID, svc.Name, svc.Team),
+				"an admin can write an identity rule that gives one of: %s", strings.Join(svc.Identities, ", "))
+		}
 		return m, nil
 	}
 	if claimErr != nil {

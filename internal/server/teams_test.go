@@ -131,3 +131,37 @@ func TestBindingTakesEffectAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// Attack 69: whoever may claim a team's service by its name gets that service's
+// identities and no other. The name is the team's to choose, and an identity rule
+// may make of it an ID that is somebody else's.
+func TestAttack69TeamsServiceLendsOnlyItsIdentities(t *testing.T) {
+	r := start(t, remotely)
+	r.apply(&pb.ApplyRequest{Put: append(teams(), service("books", "/vms/ledger"), service("vault", "/vms/vault"), rule("r", "books", "vault", "GET /{**}"))})
+	a := r.joined("n1")
+	alice := r.person("alice", "operator", "shop")
+	ledger, cart := owned("shop", "ledger", "/vms/shop/ledger"), owned("shop", "cart", "/vms/shop/cart")
+	ledger.GetService().RunAs, cart.GetService().RunAs = []string{"alice"}, []string{"alice"}
+	if _, err := alice.Apply(t.Context(), puts(ledger, cart)); err != nil {
+		t.Fatal(api.FromWire(err))
+	}
+	r.apply(&pb.ApplyRequest{Owner: "platform", Put: []*pb.Object{{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{
+		Name: "shop", Id: "/{node.class}/shop/{workload.kith.as}", Nodes: []string{"vms"},
+	}}}}})
+	attrs := func(as string) map[string]string {
+		return map[string]string{"workload.unix.uid": "1001", "workload.unix.user": "alice", "workload.kith.as": as}
+	}
+	for _, c := range []struct{ rule, id, as, want string }{
+		{"as", "spiffe://acme.example/vms/ledger", "ledger", "denied"}, // books'
+		{"as", "spiffe://acme.example/vms/cart", "cart", "denied"},     // nobody's yet
+		{"shop", "spiffe://acme.example/vms/shop/cart", "cart", ""},
+	} {
+		got, err := a.sign(c.rule, c.id, attrs(c.as))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.GetErrorKind() != c.want || c.want != "" && !strings.Contains(got.GetError(), "team shop") {
+			t.Errorf("%s as %s: got %q %q, want %q", c.id, c.as, got.GetErrorKind(), got.GetError(), c.want)
+		}
+	}
+}
