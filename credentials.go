@@ -46,9 +46,10 @@ type grpcCredentials struct{ w *Workload }
 
 // ClientHandshake proves that an endpoint may answer for the service.
 func (c grpcCredentials) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	service := calledService(ctx)
-	if service == "" {
-		service = hostOf(authority)
+	target, version := calledTarget(ctx)
+	service := hostOf(authority)
+	if target != nil {
+		service = target.service
 	}
 	directory := c.w.directory.Load()
 	dest, ok := directory.services[service]
@@ -63,7 +64,11 @@ func (c grpcCredentials) ClientHandshake(ctx context.Context, authority string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	return c.proved(conn, service)
+	proved, info, err := c.proved(conn, service)
+	if err == nil && target != nil {
+		proved = target.watched(proved, version)
+	}
+	return proved, info, err
 }
 
 // ServerHandshake proves who calls. Connections of ServeGRPC come here after the

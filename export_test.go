@@ -1,8 +1,17 @@
 package kith
 
-import "context"
+import (
+	"context"
+	"net"
+)
 
 // WithPeer is the context of a request on a connection of peer.
 func WithPeer(ctx context.Context, peer *Peer) context.Context {
 	return context.WithValue(ctx, peerKey{}, peer)
+}
+
+// Leavable is a gRPC client's connection, and what makes it take no more calls.
+func Leavable(conn net.Conn) (c net.Conn, leave func()) {
+	l := &leavable{Conn: conn, gone: func(*leavable) {}}
+	return l, l.leave
 }

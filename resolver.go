@@ -2,6 +2,7 @@ package kith
 
 import (
 	"context"
+	"net"
 	"strings"
 	"sync"
 
@@ -18,17 +19,20 @@ const (
 	nobodyThere   = `{"loadBalancingConfig": [{"pick_first": {}}]}`
 )
 
-// calledKey holds the service in an address's attributes, versionKey whatever a
+// calledKey holds the target in an address's attributes, versionKey whatever a
 // change of must lead to new connections.
 type (
 	calledKey  struct{}
 	versionKey struct{}
 )
 
-// calledService is the service of the kith:/// target a handshake is for.
-func calledService(ctx context.Context) string {
-	service, _ := credentials.ClientHandshakeInfoFromContext(ctx).Attributes.Value(calledKey{}).(string)
-	return service
+// calledTarget is the kith:/// target a handshake is for, and nil for another
+// address; version is that of the target's endpoints it was begun with.
+func calledTarget(ctx context.Context) (t *target, version string) {
+	about := credentials.ClientHandshakeInfoFromContext(ctx).Attributes
+	t, _ = about.Value(calledKey{}).(*target)
+	version, _ = about.Value(versionKey{}).(string)
+	return t, version
 }
 
 // resolvers are the open kith:/// targets; each follows the directory and our
@@ -80,6 +84,25 @@ type target struct {
 
 	mu   sync.Mutex // what is told later is newer
 	told bool       // of endpoints; guarded by mu
+
+	open sync.Map // *leavable -> version of the endpoints it is to
+}
+
+// watched is a new connection that leaves when its version has passed.
+func (t *target) watched(conn net.Conn, version string) net.Conn {
+	c := &leavable{Conn: conn, gone: func(c *leavable) { t.open.Delete(c) }}
+	t.open.Store(c, version)
+	return c
+}
+
+// leaveOthers makes the connections of other versions take no more calls.
+func (t *target) leaveOthers(version string) {
+	t.open.Range(func(conn, of any) bool {
+		if of != version {
+			conn.(*leavable).leave()
+		}
+		return true
+	})
 }
 
 // tell gives gRPC the endpoints. With another set of identities, or another leaf
@@ -95,9 +118,11 @@ func (t *target) tell() {
 			t.cc.UpdateState(none) //nolint:errcheck // that it has no addresses is the point
 		}
 		t.cc.ReportError(err)
+		t.leaveOthers("")
 		return
 	}
-	facts := attributes.New(calledKey{}, t.service).WithValue(versionKey{}, dest.generation+"."+t.w.epoch())
+	version := dest.generation + "." + t.w.epoch()
+	facts := attributes.New(calledKey{}, t).WithValue(versionKey{}, version)
 	state := resolver.State{Addresses: make([]resolver.Address, len(dest.endpoints))}
 	for i, endpoint := range dest.endpoints {
 		state.Addresses[i] = resolver.Address{Addr: endpoint, Attributes: facts}
@@ -106,6 +131,7 @@ func (t *target) tell() {
 	if err := t.cc.UpdateState(state); err != nil {
 		t.w.cfg.Log.Debug("endpoints not taken", "service", t.service, "error", err)
 	}
+	t.leaveOthers(version) // which gRPC has given up by now
 }
 
 // ResolveNow does nothing: changes come by themselves.
