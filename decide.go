@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	mathrand "math/rand/v2"
+	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -218,7 +219,11 @@ func (r *Request) asked() policy.Request {
 
 // facts are what conditions can read besides.
 func (r *Request) facts(peer *Peer, now time.Time) policy.Facts {
-	return policy.Facts{Time: now, Source: peer.address, SNI: peer.serverName, Query: r.Query, Headers: r.Headers}
+	facts := policy.Facts{Time: now, Source: peer.address, SNI: peer.serverName, Query: r.Query, Headers: r.Headers}
+	if fields, ok := r.Headers.(http.Header); ok {
+		facts.Headers = policy.Fields(fields)
+	}
+	return facts
 }
 
 func wireProtocol(p Protocol) policy.Protocol {

@@ -109,7 +109,7 @@ func (p *Point) told(service string, r *http.Request, now time.Time) (Question, 
 		q.Request.Method, q.Target, err = forwarded(r.Header)
 	}
 	if said["headers"] == "all" { // else a condition on one cannot be evaluated
-		facts.Headers = r.Header
+		facts.Headers = policy.Fields(r.Header)
 		if kind := r.Header.Get("Content-Type"); strings.HasPrefix(kind, "application/grpc") {
 			q.Request.Protocol, q.Request.GRPC = policy.GRPC, true
 		}

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"net/http"
 	"net/netip"
 	"runtime"
 	"strconv"
@@ -95,8 +94,11 @@ func BenchmarkDecideWhen(b *testing.B) {
 		{"native/segment", `peer.path[1] == "shop"`},
 		{"native/claim", `"write" in jwt.scope`},
 		{"native/three", `request.headers["x-env"] == "prod" && (request.port == 8080 || request.host == "x") && request.time.getHours() < 20`},
-		{"cel/header", `request.headers["x-env"].matches("^prod$")`},
-		{"cel/size", `size(peer.path) == 3`},
+		{"native/matches", `request.headers["x-env"].matches("^prod$")`},
+		{"native/size", `size(peer.path) == 3`},
+		{"cel/equal", `request.headers["x-env"] != request.method`},
+		{"cel/choice", `request.method == "GET" ? request.port == 8080 : request.port == 1`},
+		{"cel/exists", `peer.path.exists(segment, segment == "shop")`},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			set := benchSet(b, 10, 1)
@@ -106,7 +108,7 @@ func BenchmarkDecideWhen(b *testing.B) {
 			}
 			table := mustCompile(b, set, "orders")
 			peer := table.Peer(mustID(b, "/eks/shop/src-0"))
-			headers, token := http.Header{"X-Env": {"prod"}}, Token(fixed{"scope": "read write"})
+			headers, token := Fields{"X-Env": {"prod"}}, Token(fixed{"scope": "read write"})
 			b.ReportAllocs()
 			defer reportCPU(b)()
 			for b.Loop() {

@@ -37,6 +37,13 @@ type Headers interface {
 	Values(name string) []string
 }
 
+// Fields are Headers whose names are all canonical, as those of an http.Header that
+// came off the wire are: none is brought into that form again for each look-up.
+type Fields map[string][]string
+
+// Values implements Headers.
+func (f Fields) Values(name string) []string { return f[name] }
+
 // Token is the end user's token of a request, verified elsewhere. It is asked
 // only where a condition that reads jwt.* decides, so verifying may wait until
 // then. Claims are as encoding/json decodes them, numbers as json.Number or

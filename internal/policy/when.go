@@ -3,8 +3,6 @@ package policy
 import (
 	"strings"
 
-	"cel.dev/cel-go/cel"
-
 	"github.com/kith-id/kith/internal/fault"
 )
 
@@ -35,9 +33,9 @@ type condition struct {
 // clause is one operand of the condition's outermost &&.
 type clause struct {
 	text    string
-	ops     []op        // the last one is the clause; none: program
-	program cel.Program // where the shape is none that ops cover
-	refs    []fact      // what it reads
+	ops     []op         // the last one is the clause; none: program
+	program *interpreted // where the shape is none that ops cover
+	refs    []fact       // what it reads
 }
 
 // compileCondition type-checks a condition. Whatever it could not enforce is an
@@ -75,7 +73,7 @@ func (c *clause) eval(in *input) outcome {
 	if n := len(c.ops); n > 0 {
 		return c.evalOp(n-1, in)
 	}
-	return evalProgram(c.program, in)
+	return c.program.eval(in)
 }
 
 // failing is the clause that keeps the condition from holding, and what it read.

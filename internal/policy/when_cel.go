@@ -11,15 +11,51 @@ import (
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
 	"cel.dev/cel-go/interpreter"
+
+	"github.com/kith-id/kith/spiffe"
 )
 
-// evalProgram is the outcome of a clause that CEL's interpreter evaluates. It
-// copies the request, so that those that need no interpreter stay on the stack.
-func evalProgram(program cel.Program, in *input) outcome {
-	if program == nil {
+// interpreted is a clause that CEL's interpreter evaluates, with what it reads.
+type interpreted struct {
+	program cel.Program
+	reads   []entryFact
+	d       *dialect
+}
+
+// entryFact is a fact under the name a program asks for it by, looked up when the
+// condition was compiled: that takes longer than most conditions.
+type entryFact struct {
+	fact
+	at   string // fact.key()
+	dict string // of an entry of a dictionary
+	name string
+}
+
+func (d *dialect) interpret(text string, refs []fact) (*interpreted, error) {
+	program, err := d.program(text)
+	if err != nil {
+		return nil, err
+	}
+	p := &interpreted{program: program, d: d}
+	for _, ref := range refs {
+		e := entryFact{fact: ref, at: ref.key()}
+		e.dict, e.name, _ = strings.Cut(e.at, "\x00")
+		p.reads = append(p.reads, e)
+	}
+	return p, nil
+}
+
+// eval is the outcome of the clause. It copies the request, so that those that need
+// no interpreter stay on the stack.
+func (p *interpreted) eval(in *input) outcome {
+	if p == nil {
 		return unknown
 	}
-	value, _, err := program.Eval(newActivation(in))
+	a := p.d.activations.Get().(*activation)
+	a.fill(p, in)
+	value, _, err := p.program.Eval(a)
+	a.clear()
+	p.d.activations.Put(a)
 	switch {
 	case err != nil:
 		return unknown
@@ -32,46 +68,81 @@ func evalProgram(program cel.Program, in *input) outcome {
 	}
 }
 
-// activation gives a program its variables.
+// activation gives a program its variables. One is used for many requests, one
+// after the other.
 type activation struct {
+	of       *interpreted
 	in       input
 	request  Request
 	facts    Facts
 	peer     Peer
 	resolved resolved
-	dialect  *dialect
 	dicts    [len(dictionaryNames)]dictionary
+	entries  []string // of the lists that were read
 }
 
 // dictionaryNames are the keys of dictionaries, in the order of activation.dicts.
 var dictionaryNames = [...]string{"request.headers", "request.query", presentName, claimDict + "text", claimDict + "number", claimDict + "flag", claimDict + "list"}
 
-func newActivation(in *input) *activation {
-	a := &activation{resolved: *in.peer.r, in: input{forwarder: in.forwarder, hops: in.hops}}
-	// Copies of the text too: what is kept here would else be kept on the heap by
-	// every caller of Decide.
-	a.request = Request{
-		Protocol: in.r.Protocol, Method: strings.Clone(in.r.Method), Path: strings.Clone(in.r.Path),
-		Host: strings.Clone(in.r.Host), Port: in.r.Port, GRPC: in.r.GRPC,
+func newActivation() *activation {
+	a := &activation{}
+	a.in.r, a.in.peer, a.peer.r = &a.request, &a.peer, &a.resolved
+	for i, name := range dictionaryNames {
+		a.dicts[i] = dictionary{a, name}
+	}
+	return a
+}
+
+// fill copies what the program may read. Texts are copied too: what is kept here
+// would else be kept on the heap by every caller of Decide.
+func (a *activation) fill(p *interpreted, in *input) {
+	a.of = p
+	a.in.forwarder, a.in.hops = in.forwarder, in.hops
+	a.resolved.id, a.resolved.anonymous, a.resolved.excepted = in.peer.r.id, in.peer.r.anonymous, in.peer.r.excepted
+	a.request.Protocol, a.request.Port, a.request.GRPC = in.r.Protocol, in.r.Port, in.r.GRPC
+	for i := range p.reads {
+		switch p.reads[i].on {
+		case onMethod:
+			a.request.Method = ownMethod(in.r.Method)
+		case onPath:
+			a.request.Path = strings.Clone(in.r.Path)
+		case onHost:
+			a.request.Host = strings.Clone(in.r.Host)
+		}
 	}
 	if in.r.Facts != nil {
 		a.facts = *in.r.Facts
 		a.request.Facts = &a.facts
 	}
-	a.peer.r = &a.resolved
-	a.in.r, a.in.peer = &a.request, &a.peer
-	a.dialect, _ = standardDialect() // the program was compiled with it
-	return a
+}
+
+// clear lets go of a request.
+func (a *activation) clear() {
+	a.of, a.request, a.facts = nil, Request{}, Facts{}
+	a.resolved.id, a.resolved.excepted = spiffe.ID{}, nil
+	clear(a.entries)
+	a.entries = a.entries[:0]
+}
+
+// ownMethod is a copy, for the methods there are without copying.
+func ownMethod(m string) string {
+	for _, known := range [...]string{"GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "CONNECT", "TRACE"} {
+		if m == known {
+			return known
+		}
+	}
+	return strings.Clone(m)
 }
 
 // ResolveName implements interpreter.Activation.
 func (a *activation) ResolveName(name string) (any, bool) {
-	if r, ok := a.dialect.variables[name]; ok {
-		return a.in.value(&r)
+	for i := range a.of.reads {
+		if r := &a.of.reads[i]; r.at == name {
+			return a.value(&r.fact)
+		}
 	}
-	for i, dict := range dictionaryNames {
-		if dict == name {
-			a.dicts[i] = dictionary{a, name}
+	for i := range a.dicts {
+		if a.dicts[i].name == name {
 			return &a.dicts[i], true
 		}
 	}
@@ -82,7 +153,8 @@ func (a *activation) ResolveName(name string) (any, bool) {
 func (a *activation) Parent() interpreter.Activation { return nil }
 
 // value is what a fact is, in CEL's types.
-func (in *input) value(r *fact) (any, bool) {
+func (a *activation) value(r *fact) (any, bool) {
+	in := &a.in
 	switch r.kind {
 	case kindNumber:
 		n, ok := in.number(r)
@@ -91,12 +163,12 @@ func (in *input) value(r *fact) (any, bool) {
 		flag, ok := in.flag(r)
 		return types.Bool(flag), ok
 	case kindList:
-		entries := []string{}
+		from := len(a.entries)
 		ok := in.list(r, func(s string) bool {
-			entries = append(entries, s)
-			return len(entries) == maxClaims
+			a.entries = append(a.entries, s)
+			return len(a.entries)-from == maxClaims
 		})
-		return types.NewStringList(types.DefaultTypeAdapter, entries), ok
+		return types.NewStringList(types.DefaultTypeAdapter, a.entries[from:len(a.entries):len(a.entries)]), ok
 	case kindMoment:
 		now, ok := in.moment()
 		return types.Timestamp{Time: now}, ok
@@ -117,18 +189,34 @@ type dictionary struct {
 
 var _ traits.Mapper = (*dictionary)(nil)
 
+// isUnknown is what a fact that cannot be read is to a program. The near miss says
+// which one it was.
+var isUnknown = types.NewErrWithNodeID(1, "unknown") // with an ID, so that no program writes its own to it
+
+// entry is the fact that a key names, nil if there is none: a program asks for
+// nothing that was not found in its text.
+func (d *dictionary) entry(key string) *fact {
+	for i := range d.a.of.reads {
+		r := &d.a.of.reads[i]
+		if r.dict == d.name && r.name == key || r.at == key && d.name == presentName {
+			return &r.fact
+		}
+	}
+	return nil
+}
+
 func (d *dictionary) read(key ref.Val) (ref.Val, bool) {
 	text, ok := key.(types.String)
 	if !ok {
 		return types.MaybeNoSuchOverloadErr(key), false
 	}
-	r, err := entryOf(d.name, string(text))
-	if err != nil {
-		return types.WrapErr(err), false
+	r := d.entry(string(text))
+	if r == nil {
+		return types.NewErr("nothing is called %s", text), false
 	}
-	value, ok := d.a.in.value(&r)
+	value, ok := d.a.value(r)
 	if !ok {
-		return types.NewErr("%s is unknown", r.spelt), false
+		return isUnknown, false
 	}
 	return value.(ref.Val), true
 }
@@ -148,20 +236,13 @@ func (d *dictionary) Contains(key ref.Val) ref.Val {
 	if !ok {
 		return types.MaybeNoSuchOverloadErr(key)
 	}
-	var r fact
-	if d.name == presentName {
-		r, ok = d.a.dialect.byKey(string(text))
-	} else {
-		var err error
-		r, err = entryOf(d.name, string(text))
-		ok = err == nil
-	}
-	if !ok {
+	r := d.entry(string(text))
+	if r == nil {
 		return types.NewErr("nothing is called %s", text)
 	}
-	there, known := d.a.in.present(&r)
+	there, known := d.a.in.present(r)
 	if !known {
-		return types.NewErr("%s is unknown", r.spelt)
+		return isUnknown
 	}
 	return types.Bool(there)
 }

@@ -57,7 +57,7 @@ func (d *dialect) compile(text string) (*condition, error) {
 		}
 		if t := (translation{d: d}); t.expr(e) {
 			part.ops = t.ops
-		} else if part.program, err = d.program(part.text); err != nil {
+		} else if part.program, err = d.interpret(part.text, part.refs); err != nil {
 			return nil, err
 		}
 		c.clauses = append(c.clauses, part)

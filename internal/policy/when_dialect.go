@@ -75,12 +75,15 @@ func variables() map[string]fact {
 	return all
 }
 
-// dialect is CEL as conditions speak it. It is immutable.
+// dialect is CEL as conditions speak it. It is immutable, but for what it keeps to
+// be used again.
 type dialect struct {
 	env       *cel.Env
 	variables map[string]fact
 	names     []string // all that can be spelt, sorted
 	dicts     map[string]*cel.Type
+
+	activations sync.Pool
 }
 
 // standardDialect is made once: it is costly and never changes.
@@ -90,6 +93,7 @@ var standardDialect = sync.OnceValues(newDialect)
 // what cannot loosen the types (no dyn, no conversions, no has).
 func newDialect() (*dialect, error) {
 	d := &dialect{variables: variables(), dicts: dictionaries()}
+	d.activations.New = func() any { return newActivation() }
 	options := []cel.EnvOption{
 		cel.StdLib(cel.StdLibSubset(whenLibrary())),
 		cel.Macros(cel.GlobalMacro("present", 1, d.expandPresent)),

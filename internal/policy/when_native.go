@@ -2,9 +2,11 @@ package policy
 
 import (
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // op is one step of a clause in one of the shapes that most conditions have. They
@@ -24,6 +26,7 @@ type op struct {
 	clock       clock
 	zone        time.Duration // east of UTC
 	always      bool
+	pattern     *regexp.Regexp
 }
 
 type opKind uint8
@@ -48,6 +51,8 @@ const (
 	opClock           // compare number with a part of the time
 	opClockOf         // that part is one of numbers
 	opSegment         // entry number of a list is one of texts
+	opMatches         // pattern
+	opSize            // compare number with how many there are
 )
 
 type comparison uint8
@@ -168,6 +173,9 @@ func (o *op) leaf(in *input) outcome {
 	switch o.ref.kind {
 	case kindText:
 		text, known := in.text(&o.ref)
+		if o.kind == opSize {
+			return answer(known && o.counts(int64(utf8.RuneCountInString(text))), known)
+		}
 		return answer(known && o.matches(text), known)
 	case kindNumber:
 		n, known := in.number(&o.ref)
@@ -202,6 +210,8 @@ func (o *op) matches(text string) bool {
 		return strings.HasSuffix(text, o.text)
 	case opContains:
 		return strings.Contains(text, o.text)
+	case opMatches:
+		return o.pattern.MatchString(strings.Clone(text)) // a copy, as it keeps what it looks at
 	default:
 		return false
 	}
@@ -224,6 +234,23 @@ func (o *op) counts(n int64) bool {
 // lists answers about a list: whether it has a text, or what its entry at a
 // number is. There is no entry beyond its end.
 func (o *op) lists(in *input) outcome {
+	switch {
+	case o.kind == opSize:
+		n := int64(0)
+		known := in.list(&o.ref, func(string) bool {
+			n++
+			return n == maxClaims
+		})
+		return answer(o.counts(n), known)
+	case o.kind == opHas && o.ref.name == spaced:
+		if text, ok := in.claim(o.ref.claim).(string); ok {
+			return answer(hasWord(text, o.text), len(text) <= maxField)
+		}
+	case o.kind == opSegment && o.ref.on == onPeerPath:
+		path, known := in.segments()
+		segment, there := cutSegment(path, o.number)
+		return answer(slices.Contains(o.texts, segment) == (o.compare == equal), known && there)
+	}
 	if o.kind == opHas {
 		found := false
 		known := in.list(&o.ref, func(s string) bool {
@@ -241,3 +268,48 @@ func (o *op) lists(in *input) outcome {
 	})
 	return answer(same == (o.compare == equal), known && there)
 }
+
+// cutSegment is one segment of a path without its first slash.
+func cutSegment(path string, number int64) (segment string, there bool) {
+	if path == "" {
+		return "", false
+	}
+	for ; number > 0; number-- {
+		slash := strings.IndexByte(path, '/')
+		if slash < 0 {
+			return "", false
+		}
+		path = path[slash+1:]
+	}
+	if slash := strings.IndexByte(path, '/'); slash >= 0 {
+		path = path[:slash]
+	}
+	return path, true
+}
+
+// hasWord says whether text has a word, with space around it, as strings.Fields
+// cuts them.
+func hasWord(text, word string) bool {
+	for i := 0; i < len(text); {
+		c := text[i]
+		if c >= utf8.RuneSelf { // there are other spaces, which are rare
+			return slices.Contains(strings.Fields(strings.Clone(text)), word)
+		}
+		if isSpace(c) {
+			i++
+			continue
+		}
+		from := i
+		for i < len(text) && text[i] < utf8.RuneSelf && !isSpace(text[i]) {
+			i++
+		}
+		if i == len(text) || text[i] < utf8.RuneSelf {
+			if text[from:i] == word {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"regexp"
 	"time"
 
 	"cel.dev/cel-go/common/ast"
@@ -52,6 +53,14 @@ func (t *translation) expr(e ast.Expr) bool {
 		text, literal := literalText(args[0])
 		kinds := map[string]opKind{overloads.StartsWith: opPrefix, overloads.EndsWith: opSuffix, overloads.Contains: opContains}
 		return ok && literal && t.push(op{kind: kinds[name], ref: ref, text: text})
+	case overloads.Matches:
+		ref, ok := t.read(call.Target())
+		text, literal := literalText(args[0])
+		if !ok || !literal || ref.kind != kindText {
+			return false
+		}
+		pattern, err := regexp.Compile(text)
+		return err == nil && t.push(op{kind: opMatches, ref: ref, pattern: pattern})
 	case "within":
 		ref, ok := t.read(call.Target())
 		nets, err := networks(args[0])
@@ -113,6 +122,10 @@ func (t *translation) compare(c comparison, side, with ast.Expr) bool {
 		text, literal := literalText(with)
 		o.compare, o.texts = c, []string{text}
 		return literal && c <= notEqual && t.push(o)
+	}
+	if ref, ok := t.size(side); ok {
+		n, literal := literalNumber(with)
+		return literal && t.push(op{kind: opSize, compare: c, ref: ref, number: n})
 	}
 	ref, ok := t.read(side)
 	if !ok {
@@ -200,6 +213,19 @@ func (t *translation) clock(e ast.Expr) (op, bool) {
 		}
 	}
 	return o, true
+}
+
+// size is size(text), size(list) and their like with a dot.
+func (t *translation) size(e ast.Expr) (fact, bool) {
+	if e.Kind() != ast.CallKind || e.AsCall().FunctionName() != overloads.Size {
+		return fact{}, false
+	}
+	of := e.AsCall().Target()
+	if !e.AsCall().IsMemberFunction() {
+		of = e.AsCall().Args()[0]
+	}
+	ref, ok := t.read(of)
+	return ref, ok && (ref.kind == kindText || ref.kind == kindList)
 }
 
 // segment is list[literal].
