@@ -36,6 +36,7 @@ type testServer struct {
 	server  *grpc.Server
 	running sync.WaitGroup
 	nodeTTL time.Duration
+	nodeEnd time.Time // of the node SVID issued last
 	skew    time.Duration
 
 	mu        sync.Mutex
@@ -206,10 +207,12 @@ func (s *testServer) acked(revision uint64) *pb.Ack {
 }
 
 func (s *testServer) admit(key crypto.PublicKey) (*pb.Admitted, error) {
-	der, err := s.ca.issue("/kith/node/vm-7", key, time.Now().Add(s.skew-time.Second), s.nodeTTL)
+	begin := time.Now().Add(s.skew - time.Second)
+	der, err := s.ca.issue("/kith/node/vm-7", key, begin, s.nodeTTL)
 	if err != nil {
 		return nil, err
 	}
+	s.nodeEnd = begin.Add(s.nodeTTL)
 	return &pb.Admitted{Node: "vm-7", Class: "vms", SpiffeId: "spiffe://" + domain + "/kith/node/vm-7", Chain: [][]byte{der}, Bundle: s.state.Bundles[0]}, nil
 }
 
