@@ -99,15 +99,13 @@ func lintCondition(r Rule, c *condition, out *finder) {
 		for i := range clause.ops {
 			lintOp(at, &clause.ops[i], out)
 		}
-		if len(clause.ops) == 0 {
-			for _, found := range unanchored.FindAllStringSubmatch(clause.text, -1) {
-				if !strings.HasPrefix(found[2], "^") || !strings.HasSuffix(found[2], "$") {
-					out.add(lintSubstring, Warning, at, "begin it with ^ and end it with $", "matches(%q) finds its pattern anywhere in %s", found[2], found[1])
-				}
+		for _, found := range unanchored.FindAllStringSubmatch(clause.text, -1) {
+			if !strings.HasPrefix(found[2], "^") || !strings.HasSuffix(found[2], "$") {
+				out.add(lintSubstring, Warning, at, "begin it with ^ and end it with $", "matches(%q) finds its pattern anywhere in %s", found[2], found[1])
 			}
-			continue
 		}
-		if o := clause.ops[len(clause.ops)-1]; len(clause.ops) == 1 {
+		if len(clause.ops) == 1 {
+			o := clause.ops[0]
 			if o.kind == opAlways && !o.always {
 				never(r, at, "it says false", out)
 			}
