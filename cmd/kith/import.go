@@ -126,6 +126,9 @@ func (a *app) printAdopted(f format, r adopt.Result, services policy.Set, explai
 	}
 	set := policy.Set{TrustDomain: services.TrustDomain, Services: services.Services, Rules: make(map[string]policy.Rule), Teams: services.Teams}
 	var objects []*pb.Object
+	for _, p := range r.Providers {
+		objects = append(objects, &pb.Object{Kind: &pb.Object_Provider{Provider: p.PB()}})
+	}
 	for _, rule := range r.Rules {
 		set.Rules[rule.Name] = rule
 		objects = append(objects, &pb.Object{Kind: &pb.Object_Rule{Rule: rule.PB()}})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/usertoken"
 )
 
 // File is one YAML file to read.
@@ -31,6 +32,8 @@ type Line struct {
 // Result is what could be adopted, and what could not.
 type Result struct {
 	Rules []policy.Rule // sorted by name
+	// Providers sign the tokens that conditions of the rules read.
+	Providers []usertoken.Provider
 	// Lines explain each part that was adopted or that needs nothing here.
 	Lines []Line
 	// Refused is each part that cannot be said in rules. No rule is made for a
@@ -55,7 +58,7 @@ func Read(system string, inventory Inventory, files []File) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	b := &book{inventory: inventory, rules: make(map[string]policy.Rule), poisoned: make(map[string]bool)}
+	b := &book{inventory: inventory, rules: make(map[string]policy.Rule), poisoned: make(map[string]bool), checked: make(map[string]bool)}
 	switch system {
 	case "istio":
 		b.istio(docs)
@@ -80,6 +83,8 @@ type book struct {
 	lines     []Line
 	refused   []Line
 	poisoned  map[string]bool // services about which something was refused
+	providers []usertoken.Provider
+	checked   map[string]bool // services whose bad tokens are refused
 }
 
 // origin is the part of a document that something comes of.
@@ -189,6 +194,12 @@ func (b *book) result() Result {
 			line.Rule = ""
 		}
 		out.Lines = append(out.Lines, line)
+	}
+	for _, p := range b.providers {
+		p.Services = slices.DeleteFunc(slices.Clone(p.Services), func(s string) bool { return b.poisoned[s] })
+		if len(p.Services) > 0 {
+			out.Providers = append(out.Providers, p)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.rules)) {
 		if r := b.rules[name]; !b.poisoned[r.To] {

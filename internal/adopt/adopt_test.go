@@ -40,7 +40,6 @@ func TestWhatCannotBeSaidIsRefused(t *testing.T) {
 		"unknown field":     {"istio", istio("rules: [{too: []}]"), "too is not read"},
 		"waypoint":          {"istio", strings.Replace(istio("action: ALLOW"), "selector: {matchLabels: {app: orders}}", "targetRefs: [{kind: Gateway, name: g}]", 1), "gateways and waypoints"},
 		"PERMISSIVE":        {"istio", "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: shop}\nspec: {mtls: {mode: PERMISSIVE}}", "callers in without an identity"},
-		"user tokens":       {"istio", "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: p, namespace: shop}\nspec: {}", "tokens of end users"},
 		"nobody selected":   {"istio", strings.Replace(istio("action: ALLOW"), "app: orders", "app: nothing", 1), "selects no workload"},
 		"linkerd route":     {"linkerd", "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}", "precedence"},
 		"linkerd audit":     {"linkerd", "apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: s, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, port: 8080, accessPolicy: audit}", "accessPolicy audit"},

@@ -2,32 +2,33 @@ package adopt
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/kith-id/kith/internal/policy"
 )
 
-// istio adopts AuthorizationPolicy, PeerAuthentication and RequestAuthentication.
+// istio adopts AuthorizationPolicy, PeerAuthentication and RequestAuthentication;
+// the last first, as conditions of the first read the tokens it speaks of.
 func (b *book) istio(docs []*node) {
 	allowed, selected := make(map[string]bool), make(map[string]origin)
+	var rest []*node
 	for _, doc := range docs {
-		o := origin{at: doc.at(), object: doc.get("kind").text() + " " + nameOf(doc)}
-		group, _, _ := strings.Cut(doc.get("apiVersion").text(), "/")
-		if group != "security.istio.io" {
-			b.note(o, "not a policy of Istio: passed over")
+		if doc.get("kind").text() != "RequestAuthentication" {
+			rest = append(rest, doc)
 			continue
 		}
-		targets, err := b.istioTargets(doc)
-		o.services = names(targets)
-		if err != "" {
-			if len(o.services) == 0 {
-				o.services = names(b.inventory.Workloads)
+		if o, targets := b.istioPolicy(doc); len(targets) > 0 {
+			for _, w := range targets {
+				selected[w.Service] = o
 			}
-			b.refuse(o, "%s", err)
-			continue
+			b.requestAuthentication(doc, o, targets)
 		}
+	}
+	b.badTokens(selected)
+	for _, doc := range rest {
+		o, targets := b.istioPolicy(doc)
 		if len(targets) == 0 {
-			b.keep(o, "it selects no workload of the inventory, so nothing of ours: if it should, list the workload")
 			continue
 		}
 		switch doc.get("kind").text() {
@@ -35,13 +36,35 @@ func (b *book) istio(docs []*node) {
 			b.authorizationPolicy(doc, o, targets, allowed, selected)
 		case "PeerAuthentication":
 			b.peerAuthentication(doc, o)
-		case "RequestAuthentication":
-			b.refuse(o, "tokens of end users: add the issuer under providers: and say the claims in when:, as docs/jwt.md shows")
 		default:
 			b.refuse(o, "kind %s is not read", doc.get("kind").text())
 		}
 	}
 	b.istioDefaults(allowed, selected)
+}
+
+// istioPolicy is where a document comes from and the workloads it selects; none
+// where nothing is to be made of it, which has been said then.
+func (b *book) istioPolicy(doc *node) (origin, []Workload) {
+	o := origin{at: doc.at(), object: doc.get("kind").text() + " " + nameOf(doc)}
+	group, _, _ := strings.Cut(doc.get("apiVersion").text(), "/")
+	if group != "security.istio.io" {
+		b.note(o, "not a policy of Istio: passed over")
+		return o, nil
+	}
+	targets, err := b.istioTargets(doc)
+	o.services = names(targets)
+	if err != "" {
+		if len(o.services) == 0 {
+			o.services = names(b.inventory.Workloads)
+		}
+		b.refuse(o, "%s", err)
+		return o, nil
+	}
+	if len(targets) == 0 {
+		b.keep(o, "it selects no workload of the inventory, so nothing of ours: if it should, list the workload")
+	}
+	return o, targets
 }
 
 // nameOf is an object's namespace and name.
@@ -163,7 +186,7 @@ func (b *book) istioRule(p istioPart, o origin, r *node, targets []Workload) {
 	if len(operations) == 0 {
 		operations = []*node{nil}
 	}
-	conditions, why := b.istioWhen(r.get("when").list(), p.deny)
+	conditions, tokens, why := b.istioWhen(r.get("when").list())
 	if why != "" {
 		b.refuse(o, "%s", why)
 		return
@@ -184,26 +207,39 @@ func (b *book) istioRule(p istioPart, o origin, r *node, targets []Workload) {
 				part.at = o.at
 			}
 			for _, w := range targets {
-				b.istioGrant(p, part, w, who, op.get("operation"), conditions)
+				b.istioGrant(p, part, w, who, op.get("operation"), conditions, tokens)
 			}
 		}
 	}
 }
 
 // istioGrant makes the rule of one source, one operation and one service.
-func (b *book) istioGrant(p istioPart, o origin, w Workload, who sourcePart, op *node, conditions []string) {
+func (b *book) istioGrant(p istioPart, o origin, w Workload, who sourcePart, op *node, conditions []string, tokens []tokenPart) {
 	what, why := istioOperation(op, w.Protocol, p.deny)
 	if why != "" {
 		b.refuse(o, "on %s: %s", w.Service, why)
 		return
 	}
+	tokens = append(slices.Clone(who.tokens), tokens...)
+	if w.Protocol == policy.TCP && (len(tokens) > 0 || onlyHTTP(conditions)) {
+		if p.deny {
+			b.refuse(o, "on %s: headers or tokens of a DENY on a TCP service: Istio's sidecar denies every connection, its ztunnel none; say which is meant", w.Service)
+			return
+		}
+		what.never = true
+	}
 	if what.never {
 		b.note(o, "on %s: HTTP fields never match TCP in Istio, so this allows nothing", w.Service)
 		return
 	}
+	read, why := b.tokenConditions(w.Service, tokens, p.deny)
+	if why != "" {
+		b.refuse(o, "on %s: %s", w.Service, why)
+		return
+	}
 	rule := policy.Rule{
 		Name: fmt.Sprintf("%s-%d-%s", p.name, p.index, w.Service), From: who.from, To: w.Service, Except: who.except,
-		Mode: p.mode, When: allOf(append(append(append([]string(nil), who.conditions...), what.conditions...), conditions...)),
+		Mode: p.mode, When: allOf(slices.Concat(who.conditions, what.conditions, conditions, read)),
 	}
 	if p.deny {
 		rule.Deny = what.actions

@@ -10,6 +10,7 @@ import (
 type sourcePart struct {
 	from, except []string
 	conditions   []string
+	tokens       []tokenPart
 	nobody       bool // it can match nobody who gets through to us
 	why          string
 }
@@ -25,10 +26,8 @@ func (b *book) istioSource(s *node, deny bool) (sourcePart, string) {
 		return out, ""
 	}
 	if key := s.unknown("principals", "notPrincipals", "namespaces", "notNamespaces", "serviceAccounts", "notServiceAccounts",
-		"trustDomains", "notTrustDomains", "ipBlocks", "notIpBlocks"); key != "" {
+		"trustDomains", "notTrustDomains", "ipBlocks", "notIpBlocks", "requestPrincipals", "notRequestPrincipals"); key != "" {
 		switch key {
-		case "requestPrincipals", "notRequestPrincipals":
-			return out, key + " are tokens of end users: say the claims in when:, as docs/jwt.md shows"
 		case "remoteIpBlocks", "notRemoteIpBlocks":
 			return out, key + " trusts forwarding headers: say which callers may forward, and request.source_ip in when:"
 		}
@@ -76,6 +75,11 @@ func (b *book) istioNot(s *node, deny bool, out sourcePart) (sourcePart, string)
 			return sourcePart{nobody: true, why: "callers without an identity never get in here: nothing to write"}, ""
 		}
 		out.except = append(out.except, ids...)
+	}
+	for _, field := range []string{"requestPrincipals", "notRequestPrincipals"} {
+		if list := s.get(field); list != nil {
+			out.tokens = append(out.tokens, tokenPart{"request.auth.principal", list.texts(), field == "notRequestPrincipals"})
+		}
 	}
 	for _, field := range []string{"ipBlocks", "notIpBlocks"} {
 		list := s.get(field)

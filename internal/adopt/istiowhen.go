@@ -5,34 +5,38 @@ import (
 	"strings"
 )
 
-// istioWhen reads conditions. In an ALLOW what is missing matches no value; in a
-// DENY as well, which has to be said here, where a deny holds if it cannot know.
-func (b *book) istioWhen(list []*node, deny bool) (out []string, why string) {
+// istioWhen reads conditions; those about tokens of end users are for a service
+// to say. In an ALLOW what is missing matches no value; in a DENY as well, which
+// has to be said here, where a deny holds if it cannot know.
+func (b *book) istioWhen(list []*node) (out []string, tokens []tokenPart, why string) {
 	for _, c := range list {
 		key := c.get("key").text()
 		if unknown := c.unknown("key", "values", "notValues"); unknown != "" {
-			return nil, "when." + unknown + " is not read"
+			return nil, nil, "when." + unknown + " is not read"
 		}
 		values, except := c.get("values").texts(), c.get("notValues").texts()
 		if len(values)+len(except) == 0 {
-			return nil, fmt.Sprintf("when %s has neither values nor notValues", key)
+			return nil, nil, fmt.Sprintf("when %s has neither values nor notValues", key)
 		}
-		if len(values) > 0 {
-			condition, why := b.istioKey(key, values)
+		for _, some := range []tokenPart{{key, values, false}, {key, except, true}} {
+			switch {
+			case len(some.values) == 0:
+				continue
+			case isToken(key):
+				tokens = append(tokens, some)
+				continue
+			}
+			condition, why := b.istioKey(key, some.values)
 			if why != "" {
-				return nil, why
+				return nil, nil, why
+			}
+			if some.negated {
+				condition = not(condition)
 			}
 			out = append(out, condition)
 		}
-		if len(except) > 0 {
-			condition, why := b.istioKey(key, except)
-			if why != "" {
-				return nil, why
-			}
-			out = append(out, not(condition))
-		}
 	}
-	return out, ""
+	return out, tokens, ""
 }
 
 func (b *book) istioKey(key string, values []string) (condition, why string) {
@@ -74,10 +78,7 @@ func (b *book) istioKey(key string, values []string) (condition, why string) {
 		}
 		return "peer.id in " + literals(ids), ""
 	}
-	switch {
-	case strings.HasPrefix(key, "request.auth."):
-		return "", key + " is of tokens of end users: say the claims in when:, as docs/jwt.md shows"
-	case key == "remote.ip":
+	if key == "remote.ip" {
 		return "", "remote.ip trusts forwarding headers: say which callers may forward, and request.source_ip in when:"
 	}
 	return "", fmt.Sprintf("when %s has no counterpart here", key)
