@@ -156,7 +156,7 @@ func (w *Workload) decide(ctx context.Context, peer *Peer, request *Request, own
 	var verdict policy.Decision
 	w.judge(peer, request, now, &d, &verdict)
 	if d.Allowed && !d.Observed {
-		w.consult(ctx, peer, request, &d, &verdict)
+		w.consult(ctx, w.policy.Load(), peer, request, &d, &verdict)
 	}
 	if d.Allowed && own != nil {
 		own.narrow(peer, request, &d, &verdict)

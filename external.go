@@ -165,12 +165,12 @@ type unanswered struct{ error }
 
 func (u unanswered) Unwrap() error { return u.error }
 
-// consult asks the external decisions about a request that rules allow, in order,
-// until one does not agree.
-func (w *Workload) consult(ctx context.Context, peer *Peer, request *Request, d *Decision, verdict *policy.Decision) {
-	ruling := w.policy.Load()
+// consult asks the external decisions of a ruling about a request that rules
+// allow, in order, until one does not agree. silent says that this one has not
+// answered.
+func (w *Workload) consult(ctx context.Context, ruling *ruling, peer *Peer, request *Request, d *Decision, verdict *policy.Decision) (silent bool) {
 	if len(ruling.externals) == 0 {
-		return
+		return false
 	}
 	asked := request.asked()
 	asked.Path = d.Path
@@ -188,8 +188,7 @@ func (w *Workload) consult(ctx context.Context, peer *Peer, request *Request, d 
 		if err == nil {
 			continue
 		}
-		var silent unanswered
-		if errors.As(err, &silent) {
+		if silent = errors.As(err, new(unanswered)); silent {
 			w.externals.unanswered.Add(1)
 		}
 		*verdict = policy.Decision{
@@ -200,8 +199,9 @@ func (w *Workload) consult(ctx context.Context, peer *Peer, request *Request, d 
 		if ruling.table.Observed() {
 			verdict.Effect, verdict.Observed, d.Allowed, d.Observed = policy.Allow, true, true, true
 		}
-		return
+		return silent
 	}
+	return false
 }
 
 func newOracle(e policy.External) (oracle, error) {

@@ -21,6 +21,8 @@ type exchange struct {
 	peer    *Peer
 	request Request
 	cut     func(Decision)
+
+	agreement agreement // of external decisions; guarded by live.mu
 }
 
 type expiring struct{ notAfter time.Time }
@@ -29,8 +31,10 @@ func (l *live) init() { l.held = make(map[*exchange]struct{}) }
 
 // Hold decides like Decide and, if allowed, goes on deciding: at each change of
 // policy that denies the exchange, cut is called once with that decision. cut
-// must return at once; it runs before the change is acknowledged. release ends
-// the watch and may be called more than once; it is never nil.
+// must return at once; it runs before the change is acknowledged. External
+// decisions are asked again at each change, and every minute; whoever of them does
+// not agree any more cuts as well. release ends the watch and may be called more
+// than once; it is never nil.
 func (w *Workload) Hold(peer *Peer, request Request, cut func(Decision)) (d Decision, release func()) {
 	return w.hold(context.Background(), peer, request, nil, cut)
 }
@@ -42,10 +46,15 @@ func (w *Workload) hold(ctx context.Context, peer *Peer, request Request, own *c
 	w.live.mu.Lock()
 	w.live.held[e] = struct{}{}
 	w.live.mu.Unlock()
-	d = w.decide(ctx, peer, &e.request, own, w.cfg.Now())
+	ruling, now := w.policy.Load(), w.cfg.Now()
+	d = w.decide(ctx, peer, &e.request, own, now)
 	if !d.Allowed {
 		w.live.release(e)
 		return d, func() {}
+	}
+	w.live.agreed(e, ruling, d.Path, now)
+	if w.policy.Load() != ruling {
+		w.nudgeExternals() // which may have looked before there was an agreement
 	}
 	return d, func() { w.live.release(e) }
 }

@@ -47,6 +47,7 @@ func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
 		w.nudgeClock()
 	}
 	cut := w.live.decideAgain(w)
+	w.nudgeExternals()
 	w.first.policy()
 	w.cfg.Log.Debug("policy in force", "revision", next.revision, "service", next.service, "cut", cut)
 	return ack

@@ -78,6 +78,7 @@ type Workload struct {
 	wires    *sync.Pool // space under TLS connections
 	wits     wits       // tokens bound to a key, once they are wanted
 
+	asking     chan struct{} // a nudge: external decisions of another policy
 	nudged     chan struct{} // another identity, or a policy that looks at the time
 	renewal    atomic.Pointer[chan struct{}]
 	advertised chan struct{} // a nudge: addresses changed
@@ -106,7 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	}
 	w := &Workload{
 		cfg: cfg, socket: socket, conn: conn, wires: newWirePool(),
-		nudged: make(chan struct{}, 1), advertised: make(chan struct{}, 1), missing: make(chan *pb.MissingKey, maxMissing),
+		asking: make(chan struct{}, 1), nudged: make(chan struct{}, 1), advertised: make(chan struct{}, 1), missing: make(chan *pb.MissingKey, maxMissing),
 	}
 	renewal := make(chan struct{})
 	w.renewal.Store(&renewal)
@@ -127,6 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	w.stop = stop
 	w.done.Go(func() { w.attach(life) })
 	w.done.Go(func() { w.watchClock(life) })
+	w.done.Go(func() { w.watchExternals(life) })
 	w.done.Go(func() { w.followWITs(life) })
 	if err := w.awaitFirst(ctx); err != nil {
 		return nil, errors.Join(err, w.Close())
