@@ -97,31 +97,43 @@ func identityFiles(svid *spiffe.X509SVID, bundle *spiffe.Bundle) ([]pemFile, err
 // write puts files in force: a new directory is filled and on disk before
 // `current` leads to it. The one of before stays until the next time, for who has
 // just followed the link; older ones go.
+//
+// Whoever owns the directory may exchange what is in it at any moment, and we may
+// be root. So nothing in it is named but relative to the opened directory, beyond
+// which no link leads, and owner and mode are given to what is open, not to names.
 func (d identityDir) write(files []pemFile) error {
 	if err := d.prepare(); err != nil {
 		return err
 	}
-	former, err := os.Readlink(filepath.Join(d.path, currentLink))
+	root, err := os.OpenRoot(d.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.replace(root, files), root.Close())
+}
+
+func (d identityDir) replace(root *os.Root, files []pemFile) error {
+	former, err := root.Readlink(currentLink)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is not ours: %w", filepath.Join(d.path, currentLink), err)
 	}
 	version := versionPrefix + strings.ToLower(rand.Text()[:12])
-	if err := d.fill(filepath.Join(d.path, version), files); err != nil {
+	if err := d.fill(root, version, files); err != nil {
 		return err
 	}
-	if err := d.link(version, currentLink); err != nil {
+	if err := link(root, version, currentLink); err != nil {
 		return err
 	}
 	for _, f := range files {
 		want := filepath.Join(currentLink, f.name)
-		if at, err := os.Readlink(filepath.Join(d.path, f.name)); err == nil && at == want {
+		if at, err := root.Readlink(f.name); err == nil && at == want {
 			continue
 		}
-		if err := d.link(want, f.name); err != nil {
+		if err := link(root, want, f.name); err != nil {
 			return err
 		}
 	}
-	return d.sweep(version, former)
+	return sweep(root, version, former)
 }
 
 // prepare makes the directory. In one that others may write, what we put there
@@ -132,7 +144,10 @@ func (d identityDir) prepare() error {
 		err = os.Mkdir(d.path, 0o700)
 	}
 	if err == nil {
-		return d.give(d.path, d.dirMode())
+		var made *os.File
+		if made, err = os.Open(d.path); err == nil {
+			return errors.Join(d.give(made, d.dirMode()), made.Close())
+		}
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return err
@@ -156,78 +171,93 @@ func (d identityDir) prepare() error {
 // dirMode lets in who may read the key.
 func (d identityDir) dirMode() os.FileMode { return 0o700 | d.mode&0o040 | d.mode&0o040>>2 }
 
-func (d identityDir) give(path string, mode os.FileMode) error {
+func (d identityDir) give(file *os.File, mode os.FileMode) error {
 	if d.uid >= 0 || d.gid >= 0 {
-		if err := os.Lchown(path, d.uid, d.gid); err != nil {
+		if err := file.Chown(d.uid, d.gid); err != nil {
 			return fault.Hint(fmt.Errorf("--owner: %w", err), "only root gives files away")
 		}
 	}
-	return os.Chmod(path, mode)
+	return file.Chmod(mode)
 }
 
 // fill makes a version, complete and on disk.
-func (d identityDir) fill(dir string, files []pemFile) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
+func (d identityDir) fill(root *os.Root, version string, files []pemFile) (err error) {
+	if err := root.Mkdir(version, 0o700); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, root.RemoveAll(version))
+		}
+	}()
+	dir, err := root.OpenRoot(version)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
 	for _, f := range files {
 		mode := os.FileMode(0o644)
 		if f.private {
 			mode = d.mode
 		}
-		if err := d.put(filepath.Join(dir, f.name), f.text, mode); err != nil {
-			return errors.Join(err, os.RemoveAll(dir))
+		if err := d.put(dir, f.name, f.text, mode); err != nil {
+			return err
 		}
 	}
-	if err := errors.Join(d.give(dir, d.dirMode()), syncDir(dir)); err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+	self, err := dir.Open(".")
+	if err != nil {
+		return err
 	}
-	return nil
+	return errors.Join(d.give(self, d.dirMode()), self.Sync(), self.Close())
 }
 
-func (d identityDir) put(path string, text []byte, mode os.FileMode) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (d identityDir) put(dir *os.Root, name string, text []byte, mode os.FileMode) error {
+	file, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = file.Write(text)
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
+	if err == nil {
+		err = d.give(file, mode)
 	}
-	return d.give(path, mode)
+	return errors.Join(err, file.Sync(), file.Close())
 }
 
 // link makes name lead to target, in one step.
-func (d identityDir) link(target, name string) error {
-	tmp := filepath.Join(d.path, versionPrefix+"link-"+strings.ToLower(rand.Text()[:12]))
-	if err := os.Symlink(target, tmp); err != nil {
+func link(root *os.Root, target, name string) error {
+	tmp := versionPrefix + "link-" + strings.ToLower(rand.Text()[:12])
+	if err := root.Symlink(target, tmp); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, filepath.Join(d.path, name)); err != nil {
-		return errors.Join(err, os.Remove(tmp))
+	if err := root.Rename(tmp, name); err != nil {
+		return errors.Join(err, root.Remove(tmp))
 	}
-	return syncDir(d.path)
+	return syncDir(root)
 }
 
 // sweep removes versions but those, and what a crash has left.
-func (d identityDir) sweep(keep ...string) error {
-	entries, err := os.ReadDir(d.path)
+func sweep(root *os.Root, keep ...string) error {
+	dir, err := root.Open(".")
 	if err != nil {
+		return err
+	}
+	entries, err := dir.ReadDir(-1)
+	if err = errors.Join(err, dir.Close()); err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), versionPrefix) || e.Name() == keep[0] || e.Name() == keep[1] {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(d.path, e.Name())); err != nil {
+		if err := root.RemoveAll(e.Name()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func syncDir(path string) error {
-	dir, err := os.Open(path)
+func syncDir(root *os.Root) error {
+	dir, err := root.Open(".")
 	if err != nil {
 		return err
 	}

@@ -202,3 +202,52 @@ func TestHookIsTriedUntilItWorks(t *testing.T) {
 		}
 	}
 }
+
+// Whoever owns the directory may exchange what is in it at any moment; nothing of
+// that makes us, who may be root, create or change anything elsewhere.
+func TestOwnerOfTheDirectoryLeadsNowhere(t *testing.T) {
+	d, elsewhere := dirOf(t), t.TempDir()
+	if err := d.write(generation(0)); err != nil {
+		t.Fatal(err)
+	}
+	shadow := filepath.Join(elsewhere, "shadow")
+	if err := errors.Join(os.WriteFile(shadow, []byte("secret"), 0o600), os.Chmod(elsewhere, 0o711)); err != nil {
+		t.Fatal(err)
+	}
+	for _, trap := range []func(at string) error{
+		func(at string) error { // the directory that is being filled leads elsewhere
+			return errors.Join(os.Rename(at, filepath.Join(d.path, "aside")), os.Symlink(elsewhere, at), os.RemoveAll(filepath.Join(d.path, "aside")))
+		},
+		func(at string) error { // a file in it does
+			svid := filepath.Join(at, "svid.pem")
+			return errors.Join(os.Remove(svid), os.Symlink(shadow, svid))
+		},
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		var owner sync.WaitGroup
+		owner.Go(func() {
+			for ctx.Err() == nil {
+				versions, _ := filepath.Glob(filepath.Join(d.path, versionPrefix+"[a-z0-9]*"))
+				for _, at := range versions {
+					if info, err := os.Lstat(at); err == nil && info.IsDir() {
+						_ = trap(at) // mostly it is too late
+					}
+				}
+			}
+		})
+		for n := range 150 {
+			_ = d.write(generation(n)) // which may fail
+		}
+		stop()
+		owner.Wait()
+	}
+	entries, err := os.ReadDir(elsewhere)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("elsewhere there are %v, %v, want shadow alone", entries, err)
+	}
+	for path, want := range map[string]os.FileMode{elsewhere: 0o711, shadow: 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: got %v, %v, want %v", path, info.Mode(), err, want)
+		}
+	}
+}
