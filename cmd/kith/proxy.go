@@ -24,7 +24,8 @@ func (a *app) proxyVerb() *cobra.Command {
 		Long: `Serve as the data plane of a program that is started by something else, such as
 systemd. It does what kith run does, without a child: --expose lets callers in,
 --outbound is the address for the program's proxy variables, --upstream a local
-port that leads to a service.`,
+port that leads to a service, --decisions one that leads to the agent's
+decisions.`,
 		Example: `  kith proxy --as orders --expose 8443=8080
   kith proxy --as web --outbound 127.0.0.1:3128 --upstream postgres=127.0.0.1:5432`,
 	}
@@ -74,6 +75,7 @@ func (a *app) serveProxy(ctx context.Context, f *proxyFlags, metrics string) err
 // proxyFlags are the flags of kith run and kith proxy.
 type proxyFlags struct {
 	as, outbound, level          string
+	decisions                    string
 	expose, upstreams, advertise []string
 	prove, via                   []string
 	unsafeUpstream               bool
@@ -85,6 +87,7 @@ func (f *proxyFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.as, "as", "", "the service to be (default: the one of the identity that the node gives it)")
 	flags.StringArrayVar(&f.expose, "expose", nil, "let callers in: [HOST:]PORT=PORT, or PORT=unix:/path")
 	flags.StringArrayVar(&f.upstreams, "upstream", nil, "a local port to a service: NAME=127.0.0.1:PORT")
+	flags.StringVar(&f.decisions, "decisions", "", "a local port where the program asks for decisions, by OPA's data API or AuthZEN: 127.0.0.1:8181")
 	flags.StringArrayVar(&f.prove, "prove", nil, "let callers in through a load balancer that ends mutual TLS: PORT=PORT,audience=URL")
 	flags.StringArrayVar(&f.via, "via", nil, "call a service through such a load balancer: NAME=https://HOST,audience=URL")
 	flags.StringArrayVar(&f.advertise, "advertise", nil, "where callers dial the exposed ports, if not where they listen: HOST:PORT")
@@ -131,6 +134,13 @@ func (f *proxyFlags) config(a *app, log *slog.Logger) (proxy.Config, error) {
 			return cfg, err
 		}
 		cfg.Upstreams = append(cfg.Upstreams, u)
+	}
+	if f.decisions != "" {
+		asks, err := proxy.ParseAsks(f.decisions, authzSocket(a.paths.AgentSocket))
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Asks = asks
 	}
 	if len(cfg.Advertise) == 0 && len(cfg.Expose) > 0 {
 		advertise, err := a.advertised(cfg.Expose)

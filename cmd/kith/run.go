@@ -29,14 +29,16 @@ func (a *app) runVerb() *cobra.Command {
 		Long: `Run a program with the identity of a service. --expose lets callers reach it by
 mutual TLS; the proxy variables in its environment (http_proxy and the like) let
 it call http://<service>/… ; --upstream gives it a local port that leads to a
-service by raw TCP. kith run forwards signals, ends when the program ends, with
+service by raw TCP; --decisions one where a program that asks an OPA, or an
+AuthZEN decision point, is answered by the rules. kith run forwards signals, ends when the program ends, with
 the program's exit code, and its claim to the name ends with it.
 
 Processes of the same user are no boundary: whoever may run as this user may
 reach the program's own port. --expose 8443=unix:/path keeps other users out.`,
 		Example: `  kith run --as orders --expose 8443=8080 -- ./orders
   kith run --as web -- curl http://orders/v1/orders
-  kith run --as web --upstream postgres=127.0.0.1:5432 -- psql -h 127.0.0.1`,
+  kith run --as web --upstream postgres=127.0.0.1:5432 -- psql -h 127.0.0.1
+  kith run --as orders --decisions 127.0.0.1:8181 -- ./orders`,
 		Args: atLeast(1),
 	}
 	f.add(cmd)
@@ -101,6 +103,9 @@ func (a *app) sayRunning(w *kith.Workload, p *proxy.Proxy, cfg proxy.Config) {
 	}
 	for i, at := range p.UpstreamAddrs() {
 		fmt.Fprintf(&where, ", %s leads to service %s", at, cfg.Upstreams[i].Service)
+	}
+	if at := p.AsksAddr(); at != "" {
+		fmt.Fprintf(&where, ", %s leads to decisions", at)
 	}
 	if where.Len() > 0 {
 		fmt.Fprintf(a.stderr, "kith: %s%s\n", w.ID(), where.String())

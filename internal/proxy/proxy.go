@@ -40,6 +40,8 @@ type Config struct {
 	Via []Via
 	// Upstreams lists local ports that lead to services, from ParseUpstream.
 	Upstreams []Upstream
+	// Asks is a local port that leads to the agent's decisions, from ParseAsks.
+	Asks Asks
 	// Outbound is the address of the local HTTP proxy: "127.0.0.1:0" for a free
 	// port, "" for none. It must be a loopback address.
 	Outbound string
@@ -71,6 +73,7 @@ type Proxy struct {
 	inbound  []*inbound
 	proven   []*inbound
 	upstream []*upstream
+	asks     *asks // nil for none
 	outbound *outbound
 }
 
@@ -103,7 +106,7 @@ func (p *Proxy) validate() error {
 	switch {
 	case p.cfg.Workload == nil:
 		return fault.Invalidf("proxy without a workload")
-	case len(p.cfg.Expose) == 0 && len(p.cfg.Proven) == 0 && len(p.cfg.Upstreams) == 0 && p.cfg.Outbound == "":
+	case len(p.cfg.Expose) == 0 && len(p.cfg.Proven) == 0 && len(p.cfg.Upstreams) == 0 && p.cfg.Outbound == "" && p.cfg.Asks.Listen == "":
 		return fault.Hint(fault.Invalidf("nothing to do: no exposure, no upstream, no outbound listener"),
 			"kith proxy --expose 8443=8080")
 	}
@@ -119,6 +122,11 @@ func (p *Proxy) validate() error {
 	}
 	for _, u := range p.cfg.Upstreams {
 		if err := loopbackOnly("upstream "+u.Service, u.Listen); err != nil {
+			return err
+		}
+	}
+	if p.cfg.Asks.Listen != "" {
+		if err := loopbackOnly("decisions", p.cfg.Asks.Listen); err != nil {
 			return err
 		}
 	}
@@ -160,6 +168,13 @@ func (p *Proxy) bind() error {
 			return err
 		}
 		p.upstream = append(p.upstream, up)
+	}
+	if p.cfg.Asks.Listen != "" {
+		s, err := newAsks(p)
+		if err != nil {
+			return err
+		}
+		p.asks = s
 	}
 	if p.cfg.Outbound == "" {
 		return nil
@@ -241,6 +256,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	for _, up := range p.upstream {
 		start(up.serve)
 	}
+	if p.asks != nil {
+		start(p.asks.serve)
+	}
 	if p.outbound != nil {
 		start(p.outbound.serve)
 	}
@@ -320,6 +338,9 @@ func (p *Proxy) Close() error {
 	}
 	for _, up := range p.upstream {
 		errs = append(errs, up.listener.Close())
+	}
+	if p.asks != nil {
+		errs = append(errs, p.asks.listener.Close())
 	}
 	if p.outbound != nil {
 		errs = append(errs, p.outbound.listener.Close())
