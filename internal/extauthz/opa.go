@@ -20,7 +20,7 @@ const (
 	codeUndefined = "undefined_document"
 )
 
-// opaError is an error as OPA tells it.
+// opaError is an error as OPA tells it, indented.
 type opaError struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -74,7 +74,7 @@ func (s *Service) serveOPA(rw http.ResponseWriter, r *http.Request) {
 		s.refuseMethod(rw, r, "POST")
 	default:
 		s.count("opa", malformedAnswer)
-		writeJSON(rw, http.StatusNotFound, opaError{codeNotFound, "kith has no " + clip(path, maxShort) + ": it answers /v1/data, /v0/data and /health"}, false)
+		writeJSON(rw, http.StatusNotFound, opaError{codeNotFound, "kith has no " + clip(path, maxShort) + ": it answers /v1/data, /v0/data and /health"}, true)
 	}
 }
 
@@ -90,7 +90,7 @@ func under(path, root string) (rest string, ok bool) {
 func (s *Service) refuseMethod(rw http.ResponseWriter, r *http.Request, allow string) {
 	s.count("opa", malformedAnswer)
 	rw.Header().Set("Allow", allow)
-	writeJSON(rw, http.StatusMethodNotAllowed, opaError{codeOperation, clip(r.Method, maxShort) + " is not for this path; rules are changed by kith allow and kith apply"}, false)
+	writeJSON(rw, http.StatusMethodNotAllowed, opaError{codeOperation, clip(r.Method, maxShort) + " is not for this path; rules are changed by kith allow and kith apply"}, true)
 }
 
 // serveNoPolicies lists the Rego modules, of which there are none: clients look
@@ -161,7 +161,7 @@ func (s *Service) serveDocument(rw http.ResponseWriter, r *http.Request, path st
 		rw.Header().Set(DecisionHeader, answer.ID)
 	}
 	if result == nil {
-		writeJSON(rw, http.StatusNotFound, opaError{codeUndefined, "document missing: data." + clip(strings.ReplaceAll(path, "/", "."), maxText)}, false)
+		writeJSON(rw, http.StatusNotFound, opaError{codeUndefined, "document missing: data." + clip(strings.ReplaceAll(path, "/", "."), maxText)}, true)
 		return
 	}
 	writeJSON(rw, http.StatusOK, result, asked(r, "pretty"))
@@ -169,7 +169,7 @@ func (s *Service) serveDocument(rw http.ResponseWriter, r *http.Request, path st
 
 func (s *Service) refuseInput(rw http.ResponseWriter, err error) {
 	s.count("opa", malformedAnswer)
-	writeJSON(rw, http.StatusBadRequest, opaError{codeParameter, clip(err.Error(), maxText)}, false)
+	writeJSON(rw, http.StatusBadRequest, opaError{codeParameter, clip(err.Error(), maxText)}, true)
 }
 
 // wrappedInput is the input of a /v1/data request; nil if there is none.

@@ -51,6 +51,19 @@ func TestParseUpstream(t *testing.T) {
 	}
 }
 
+func TestParseAsks(t *testing.T) {
+	for text, want := range map[string]string{"127.0.0.1:8181": "127.0.0.1:8181", "8181": "127.0.0.1:8181", "localhost:8181": "127.0.0.1:8181", "[::1]:8181": "[::1]:8181"} {
+		if got, err := ParseAsks(text, "/run/kith/authz.sock"); err != nil || got != (Asks{want, "/run/kith/authz.sock"}) {
+			t.Errorf("%s: got %+v, %v, want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "0.0.0.0:8181", "example.com:8181", "x"} {
+		if got, err := ParseAsks(text, "/run/kith/authz.sock"); err == nil {
+			t.Errorf("%q: got %+v, want an error", text, got)
+		}
+	}
+}
+
 func TestEnviron(t *testing.T) {
 	base := []string{"PATH=/bin", "http_proxy=http://old:3128", "NO_PROXY=internal, *", "no_proxy=10.0.0.0/8,internal", "SPIFFE_ENDPOINT_SOCKET=unix:///old"}
 	got := Environ(base, "127.0.0.1:4000", "/run/kith/agent.sock")
