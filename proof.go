@@ -63,9 +63,8 @@ func (c ProofConfig) withDefaults() (ProofConfig, error) {
 
 // prover is a check of the callers of one listener.
 type prover struct {
-	w    *Workload
-	cfg  ProofConfig
-	seen wimse.Replays
+	w   *Workload
+	cfg ProofConfig
 }
 
 // ProofHandler is [Workload.Handler] for requests that come through a load balancer
@@ -73,7 +72,8 @@ type prover struct {
 // request proves its key, and nobody else, whatever certificate the connection has.
 // What follows is the same: [Identity] and [CallerOf] say who calls, and policy
 // decides. Requests without TLS, without a proof, with a proof that was shown
-// before or is for somebody else get 400, and nothing is asked of policy.
+// before or is for somebody else get 400, and nothing is asked of policy. All
+// handlers of a Workload have one memory of proofs; other processes have their own.
 func (w *Workload) ProofHandler(next http.Handler, port uint16, cfg ProofConfig, options ...Option) (http.Handler, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -109,7 +109,7 @@ func (p *prover) prove(rw http.ResponseWriter, r *http.Request) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	check := wimse.Check{Audience: p.cfg.Audience, Seen: &p.seen, Now: now}
+	check := wimse.Check{Audience: p.cfg.Audience, Seen: &p.w.proofs, Now: now}
 	for _, kind := range p.cfg.Accept {
 		check.Accept = append(check.Accept, wimse.Kind(kind))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/wimse"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -66,17 +67,18 @@ type Workload struct {
 
 	externals externals // who must agree to what policy allows
 
-	live     live       // exchanges decided again at each change of policy
-	refusals offTime    // of handshakes, by the time
-	accepts  conns      // accepted connections, verified again at each change of bundle
-	dials    conns      // dialled ones, likewise
-	reports  reports    // decisions on their way to the agent
-	flows    flows      // what was decided, counted
-	calls    caller     // the client half
-	targets  resolvers  // gRPC clients
-	first    firsts     // what Open waits for
-	wires    *sync.Pool // space under TLS connections
-	wits     wits       // tokens bound to a key, once they are wanted
+	live     live          // exchanges decided again at each change of policy
+	refusals offTime       // of handshakes, by the time
+	accepts  conns         // accepted connections, verified again at each change of bundle
+	dials    conns         // dialled ones, likewise
+	reports  reports       // decisions on their way to the agent
+	flows    flows         // what was decided, counted
+	calls    caller        // the client half
+	targets  resolvers     // gRPC clients
+	first    firsts        // what Open waits for
+	wires    *sync.Pool    // space under TLS connections
+	wits     wits          // tokens bound to a key, once they are wanted
+	proofs   wimse.Replays // proofs that callers have shown, on whichever listener
 
 	asking     chan struct{} // a nudge: external decisions of another policy
 	nudged     chan struct{} // another identity, or a policy that looks at the time

@@ -54,7 +54,7 @@ func printToken(args []string) int {
 }
 
 // page is the blocks of a page of documentation that run: sh, each line of which
-// must succeed, and yaml, each under the file name in backquotes before it. Ports
+// must succeed, and yaml and nginx, each under the file name in backquotes before it. Ports
 // are exchanged for free ones.
 func page(t *testing.T, name string, ports ...string) (script string, env map[string]string) {
 	t.Helper()
@@ -97,7 +97,7 @@ func page(t *testing.T, name string, ports ...string) (script string, env map[st
 			if _, err := config.Parse(name, []byte(strings.Join(block, "\n"))); err != nil {
 				t.Errorf("a block that is not run is no kith.yaml either: %v", err)
 			}
-		case "yaml":
+		case "yaml", "nginx":
 			files.WriteString("-- " + file + " --\n" + strings.Join(block, "\n") + "\n")
 		}
 	}
@@ -161,4 +161,9 @@ func TestUserTokenPageRuns(t *testing.T) {
 func TestEditorsPageRuns(t *testing.T) {
 	script, env := page(t, "editors.md")
 	runPage(t, "", script, env)
+}
+
+func TestWIMSEPageRuns(t *testing.T) {
+	script, env := page(t, "wimse.md", "8443", "8444", "8080")
+	runPage(t, "exec kith dev --wit &dev&\neventually kith status\n", script, env)
 }

@@ -260,3 +260,40 @@ func TestAttack67UnknownLoadBalancerGetsNothing(t *testing.T) {
 		t.Errorf("the service saw %v", b.seen)
 	}
 }
+
+// Attack 53: a service may have several listeners behind one load balancer. A proof
+// that one of them has seen is spent for the others of the process as well.
+func TestAttack53AProofIsSpentOnEveryListener(t *testing.T) {
+	b := newBalanced(t)
+	b.allow(t, "web-orders", "GET /v1/orders")
+	handler, err := b.orders.ProofHandler(http.HandlerFunc(b.serve), 8081, kith.ProofConfig{Audience: ordersName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := b.orders.Server(handler)
+	go server.Serve(b.orders.ProofListener(second, "h2", "http/1.1")) //nolint:errcheck // it ends by Close
+	t.Cleanup(func() { server.Close() })
+	for _, kind := range []kith.ProofKind{kith.ProofSignature, kith.ProofToken} {
+		signing, err := b.orders.SigningTransport(b.lb.Client().Transport, ordersName, kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kept http.Header
+		b.tampered(func(r *http.Request) { kept = r.Header.Clone() })
+		if status, text := b.call(t, signing, "GET", "/v1/orders", ""); status != 200 {
+			t.Fatalf("%s: %d %s", kind, status, text)
+		}
+		b.tampered(func(r *http.Request) { r.URL.Host, r.Header = second.Addr().String(), kept.Clone() })
+		if status, _ := b.call(t, signing, "GET", "/v1/orders", ""); status != 400 {
+			t.Errorf("%s: the same proof at another listener: %d, want 400", kind, status)
+		}
+		b.tampered(func(r *http.Request) { r.URL.Host = second.Addr().String() })
+		if status, _ := b.call(t, signing, "GET", "/v1/orders", ""); status != 200 {
+			t.Errorf("%s: a new proof there: %d, want 200", kind, status)
+		}
+	}
+}
