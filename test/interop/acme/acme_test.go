@@ -29,7 +29,8 @@ import (
 )
 
 const (
-	name = "bundles.acme.example"
+	name   = "bundles.acme.example"
+	issuer = "oidc.acme.example"
 	// life of a certificate, in seconds: one is renewed when a third is left.
 	life = 36
 	// patience is for one order at the CA, and for a renewal.
@@ -160,15 +161,19 @@ func answerTo(packet []byte) ([]byte, error) {
 	return answer.Pack()
 }
 
-// endpoint asks for the bundle as a stranger with the CA's root does.
+// endpoint asks for what a server publishes as a stranger with the CA's root does.
 type endpoint struct {
 	*lab.Host
+	name string
 	port int
 }
 
-func (e endpoint) bundle() error {
-	r := e.Try("curl", "-sS", "-m", "50", "--cacert", "root.pem", "--resolve", fmt.Sprintf("%s:%d:127.0.0.1", name, e.port), fmt.Sprintf("https://%s:%d/", name, e.port))
-	if r.Code != 0 || !strings.Contains(r.Stdout, `"use":"x509-svid"`) {
+func (e endpoint) bundle() error { return e.holds("/", `"use":"x509-svid"`) }
+
+// holds says nil if what is at a path is served to who knows the CA, and has a text.
+func (e endpoint) holds(path, want string) error {
+	r := e.Try("curl", "-sS", "-m", "50", "--cacert", "root.pem", "--resolve", fmt.Sprintf("%s:%d:127.0.0.1", e.name, e.port), fmt.Sprintf("https://%s:%d%s", e.name, e.port, path))
+	if r.Code != 0 || !strings.Contains(r.Stdout, want) {
 		return fmt.Errorf("exit %d, %s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	return nil
@@ -177,7 +182,7 @@ func (e endpoint) bundle() error {
 // serial is the certificate that is shown now.
 func (e endpoint) serial() string {
 	return strings.TrimSpace(e.Try("bash", "-c", fmt.Sprintf(
-		"openssl s_client -connect 127.0.0.1:%d -servername %s </dev/null 2>/dev/null | openssl x509 -noout -serial 2>/dev/null", e.port, name)).Stdout)
+		"openssl s_client -connect 127.0.0.1:%d -servername %s </dev/null 2>/dev/null | openssl x509 -noout -serial 2>/dev/null", e.port, e.name)).Stdout)
 }
 
 // TestCertificateOfTheWebFromAnACMEAuthority shows a bundle endpoint of profile
@@ -185,7 +190,7 @@ func (e endpoint) serial() string {
 // renews; a server that starts again goes on with the one it has.
 func TestCertificateOfTheWebFromAnACMEAuthority(t *testing.T) {
 	h := lab.NewHost(t)
-	e := endpoint{h, lab.Port(t)}
+	e := endpoint{h, name, lab.Port(t)}
 	ca := startAuthority(t, h, e.port)
 	h.WriteConfig(fmt.Sprintf(`trust_domain: acme.example
 server:
@@ -228,5 +233,45 @@ server:
 			return errors.New("it does not")
 		}
 		return nil
+	})
+}
+
+// TestIssuerWithACertificateFromAnACMEAuthority shows the OIDC endpoint with a
+// certificate of the CA: discovery document and keys, to clouds that know the CA and no
+// other; under no other name; and the next certificate when that is due.
+func TestIssuerWithACertificateFromAnACMEAuthority(t *testing.T) {
+	h := lab.NewHost(t)
+	e := endpoint{h, issuer, lab.Port(t)}
+	ca := startAuthority(t, h, e.port)
+	h.WriteConfig(fmt.Sprintf(`trust_domain: acme.example
+server:
+  listen: "127.0.0.1:%d"
+  metrics: ""
+  oidc:
+    issuer: "https://%s"
+    web:
+      listen: "127.0.0.1:%d"
+      acme: {domain: %[2]s, directory: "%[4]s", ca_file: "%[5]s", accept_terms: true}
+`, lab.Port(t), issuer, e.port, ca.directory, ca.file))
+	h.WaitReady(h.Start("kith", "server"))
+	h.WriteFile("root.pem", h.Do("curl", "-sS", "--cacert", ca.file, ca.roots))
+
+	lab.Eventually(t, patience, "the discovery document, with a certificate of the CA", func() error {
+		return e.holds("/.well-known/openid-configuration", `"issuer":"https://`+issuer+`"`)
+	})
+	lab.Eventually(t, patience, "the keys", func() error { return e.holds("/.well-known/jwks.json", `"kty":"EC"`) })
+	first := e.serial()
+	if info, err := os.Stat(filepath.Join(h.Dir, "state", "acme", issuer)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("where the certificate and its key are kept: %v, %v, want mode 0600", info, err)
+	}
+	other := endpoint{h, "elsewhere.acme.example", e.port}
+	if err := other.holds("/.well-known/jwks.json", ""); err == nil || other.serial() != "" {
+		t.Errorf("a certificate for a name that is not configured: %v, %s", err, other.serial())
+	}
+	lab.Eventually(t, patience, "the next certificate", func() error {
+		if now := e.serial(); now == first || now == "" {
+			return fmt.Errorf("still %q", now)
+		}
+		return e.holds("/.well-known/jwks.json", `"kty":"EC"`)
 	})
 }
