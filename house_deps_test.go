@@ -44,7 +44,7 @@ func dependencies() []dependency {
 		{"cel.dev/cel-go", []string{"internal/registry", "internal/policy"}, "requirements of node and identity rules, conditions of rules"},
 		{"go.yaml.in/yaml/v3", []string{"internal/config", "internal/adopt", "cmd/kith"}, "files, and -o yaml"},
 		{"github.com/prometheus/client_golang", append(programs, "internal/obs", "internal/audit", "internal/policy", "internal/decisionlog"), "metrics, made beside what they measure"},
-		{"golang.org/x/sys", append(programs, ".", "internal/obs"), "pidfd, peer credentials, sock_diag, file locks, the boot clock"},
+		{"golang.org/x/sys", append(programs, ".", "internal/obs", "internal/loopback"), "pidfd, peer credentials, sock_diag, file locks, the boot clock"},
 		{"golang.org/x/net", []string{".", "internal/proxy"}, "HTTP/2 over connections we made ourselves"},
 		{"golang.org/x/crypto", []string{"spiffe", "internal/keys", "internal/federation"}, "cryptobyte for DER, argon2 for passphrases, ACME"},
 		{"golang.org/x/sync", append(programs, "."), "errgroup, singleflight, semaphores"},

@@ -30,7 +30,7 @@ func floors() map[string]int {
 		"internal/registry": 1, "internal/policy": 1, "internal/usertoken": 1, "internal/wimse": 1,
 		// 2: contracts, tools, the SDK
 		"internal/attest": 2, "internal/keys": 2, "internal/audit": 2,
-		"internal/adopt": 2, "internal/egress": 2, "internal/config": 2, "internal/obs": 2, "internal/run": 2, ".": 2,
+		"internal/adopt": 2, "internal/egress": 2, "internal/config": 2, "internal/obs": 2, "internal/run": 2, "internal/loopback": 2, ".": 2,
 		// 3: drivers, handed down by the door
 		"internal/store": driverFloor, "internal/platform/host": driverFloor, "internal/platform/proof": driverFloor,
 		// 4: services

@@ -1,11 +1,12 @@
 package proxy
 
 import (
-	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"slices"
+
+	"github.com/kith-id/kith/internal/loopback"
 )
 
 // gate is a loopback listener that lets in only connections of our own user,
@@ -23,9 +24,6 @@ func newGate(l net.Listener, also []uint32, log *slog.Logger) net.Listener {
 	return &gate{Listener: l, allowed: allowed, log: log}
 }
 
-// errNoOwner says that the system cannot tell whose a connection is.
-var errNoOwner = errors.New("owner of the connection is not known")
-
 // Accept returns the next connection of an allowed user.
 func (g *gate) Accept() (net.Conn, error) {
 	for {
@@ -33,14 +31,14 @@ func (g *gate) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		uid, err := ownerOf(conn)
+		owner, err := loopback.Owner(conn)
 		switch {
 		case err != nil:
 			g.log.Warn("local connection refused: whose it is could not be found out", "error", err)
-		case slices.Contains(g.allowed, uid):
+		case slices.Contains(g.allowed, owner.UID):
 			return conn, nil
 		default:
-			g.log.Warn("local connection refused: another user's", "uid", uid, "hint", "each user runs an own kith run")
+			g.log.Warn("local connection refused: another user's", "uid", owner.UID, "hint", "each user runs an own kith run")
 		}
 		abort(conn)
 	}

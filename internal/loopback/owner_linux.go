@@ -1,4 +1,4 @@
-package proxy
+package loopback
 
 import (
 	"bufio"
@@ -15,26 +15,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownerOf is the uid of the process that made a local TCP connection, asked of
-// the kernel's sock_diag by the connection's four numbers, or read from
-// /proc/net/tcp where that is not built in.
-func ownerOf(conn net.Conn) (uint32, error) {
+// Owner is the socket at the other end, asked of the kernel's sock_diag by the
+// connection's four numbers, or read from /proc/net/tcp where that is not built in.
+func Owner(conn net.Conn) (Socket, error) {
 	theirs, err1 := netip.ParseAddrPort(conn.RemoteAddr().String())
 	ours, err2 := netip.ParseAddrPort(conn.LocalAddr().String())
 	if err1 != nil || err2 != nil {
-		return 0, errNoOwner
+		return Socket{}, ErrUnknown
 	}
 	theirs = netip.AddrPortFrom(theirs.Addr().Unmap(), theirs.Port())
 	ours = netip.AddrPortFrom(ours.Addr().Unmap(), ours.Port())
-	uid, err := askKernel(theirs, ours)
-	if err == nil || errors.Is(err, errNoOwner) {
-		return uid, err
+	found, err := askKernel(theirs, ours)
+	if err == nil || errors.Is(err, ErrUnknown) {
+		return found, err
 	}
-	uid, fallback := readTable(theirs, ours)
+	found, fallback := readTable(theirs, ours)
 	if fallback != nil {
-		return 0, fmt.Errorf("sock_diag: %w; /proc/net/tcp: %w", err, fallback)
+		return Socket{}, fmt.Errorf("sock_diag: %w; /proc/net/tcp: %w", err, fallback)
 	}
-	return uid, nil
+	return found, nil
 }
 
 // The wire form of struct inet_diag_req_v2 and inet_diag_msg (linux/inet_diag.h).
@@ -48,22 +47,22 @@ const (
 )
 
 // askKernel looks up the socket of the other side: its source is our peer.
-func askKernel(theirs, ours netip.AddrPort) (uint32, error) {
+func askKernel(theirs, ours netip.AddrPort) (Socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return 0, err
+		return Socket{}, err
 	}
 	defer unix.Close(fd)
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}); err != nil {
-		return 0, err
+		return Socket{}, err
 	}
 	if err := unix.Sendto(fd, diagRequest(theirs, ours), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, err
+		return Socket{}, err
 	}
 	answer := make([]byte, 4096)
 	n, _, err := unix.Recvfrom(fd, answer, 0)
 	if err != nil {
-		return 0, err
+		return Socket{}, err
 	}
 	return parseDiag(answer[:n], theirs, ours)
 }
@@ -94,41 +93,41 @@ func diagRequest(theirs, ours netip.AddrPort) []byte {
 // parseDiag reads the one answer, and checks that it is about our connection. A
 // socket without an inode has been closed already; the kernel then says that it
 // is root's, and whoever it was must not come in by that.
-func parseDiag(answer []byte, theirs, ours netip.AddrPort) (uint32, error) {
+func parseDiag(answer []byte, theirs, ours netip.AddrPort) (Socket, error) {
 	native := binary.NativeEndian
 	if len(answer) < unix.NLMSG_HDRLEN+4 {
-		return 0, errNoOwner
+		return Socket{}, ErrUnknown
 	}
 	body := answer[unix.NLMSG_HDRLEN:]
 	switch native.Uint16(answer[4:]) {
 	case unix.NLMSG_ERROR:
 		if code := int32(native.Uint32(body)); code < 0 {
-			return 0, unix.Errno(-code)
+			return Socket{}, unix.Errno(-code)
 		}
-		return 0, errNoOwner
+		return Socket{}, ErrUnknown
 	case sockDiagByFamily:
 	default:
-		return 0, errNoOwner
+		return Socket{}, ErrUnknown
 	}
 	if len(body) < diagAnswerSize ||
 		binary.BigEndian.Uint16(body[4:]) != theirs.Port() || binary.BigEndian.Uint16(body[6:]) != ours.Port() {
-		return 0, errNoOwner
+		return Socket{}, ErrUnknown
 	}
 	if native.Uint32(body[diagInode:]) == 0 {
-		return 0, errNoOwner
+		return Socket{}, ErrUnknown
 	}
-	return native.Uint32(body[diagUID:]), nil
+	return Socket{UID: native.Uint32(body[diagUID:]), Inode: native.Uint32(body[diagInode:])}, nil
 }
 
 // readTable looks the connection up in /proc/net/tcp.
-func readTable(theirs, ours netip.AddrPort) (uint32, error) {
+func readTable(theirs, ours netip.AddrPort) (Socket, error) {
 	path := "/proc/net/tcp"
 	if theirs.Addr().Is6() {
 		path = "/proc/net/tcp6"
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return 0, err
+		return Socket{}, err
 	}
 	defer file.Close()
 	local, remote := tableAddress(theirs), tableAddress(ours)
@@ -136,17 +135,18 @@ func readTable(theirs, ours netip.AddrPort) (uint32, error) {
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		if len(fields) > 9 && fields[1] == local && fields[2] == remote {
-			if fields[9] == "0" { // the inode: closed already, see parseDiag
-				return 0, errNoOwner
+			uid, err1 := strconv.ParseUint(fields[7], 10, 32)
+			inode, err2 := strconv.ParseUint(fields[9], 10, 32)
+			if inode == 0 && err2 == nil { // closed already, see parseDiag
+				err2 = ErrUnknown
 			}
-			uid, err := strconv.ParseUint(fields[7], 10, 32)
-			return uint32(uid), err
+			return Socket{UID: uint32(uid), Inode: uint32(inode)}, errors.Join(err1, err2)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return 0, err
+		return Socket{}, err
 	}
-	return 0, errNoOwner
+	return Socket{}, ErrUnknown
 }
 
 // tableAddress is an address as the table prints it: words of the machine's
