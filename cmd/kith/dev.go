@@ -154,6 +154,7 @@ func (a *app) devAgent(ctx context.Context, f *devFlags, s *server.Server, dir s
 		return nil, err
 	}
 	cfg.Documents = documentsOf(file.Agent.Documents)
+	cfg.AuthzListen = file.Agent.AuthzListen
 	return agent.New(cfg)
 }
 

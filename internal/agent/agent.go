@@ -216,12 +216,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	brokers, err := a.listenForBrokers()
+	port, err := a.listenOnPort()
 	if err != nil {
 		return errors.Join(err, listener.Close(), questions.Close())
 	}
+	brokers, err := a.listenForBrokers()
+	if err != nil {
+		return errors.Join(err, listener.Close(), questions.Close(), port.Close())
+	}
 	closing := func(err error) error {
-		return errors.Join(err, listener.Close(), questions.Close(), brokers.Close())
+		return errors.Join(err, listener.Close(), questions.Close(), port.Close(), brokers.Close())
 	}
 	at := a.standing.Load()
 	a.up, err = dial(at.server, spiffe.ClientTLS(a, a.cfg.Now, isServer(at.domain())))
@@ -245,6 +249,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.serve(ctx, listener, service) })
 	group.Go(func() error { return a.broker(ctx, brokers, service) })
 	group.Go(func() error { return a.answer(ctx, questions) })
+	group.Go(func() error { return a.answerOnPort(ctx, port) })
 	group.Go(func() error { return a.keepStanding(ctx) })
 	group.Go(func() error { return a.follow(ctx) })
 	group.Go(func() error { return a.identities.Run(ctx) })

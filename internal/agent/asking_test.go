@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/pb/envoypb"
+	"github.com/kith-id/kith/internal/run/runtest"
 )
 
 // asks is an Envoy of these tests: process 200 of user 2000, who is /vms/shop.
@@ -141,6 +143,69 @@ func TestProxiesAskOnTheirOwnSocket(t *testing.T) {
 		resp.Body.Close()
 		if resp.StatusCode != want {
 			t.Errorf("process %d: got %d, want %d", pid, resp.StatusCode, want)
+		}
+	}
+}
+
+// Dialer makes people attest.Dialing: who asks on a port is who the test says.
+func (p *people) Dialer(net.Conn) (attest.Peer, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.peer.PID == 404 {
+		return attest.Peer{}, fault.Deniedf("two processes hold the connection")
+	}
+	return p.peer, nil
+}
+
+// Those that can ask on no unix socket ask on a port: who asks is the process that
+// holds the connection; whom nobody can name is denied.
+func TestProxiesAskOnAPort(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	at, err := runtest.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.cfg.AuthzListen = fmt.Sprintf("127.0.0.1:%d", at)
+	n.start()
+	der, err := s.ca.issue("/vms/web", newKey(t).Public(), time.Now().Add(-time.Minute), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	for pid, want := range map[int32]int{200: http.StatusOK, 300: http.StatusForbidden, 404: http.StatusForbidden} {
+		n.people.be(pid, uint32(pid)*10)
+		transport.CloseIdleConnections()
+		for range 2 { // the second time on a connection that is known
+			r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+n.cfg.AuthzListen+"/auth/shop?verify=SUCCESS&cert=forwarded&via=forwarded", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header = http.Header{"X-Forwarded-Method": {"GET"}, "X-Forwarded-Uri": {"/v1/x"}, "X-Forwarded-Tls-Client-Cert": {base64.StdEncoding.EncodeToString(der)}}
+			resp, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("process %d: got %d, want %d", pid, resp.StatusCode, want)
+			}
+		}
+	}
+}
+
+// Nobody can say who asks from elsewhere, so that there is no port but on loopback.
+func TestPortIsOnLoopbackAlone(t *testing.T) {
+	for _, address := range []string{"0.0.0.0:9190", ":9190", "[::]:9190", "10.0.0.7:9190", "localhost:9190", "127.0.0.1:0", "tcp://127.0.0.1:9190", "127.0.0.1"} {
+		n := newNode(t, shopServer(t))
+		n.cfg.AuthzListen = address
+		a, err := New(n.cfg)
+		if err == nil {
+			a.Close()
+		}
+		if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "loopback") {
+			t.Errorf("%s: got %v, want a refusal", address, err)
 		}
 	}
 }

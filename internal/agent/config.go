@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/decisionlog"
 	"github.com/kith-id/kith/internal/extauthz"
 	"github.com/kith-id/kith/internal/fault"
@@ -40,6 +41,9 @@ type Config struct {
 
 	// AuthzSocket is the path proxies and applications ask on over HTTP; empty for none.
 	AuthzSocket string
+	// AuthzListen is the port of loopback for proxies that can ask on no unix socket;
+	// empty for none. Processes must be attest.Dialing.
+	AuthzListen string
 
 	// Documents are where applications look for decisions in OPA's tree, besides
 	// below kith.
@@ -109,6 +113,9 @@ func (c Config) check() error {
 		if path != "" {
 			errs = append(errs, checkSocketPath(path))
 		}
+	}
+	if c.AuthzListen != "" {
+		errs = append(errs, config.CheckLoopback(c.AuthzListen))
 	}
 	return errors.Join(errs...)
 }

@@ -68,18 +68,27 @@ func (a *Agent) answer(ctx context.Context, l questions) error {
 	if l.socket == nil {
 		return nil
 	}
-	server := &http.Server{
-		Handler: a.questions,
-		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			if known, ok := conn.(askingConn); ok {
-				return extauthz.WithCaller(ctx, known.caller)
-			}
-			return ctx
-		},
+	server := a.questionServer(a.questions)
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		if known, ok := conn.(askingConn); ok {
+			return extauthz.WithCaller(ctx, known.caller)
+		}
+		return ctx
+	}
+	return serveQuestions(ctx, server, l)
+}
+
+// questionServer is a server for proxies, which keep connections and send no bodies.
+func (a *Agent) questionServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:     h,
 		ReadTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, WriteTimeout: 20 * time.Second,
 		MaxHeaderBytes: 60 << 10, // net/http adds 4 KiB of slack
 		ErrorLog:       slog.NewLogLogger(a.cfg.Log.Handler(), slog.LevelDebug),
 	}
+}
+
+func serveQuestions(ctx context.Context, server *http.Server, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"context"
+	"net"
 	"os"
 
 	"github.com/kith-id/kith/internal/registry"
@@ -71,6 +72,14 @@ type Numbering interface {
 	// SameNumbers says nil when a process id means the same process to the peer as
 	// here, because it is in the same pid namespace; otherwise a Denied error.
 	SameNumbers(peer Peer) error
+}
+
+// Dialing is Processes that know who has made a TCP connection inside this host.
+type Dialing interface {
+	// Dialer captures the process at the other end of a connection that was accepted;
+	// one that is not known for certain is a Denied error. It may take some
+	// milliseconds. The caller closes its PIDFD.
+	Dialer(conn net.Conn) (Peer, error)
 }
 
 // Peered is the gRPC AuthInfo (or any other record of a connection) that knows

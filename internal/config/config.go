@@ -181,6 +181,10 @@ type Agent struct {
 	// Socket is the path of the socket workloads connect to, at most 107 bytes.
 	// Empty: agent.sock in the run directory.
 	Socket string `yaml:"socket"`
+	// AuthzListen is a port of loopback, such as 127.0.0.1:9190, where proxies ask that
+	// cannot ask on authz.sock: Traefik (docs/files.md). Which process asks is found
+	// by the connection it holds. Empty: none.
+	AuthzListen string `yaml:"authz_listen"`
 	// KEKFile holds the 32-byte key that seals what the agent keeps of itself and
 	// its workloads, mode 0400, made when it is missing. Keep it outside the state
 	// directory, or it guards nothing. Empty: files of mode 0600, not sealed.

@@ -59,6 +59,7 @@ func (f File) Validate() error {
 	v.optional("agent.advertise", f.Agent.Advertise, checkHost)
 	v.optional("agent.metrics", f.Agent.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("agent.socket", f.Agent.Socket, CheckSocketPath)
+	v.optional("agent.authz_listen", f.Agent.AuthzListen, CheckLoopback)
 	v.broker(f)
 	v.documents(f.Agent.Documents)
 	for i, s := range f.Agent.UserTokens.Allow {
@@ -313,6 +314,16 @@ func maxSocketPath() int {
 		return 107
 	}
 	return 103
+}
+
+// CheckLoopback accepts an address and port of loopback, where alone it is known
+// which process is at the other end.
+func CheckLoopback(s string) error {
+	at, err := netip.ParseAddrPort(s)
+	if err != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
+		return fault.Invalidf("%q: want an address and port of loopback, as 127.0.0.1:9190; elsewhere nobody can tell which process asks", s)
+	}
+	return nil
 }
 
 // CheckSocketPath refuses a path the kernel would not take, which it reports

@@ -21,6 +21,7 @@ const (
 	authPath        = "/auth"
 	forwardedMethod = "X-Forwarded-Method"
 	forwardedTarget = "X-Forwarded-Uri"
+	forwardedCert   = "X-Forwarded-Tls-Client-Cert"
 )
 
 type callerKey struct{}
@@ -108,6 +109,9 @@ func (p *Point) told(service string, r *http.Request, now time.Time) (Question, 
 	if err == nil && said["via"] == "forwarded" {
 		q.Request.Method, q.Target, err = forwarded(r.Header)
 	}
+	if err == nil && said["cert"] == "forwarded" {
+		said["cert"], err = forwardedLeaf(r.Header, said["via"])
+	}
 	if said["headers"] == "all" { // else a condition on one cannot be evaluated
 		facts.Headers = policy.Fields(r.Header)
 		if kind := r.Header.Get("Content-Type"); strings.HasPrefix(kind, "application/grpc") {
@@ -185,4 +189,17 @@ func forwarded(head http.Header) (method, target string, err error) {
 			len(methods), forwardedMethod, len(targets), forwardedTarget)
 	}
 	return methods[0], targets[0], nil
+}
+
+// forwardedLeaf is the peer's certificate as Traefik's passTLSClientCert tells it: DER
+// in base64, the leaf first. That it is Traefik's word and not the client's is known as
+// it is there once: where Traefik has it from TLS, it replaces what the client sent.
+func forwardedLeaf(head http.Header, via string) (string, error) {
+	chains := head.Values(forwardedCert)
+	if via != "forwarded" || len(chains) != 1 || chains[0] == "" {
+		return "", fault.Hint(fault.Invalidf("the question has %d of %s, one is wanted, with via=forwarded", len(chains), forwardedCert),
+			"passTLSClientCert: {pem: true} before forwardAuth, and a clientAuthType that requires a certificate")
+	}
+	leaf, _, _ := strings.Cut(chains[0], ",")
+	return leaf, nil
 }

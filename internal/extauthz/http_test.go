@@ -37,6 +37,16 @@ func TestProxiesAreAnsweredOverHTTP(t *testing.T) {
 	from = strings.ReplaceAll(from, "+", "%20") // nginx writes a blank so
 	der := "verify=SUCCESS&cert=" + url.QueryEscape(base64.StdEncoding.EncodeToString(cert.Raw))
 	forwarded := http.Header{forwardedMethod: {"GET"}, forwardedTarget: {"/v1/x?y"}}
+	leafText := base64.StdEncoding.EncodeToString(cert.Raw)
+	traefik := func(chain ...string) http.Header {
+		head := forwarded.Clone()
+		head.Set(forwardedCert, strings.Join(chain, ","))
+		return head
+	}
+	twice := func(head http.Header) http.Header {
+		head.Add(forwardedCert, head.Get(forwardedCert))
+		return head
+	}
 	for _, c := range []struct {
 		what, target string
 		head         http.Header
@@ -46,6 +56,12 @@ func TestProxiesAreAnsweredOverHTTP(t *testing.T) {
 		{"a service by name", "/auth/orders?" + from + "&method=GET&uri=/v1/x", nil, 200},
 		{"DER", "/auth?" + der + "&method=GET&uri=/v1/x", nil, 200},
 		{"forward_auth", "/auth?" + der + "&via=forwarded", forwarded, 200},
+		{"Traefik", "/auth/orders?verify=SUCCESS&cert=forwarded&via=forwarded", traefik(leafText, leafText), 200},
+		{"Traefik, and the client's word beside it", "/auth?verify=SUCCESS&cert=forwarded&via=forwarded", twice(traefik(leafText)), 403},
+		{"Traefik without a certificate", "/auth?verify=SUCCESS&cert=forwarded&via=forwarded", forwarded, 403},
+		{"Traefik, nothing verified", "/auth?verify=NONE&cert=forwarded&via=forwarded", traefik(leafText), 403},
+		{"a forwarded certificate where the proxy tells the request", "/auth?verify=SUCCESS&cert=forwarded&method=GET&uri=/v1/x", traefik(leafText), 403},
+		{"a forwarded certificate that nobody asked for", "/auth?verify=NONE&cert=&via=forwarded", traefik(leafText), 403},
 		{"another service", "/auth/billing?" + from + "&method=GET&uri=/v1/x", nil, 403},
 		{"another method", "/auth?" + from + "&method=POST&uri=/v1/x", nil, 403},
 		{"another path", "/auth?" + from + "&method=GET&uri=/admin", nil, 403},
