@@ -36,8 +36,8 @@ var table string
 // open are the rules that no test shows, with what is the case instead.
 func open() map[int]string {
 	out := map[int]string{}
-	out[101] = "Kith serves the Broker API and has no client of it; docs/broker.md says what to set SPIFFE_BROKER_SOCKET to"
-	out[108] = "the form is checked, and then refused with InvalidArgument: no agent knows a Kubernetes cluster's objects"
+	out[101] = "Kith serves the Broker API and has no client of it, neither in the SDK nor as a verb; docs/broker.md says what to set SPIFFE_BROKER_SOCKET to"
+	out[108] = "the form is checked, and then every object refused with InvalidArgument and WORKLOAD_REFERENCE_INVALID, as rule 105 has it for a type that is not served: no agent knows a Kubernetes cluster's objects"
 	return out
 }
 
