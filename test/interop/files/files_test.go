@@ -1,7 +1,5 @@
 //go:build interop
 
-// Package files holds real nginx, Caddy and HAProxy beside the built kith, with
-// certificates in files and decisions over HTTP, as docs/files.md says.
 package files
 
 import (
