@@ -137,13 +137,14 @@ With --denied also what was denied, to choose from. Nothing is changed.`,
 			return err
 		}
 		var flows []policy.Flow
+		seen := uint64(0)
 		for _, m := range reply.GetFlows() {
 			f, err := policy.FlowFromPB(m)
 			if err != nil {
 				return err
 			}
 			if *denied || f.Effect == policy.Allow {
-				flows = append(flows, f)
+				flows, seen = append(flows, f), seen+f.Count
 			}
 		}
 		names, err := a.callerNames(cmd.Context())
@@ -155,7 +156,7 @@ With --denied also what was denied, to choose from. Nothing is changed.`,
 			return fault.Hint(fault.NotFoundf("nothing was seen that could be allowed"), "kith rules flows, or with --denied what was denied")
 		}
 		a.incomplete(reply.GetNodes(), reply.GetAnswered(), reply.GetUncounted())
-		return a.printSuggestions(suggested)
+		return a.printSuggestions(suggested, seen)
 	}
 	return cmd
 }
@@ -241,12 +242,30 @@ func setOf(td spiffe.TrustDomain, objects []*pb.Object) (policy.Set, error) {
 	return set, nil
 }
 
+// calls counts them in words.
+func calls(n uint64) string {
+	if n == 1 {
+		return "1 call"
+	}
+	return fmt.Sprintf("%d calls", n)
+}
+
 // printSuggestions writes a state file with the evidence as comments.
-func (a *app) printSuggestions(suggested []policy.Suggestion) error {
+func (a *app) printSuggestions(suggested []policy.Suggestion, seen uint64) error {
 	fmt.Fprintln(a.stdout, "# Suggested from what was seen; read it before kith plan -f and kith apply -f.")
+	covered := uint64(0)
 	for _, s := range suggested {
 		for _, e := range s.Evidence {
-			fmt.Fprintf(a.stdout, "# %s: %d calls, last %s", visible(e.Action), e.Calls, time.Unix(e.Last, 0).UTC().Format(time.RFC3339))
+			covered += e.Calls
+		}
+	}
+	fmt.Fprintf(a.stdout, "# These rules cover %d of %s seen.\n", covered, calls(seen))
+	if covered < seen {
+		fmt.Fprintln(a.stdout, "# The others had callers without an identity, or paths that no rule can say.")
+	}
+	for _, s := range suggested {
+		for _, e := range s.Evidence {
+			fmt.Fprintf(a.stdout, "# %s: %s, last %s", visible(e.Action), calls(e.Calls), time.Unix(e.Last, 0).UTC().Format(time.RFC3339))
 			if len(e.Samples) > 0 {
 				fmt.Fprintf(a.stdout, ", as in %s", visible(strings.Join(e.Samples, " ")))
 			}

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
 )
@@ -49,16 +51,34 @@ func (a *app) printReplay(r *pb.Replay) {
 		return
 	}
 	fmt.Fprintf(a.stdout, "replayed %d requests in %d flows; would be decided otherwise:\n", r.GetRequests(), r.GetFlows())
-	for _, f := range r.GetFlips() {
+	for _, f := range joined(r.GetFlips()) {
 		flow := f.GetFlow()
 		effect := f.GetEffect()
 		if f.GetUnsure() {
 			effect += "?"
 		}
-		fmt.Fprintf(a.stdout, "  %s -> %s  %s %s on %s: %d calls, last %s, by %s\n",
+		fmt.Fprintf(a.stdout, "  %s -> %s  %s %s on %s: %s, last %s, by %s\n",
 			other(f.GetEffect()), effect, anonymousOr(flow.GetFrom()), visible(flowCall(flow)), flow.GetTo(),
-			flow.GetCount(), a.ago(flow.GetLastUnix()), ruleOrReason(f.GetRule(), f.GetReason()))
+			calls(flow.GetCount()), a.ago(flow.GetLastUnix()), ruleOrReason(f.GetRule(), f.GetReason()))
 	}
+}
+
+// joined are the flips with those as one that read alike: calls that different
+// rules have decided so far.
+func joined(flips []*pb.Flip) (out []*pb.Flip) {
+	at := make(map[string]*pb.Flip)
+	for _, f := range flips {
+		flow := f.GetFlow()
+		key := fmt.Sprintf("%q", []string{flow.GetFrom(), flow.GetTo(), flowCall(flow), f.GetEffect(), f.GetRule(), f.GetReason(), fmt.Sprint(f.GetUnsure())})
+		if first := at[key]; first != nil {
+			first.Flow.Count += flow.GetCount()
+			first.Flow.LastUnix = max(first.Flow.LastUnix, flow.GetLastUnix())
+			continue
+		}
+		at[key] = proto.CloneOf(f)
+		out = append(out, at[key])
+	}
+	return out
 }
 
 // other is the effect that flipped.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
@@ -54,6 +55,9 @@ for your own processes, root for all.`,
 			return a.whyProcess(cmd.Context(), *f, *pid, *as)
 		case len(args) == 0 && *from != "" && *to != "":
 			action := "tcp"
+			if *path == "" && cmd.Flags().Changed("method") {
+				return usagef(cmd, "a method and no path: --path /v1/orders/7")
+			}
 			if *path != "" {
 				action = *method + " " + *path
 			}
@@ -204,6 +208,7 @@ func (a *app) printDecision(ctx context.Context, d *pb.Decision) error {
 		"  decision", d.GetId(),
 		"  revision", revisionText(d.GetRevision()),
 		"  to allow it", d.GetHint(),
+		"  to lift it", liftText(d),
 	)
 }
 
@@ -265,12 +270,24 @@ func (a *app) ruleText(ctx context.Context, d *pb.Decision) string {
 	if err != nil || len(objects) == 0 {
 		return d.GetRule() + " (removed since)"
 	}
-	r := objects[0].GetRule()
-	effect, actions := "allow", r.GetAllow()
+	r := proto.CloneOf(objects[0].GetRule())
 	if len(r.GetDeny()) > 0 && d.GetEffect() != "allow" {
-		effect, actions = "deny", r.GetDeny()
+		r.Allow = nil
 	}
-	return fmt.Sprintf("%s: %s %s \"%s\" on %s", r.GetName(), effect, strings.Join(r.GetFrom(), ","), strings.Join(actions, `" "`), r.GetTo())
+	name := r.GetName()
+	r.Name, r.Owner = "", ""
+	r.Name = derivedName(r)
+	line := strings.TrimPrefix(strings.TrimPrefix(commandLine(r), "kith "), "rules ")
+	return name + ": " + line
+}
+
+// liftText is the command that says what else a denial by a rule holds back: an
+// allow rule cannot outvote it.
+func liftText(d *pb.Decision) string {
+	if d.GetHint() != "" || d.GetRule() == "" || d.GetEffect() == "allow" {
+		return ""
+	}
+	return "kith rules rm " + d.GetRule() + " --dry-run   # names the calls that this rule holds back"
 }
 
 // evidence is how the caller came by its identity.
@@ -319,7 +336,10 @@ func reasonText(d *pb.Decision) string {
 
 // nearMiss names the rule that came closest and what failed.
 func nearMiss(d *pb.Decision) string {
-	if d.GetNearRule() == "" {
+	switch {
+	case d.GetNearField() == "protocol":
+		return fmt.Sprintf("none: %s speaks %s, and this is %s", d.GetTo(), d.GetNearWant(), d.GetNearGot())
+	case d.GetNearRule() == "":
 		return ""
 	}
 	if d.GetNearField() == "when" {

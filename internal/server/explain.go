@@ -114,7 +114,7 @@ func (s *Server) Test(_ context.Context, req *pb.TestRequest) (*pb.Decision, err
 	}
 	if request.Protocol != policy.TCP {
 		if request.Path, err = policy.NormalizePath(req.GetPath(), table.Paths()); err != nil {
-			return nil, fault.Wrap(fault.Invalid, err)
+			return nil, fault.Hint(fault.Wrap(fault.Invalid, err), "such a request gets 400, reason path_not_canonical, whatever the rules say")
 		}
 	}
 	decision := table.Explain(table.Peer(from), request)
