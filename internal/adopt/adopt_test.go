@@ -1,6 +1,7 @@
 package adopt_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -196,4 +197,35 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A service is one thing in rules: a policy for a part of its workloads would be
+// wider or narrower for the rest.
+func TestPartOfAServiceIsRefused(t *testing.T) {
+	in := inventory()
+	in.Workloads[0].Labels["version"] = "1"
+	in.Workloads = append(in.Workloads, adopt.Workload{Service: "orders", Namespace: "shop", Labels: map[string]string{"app": "orders", "version": "2"}, Protocol: policy.HTTP})
+	for system, text := range map[string]string{
+		"istio":         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec: {selector: {matchLabels: {version: '2'}}, rules: [{}]}",
+		"linkerd":       "apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: s, namespace: shop}\nspec: {podSelector: {matchLabels: {version: '2'}}, port: 8080, accessPolicy: all-authenticated}",
+		"networkpolicy": "kind: NetworkPolicy\nmetadata: {name: x, namespace: shop}\nspec: {podSelector: {matchLabels: {version: '2'}}, ingress: [{}]}",
+		"as a caller":   "kind: NetworkPolicy\nmetadata: {name: x, namespace: shop}\nspec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {version: '2'}}}]}]}",
+	} {
+		kind, left := system, "orders"
+		if system == "as a caller" {
+			kind, left = "networkpolicy", "web"
+		}
+		result, err := adopt.Read(kind, in, []adopt.File{{Name: "x.yaml", Data: []byte(text)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(result.Refused) == 0 || !strings.Contains(result.Refused[0].Text, "1 of the 2 workloads behind service orders") || !slices.Contains(result.Left, left) {
+			t.Errorf("%s: got %+v, left out %v", system, result.Refused, result.Left)
+		}
+		for _, r := range result.Rules {
+			if r.To == left {
+				t.Errorf("%s: a rule nevertheless: %+v", system, r)
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package adopt
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -96,6 +97,25 @@ func (i Inventory) selected(namespace string, labels map[string]string) []Worklo
 		out = append(out, w)
 	}
 	return out
+}
+
+// halved says why workloads cannot be spoken of as services: a service is allowed
+// the same as a whole, and the same on behalf of all of it.
+func (i Inventory) halved(some []Workload) string {
+	of := func(list []Workload, service string) (n int) {
+		for _, w := range list {
+			if w.Service == service {
+				n++
+			}
+		}
+		return n
+	}
+	for _, service := range names(some) {
+		if part, all := of(some, service), of(i.Workloads, service); part != all {
+			return fmt.Sprintf("it selects %d of the %d workloads behind service %s: what these are allowed differs, so make them services of their own", part, all, service)
+		}
+	}
+	return ""
 }
 
 func within(part, whole map[string]string) bool {

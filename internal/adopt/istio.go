@@ -98,7 +98,8 @@ func (b *book) istioTargets(doc *node) ([]Workload, string) {
 		namespace = ""
 	}
 	labels := spec.get("selector", "matchLabels").dict()
-	return b.inventory.selected(namespace, labels), ""
+	targets := b.inventory.selected(namespace, labels)
+	return targets, b.inventory.halved(targets)
 }
 
 // istioDefaults adds what Istio does by default and we do not: a workload that

@@ -56,7 +56,8 @@ func (b *book) serverTargets(doc *node) (targets []Workload, why string) {
 	if key := spec.get("podSelector").unknown("matchLabels"); key != "" {
 		return nil, "podSelector." + key + " is not read"
 	}
-	return b.inventory.selected(namespaceOf(doc), spec.get("podSelector", "matchLabels").dict()), ""
+	targets = b.inventory.selected(namespaceOf(doc), spec.get("podSelector", "matchLabels").dict())
+	return targets, b.inventory.halved(targets)
 }
 
 // serverPort is the number of a Server's port on one workload.

@@ -24,6 +24,9 @@ func (b *book) networkPolicies(docs []*node) {
 		spec := doc.get("spec")
 		labels, why := selector(spec.get("podSelector"))
 		targets := b.inventory.selected(namespaceOf(doc), labels)
+		if why == "" {
+			why = b.inventory.halved(targets)
+		}
 		if o.services = names(targets); why != "" {
 			o.services = names(b.inventory.selected(namespaceOf(doc), nil))
 			b.refuse(o, "podSelector: %s", why)
@@ -123,7 +126,8 @@ func (b *book) networkPeer(p *node, namespace string) (from, conditions []string
 		return nil, nil, "podSelector: " + why
 	}
 	if p.get("namespaceSelector") == nil {
-		return names(b.inventory.selected(namespace, pods)), nil, ""
+		found := b.inventory.selected(namespace, pods)
+		return names(found), nil, b.inventory.halved(found)
 	}
 	labels, why := selector(p.get("namespaceSelector"))
 	if why != "" {
@@ -140,7 +144,7 @@ func (b *book) networkPeer(p *node, namespace string) (from, conditions []string
 			found = append(found, w)
 		}
 	}
-	return names(found), nil, ""
+	return names(found), nil, b.inventory.halved(found)
 }
 
 // portsOf is the ports as actions of a TCP service, or as a condition on the
