@@ -26,7 +26,7 @@ var errCut = errors.New("denied by a change of policy")
 // lives says whether a request may outlive one decision: upgrades, event
 // streams and everything gRPC, whose calls look alike at the start.
 func lives(r *http.Request, request Request) bool {
-	return request.GRPC || r.Header.Get("Upgrade") != "" || strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+	return request.GRPC || field(r.Header, "Upgrade") != "" || strings.Contains(field(r.Header, "Accept"), "text/event-stream")
 }
 
 // unescaped decodes a normal path, whose escapes are known to be well formed.

@@ -205,7 +205,7 @@ func requestOf(r *http.Request, port uint16) Request {
 		Protocol: HTTP, Method: r.Method, Path: path, Host: r.Host, Port: port,
 		Query: strings.TrimPrefix(r.RequestURI[len(path):], "?"), Headers: r.Header,
 	}
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+	if strings.HasPrefix(field(r.Header, "Content-Type"), "application/grpc") {
 		request.Protocol, request.GRPC = GRPC, true
 	}
 	if port == 0 {
@@ -214,6 +214,16 @@ func requestOf(r *http.Request, port uint16) Request {
 		}
 	}
 	return request
+}
+
+// field is the first value of a header field whose name is in canonical form, as
+// net/http has made it. Header.Get brings the name into that form each time, which
+// costs a request as much as deciding it.
+func field(h http.Header, name string) string {
+	if values := h[name]; len(values) > 0 {
+		return values[0]
+	}
+	return ""
 }
 
 // admitted is the request as next sees it: its path is the one that was

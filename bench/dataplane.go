@@ -25,6 +25,15 @@ func (s samples) addMemory(layer, target string, m memory) {
 
 func (s samples) of(what, target string) float64 { return median(s[what][target]) }
 
+// beside is the median of how many times the other's value one's was, round by round.
+func (s samples) beside(what, one, other string) float64 {
+	ratios := make([]float64, 0, len(s[what][one]))
+	for i, value := range s[what][one][:min(len(s[what][one]), len(s[what][other]))] {
+		ratios = append(ratios, value/s[what][other][i])
+	}
+	return median(ratios)
+}
+
 const dataRounds = 4
 
 // dataPlane compares the ways to the backend, in turn.
