@@ -85,3 +85,31 @@ func TestValidateAfterFindsWhatValidateFinds(t *testing.T) {
 		}
 	}
 }
+
+// The policy in force is looked at as a whole once, whatever kind of change comes
+// first; from then on a change is looked at, and what it leaves is not. One that
+// has a fault is never taken for sound.
+func TestChangesOfServicesLookAtWhatTheyTouch(t *testing.T) {
+	service := func(name, identity string) Service {
+		return Service{Name: name, Identities: []string{identity}, Protocol: HTTP}
+	}
+	present := NewBook(newSet(t, nil).TrustDomain)
+	present.PutService(service("broken", "/kith/node/a"))
+	changed := func() error {
+		next := present.Fork()
+		next.PutService(service("web", "/vms/web"))
+		_, err := next.ValidateAfter(present)
+		return err
+	}
+	if err := changed(); !fault.Is(err, fault.Invalid) {
+		t.Errorf("beside a faulty service: %v", err)
+	}
+	present.RemoveService("broken")
+	if err := changed(); err != nil {
+		t.Fatalf("once it is gone: %v", err)
+	}
+	present.PutService(service("broken", "/kith/node/a")) // as no change that was looked at could
+	if err := changed(); err != nil {
+		t.Errorf("what was found sound is looked at again: %v", err)
+	}
+}

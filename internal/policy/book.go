@@ -196,10 +196,24 @@ func (b *Book) Validate() (warnings []string, err error) { return b.Set().Valida
 // are not looked at again. A trust domain of a hundred thousand of them takes
 // changes one after the other.
 func (b *Book) ValidateAfter(before *Book) (warnings []string, err error) {
-	if !before.sound.Load() {
+	if !before.isSound() {
 		return b.Validate()
 	}
 	return b.Set().validateAfter(before.Service)
+}
+
+// isSound says whether the whole of it is without a fault; it looks once. Its forks
+// are taken for sound too: nothing becomes the policy that was not validated. So
+// only what is in force may be asked, never a fork that may not come to be.
+func (b *Book) isSound() bool {
+	if b.sound.Load() {
+		return true
+	}
+	if _, err := b.Validate(); err != nil {
+		return false
+	}
+	b.sound.Store(true)
+	return true
 }
 
 // Check is Validate for a fork of before in which only the rules of some names
