@@ -82,6 +82,8 @@ type Peer struct {
 	hash [sha256.Size]byte
 	leaf expiring
 
+	proven *proven // by what, behind a load balancer; nil for a connection's own caller
+
 	serverName string     // that the caller asked TLS for
 	address    netip.Addr // where it calls from; zero if that is not known
 
@@ -181,6 +183,11 @@ func (w *Workload) judge(peer *Peer, request *Request, now time.Time, d *Decisio
 	*d = Decision{Revision: ruling.revision}
 	own := w.identity.Load()
 	if ruling.table == nil || peer == nil || own == nil || !now.Before(own.expires) {
+		d.Reason = verdict.Reason.String()
+		return
+	}
+	if peer.proven != nil && !peer.proven.stands(w) {
+		verdict.Reason = policy.PeerRevoked
 		d.Reason = verdict.Reason.String()
 		return
 	}

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
+	"time"
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/wimse"
@@ -104,7 +106,7 @@ func (p *prover) prove(rw http.ResponseWriter, r *http.Request) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := p.w.cfg.Now()
+	now, bundles := p.w.cfg.Now(), p.w.wits.bundles.value.Load()
 	svid, err := spiffe.ValidateWIT(token, spiffe.WITCheck{Bundle: p.w.WITBundle, Now: now})
 	if err != nil {
 		return nil, err
@@ -120,11 +122,39 @@ func (p *prover) prove(rw http.ResponseWriter, r *http.Request) (*Peer, error) {
 	if err := wimse.Verify(message, token, svid.ID.String(), svid, check); err != nil {
 		return nil, err
 	}
-	peer := &Peer{id: svid.ID, leaf: expiring{svid.Expiry}, serverName: serverName}
+	peer := &Peer{id: svid.ID, leaf: expiring{svid.Expiry}, serverName: serverName, proven: provenBy(token, now, bundles)}
 	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		peer.address = from.Addr()
 	}
 	return peer, nil
+}
+
+// proven is by what a caller is known that has no connection of its own to be
+// verified again.
+type proven struct {
+	token string
+	met   time.Time
+	by    atomic.Pointer[spiffe.BundleMap] // that have vouched for it
+}
+
+func provenBy(token string, met time.Time, bundles *spiffe.BundleMap) *proven {
+	p := &proven{token: token, met: met}
+	p.by.Store(bundles)
+	return p
+}
+
+// stands says whether the present bundles vouch for the token. The time is that of
+// the request, as for connections it is that of the handshake.
+func (p *proven) stands(w *Workload) bool {
+	bundles := w.wits.bundles.value.Load()
+	if bundles == nil || bundles == p.by.Load() {
+		return bundles != nil
+	}
+	if _, err := spiffe.ValidateWIT(p.token, spiffe.WITCheck{Bundle: bundles.Bundle, Now: p.met}); err != nil {
+		return false
+	}
+	p.by.Store(bundles)
+	return true
 }
 
 // serverNameOf is the name that the connection of a request asked TLS for, if it is

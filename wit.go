@@ -32,9 +32,11 @@ type wits struct {
 	bundles kept[spiffe.BundleMap]
 }
 
-func (s *wits) init() {
+// init takes what to do when bundles have changed.
+func (s *wits) init(changed func()) {
 	s.svid.init()
 	s.bundles.init()
+	s.bundles.changed = changed
 }
 
 // kept is a value that a stream of the agent keeps current once it is wanted.
@@ -45,6 +47,8 @@ type kept[T any] struct {
 	turn   sync.Mutex
 	failed error         // of the last attempt; guarded by turn
 	again  chan struct{} // closed and replaced after each attempt or value; guarded by turn
+
+	changed func() // called after a new value; nil for nothing
 }
 
 func (k *kept[T]) init() { k.wanted, k.again = make(chan struct{}), make(chan struct{}) }
@@ -52,11 +56,14 @@ func (k *kept[T]) init() { k.wanted, k.again = make(chan struct{}), make(chan st
 // set keeps a value, nil for none, and why there is none.
 func (k *kept[T]) set(value *T, failed error) {
 	k.turn.Lock()
-	defer k.turn.Unlock()
-	k.value.Store(value)
+	former := k.value.Swap(value)
 	k.failed = failed
 	close(k.again)
 	k.again = make(chan struct{})
+	k.turn.Unlock()
+	if former != value && k.changed != nil {
+		k.changed()
+	}
 }
 
 // fail notes why there is nothing new; what there is stays.

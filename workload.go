@@ -121,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (*Workload, error) {
 	w.flows.init()
 	w.calls.init(w)
 	w.targets.init()
-	w.wits.init()
+	w.wits.init(func() { w.live.decideAgain(w) })
 	w.policy.Store(&ruling{})
 	w.directory.Store(&directory{})
 	w.Advertise(cfg.Advertise...)
