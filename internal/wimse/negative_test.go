@@ -260,19 +260,50 @@ func TestFailedRequestsSpendNothing(t *testing.T) {
 func TestReplaysAreBounded(t *testing.T) {
 	r := &Replays{limit: 10}
 	for i := range 10 {
-		if err := r.spend(fmt.Sprint(i), epoch.Add(time.Minute), epoch); err != nil {
+		if err := r.spend(fmt.Sprint("w", i), fmt.Sprint(i), epoch.Add(time.Minute), epoch); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.spend("10", epoch.Add(time.Minute), epoch); !errors.Is(err, ErrCrowded) {
+	if err := r.spend("w10", "10", epoch.Add(time.Minute), epoch); !errors.Is(err, ErrCrowded) {
 		t.Errorf("one too many: %v", err)
 	}
-	if err := r.spend("3", epoch.Add(time.Minute), epoch); !errors.Is(err, ErrReplayed) {
+	if err := r.spend("w3", "3", epoch.Add(time.Minute), epoch); !errors.Is(err, ErrReplayed) {
 		t.Errorf("one that is known: %v", err)
 	}
 	late := epoch.Add(time.Minute + 2*seenStep*time.Second)
-	if err := r.spend("10", late.Add(time.Minute), late); err != nil || r.count != 1 {
+	if err := r.spend("w10", "10", late.Add(time.Minute), late); err != nil || r.count != 1 || len(r.of) != 1 {
 		t.Errorf("after they have ended: %v, %d are left", err, r.count)
+	}
+}
+
+// T5, attack 55: a caller with good proofs that live as long as they may does not
+// fill the memory for others.
+func TestReplaysOfOneCallerLeaveRoom(t *testing.T) {
+	r, taken := &Replays{limit: 64}, 0
+	end := epoch.Add(MaxLifetime)
+	for i := range 1000 {
+		switch err := r.spend("flood", fmt.Sprint(i), end, epoch); {
+		case err == nil:
+			taken++
+		case !errors.Is(err, ErrCrowded):
+			t.Fatal(err)
+		}
+	}
+	if taken != 32 {
+		t.Errorf("one caller has %d of 64 places, want half at most", taken)
+	}
+	for who := range 4 {
+		for i := range 8 {
+			if err := r.spend(fmt.Sprint("other", who), fmt.Sprint(i), end, epoch); err != nil {
+				t.Errorf("proof %d of another caller: %v", i, err)
+			}
+		}
+	}
+	if err := r.spend("flood", "7", end, epoch); !errors.Is(err, ErrReplayed) {
+		t.Errorf("one that is known: %v", err)
+	}
+	if err := r.spend("other0", "2000", end, epoch); !errors.Is(err, ErrCrowded) {
+		t.Errorf("beyond the last place: %v", err)
 	}
 }
 

@@ -60,7 +60,7 @@ func Verify(m Message, token, who string, holder Holder, check Check) error {
 	if err != nil {
 		return err
 	}
-	return check.Seen.spend(string(kind)+"\x00"+who+"\x00"+p.id, p.until.Add(Skew), check.Now)
+	return check.Seen.spend(who, string(kind)+"\x00"+p.id, p.until.Add(Skew), check.Now)
 }
 
 // proof is what the memory keeps of a good one.
