@@ -106,8 +106,14 @@ func (p *Point) told(service string, r *http.Request, now time.Time) (Question, 
 	facts := &policy.Facts{Time: now}
 	q.Request = policy.Request{Protocol: policy.HTTP, Method: said["method"], Host: r.Host, Facts: facts}
 	q.Target = said["uri"]
-	if err == nil && said["via"] == "forwarded" {
-		q.Request.Method, q.Target, err = forwarded(r.Header)
+	if via, told := said["via"]; err == nil && told {
+		// A method is any token, and one with an ampersand must not have the question
+		// answered by header fields that are the client's.
+		if via != "forwarded" || q.Request.Method != "" || q.Target != "" {
+			err = fault.Invalidf("the question says via=%s, which is forwarded, in place of method and uri", clip(via, maxShort))
+		} else {
+			q.Request.Method, q.Target, err = forwarded(r.Header)
+		}
 	}
 	if err == nil && said["cert"] == "forwarded" {
 		said["cert"], err = forwardedLeaf(r.Header, said["via"])

@@ -77,6 +77,8 @@ func TestProxiesAreAnsweredOverHTTP(t *testing.T) {
 		{"no method", "/auth?" + from + "&uri=/v1/x", nil, 403},
 		{"no target", "/auth?" + from + "&method=GET", nil, 403},
 		{"the caller's word where the proxy's is wanted", "/auth?" + from, forwarded, 403},
+		{"a method that brings a word", "/auth?" + from + "&method=GET&via=forwarded&uri=/admin", forwarded, 403},
+		{"a method that brings headers", "/auth?" + from + "&method=GET&headers=all&headers=all&uri=/v1/x", nil, 403},
 		{
 			"two words where one is wanted", "/auth?" + der + "&via=forwarded",
 			http.Header{forwardedMethod: {"GET"}, forwardedTarget: {"/v1/x", "/admin"}},
