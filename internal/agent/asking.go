@@ -15,6 +15,7 @@ import (
 
 const (
 	maxAsking   = 1024             // processes that ask
+	maxOfUser   = 256              // of them, of one user
 	askingIdle  = 10 * time.Minute // after which a silent one is forgotten
 	askingSweep = 30 * time.Second
 	refusalHeld = time.Second // for how long a refusal is not looked into again
@@ -35,6 +36,7 @@ type asking struct {
 
 // asker is one process that asks.
 type asker struct {
+	uid   uint32
 	ready chan struct{} // closed when the rest is set
 	err   error
 	until time.Time // err stands for that long
@@ -60,8 +62,11 @@ func (s *asking) Point(ctx context.Context, caller attest.Peer) (*extauthz.Point
 		case len(s.all) >= maxAsking:
 			s.mu.Unlock()
 			return nil, fault.Deniedf("%d processes ask already, which is the limit", maxAsking)
+		case s.ofUser(caller.UID) >= maxOfUser:
+			s.mu.Unlock()
+			return nil, fault.Deniedf("%d processes of user %d ask already, which is the limit", maxOfUser, caller.UID)
 		}
-		w = &asker{ready: make(chan struct{})}
+		w = &asker{ready: make(chan struct{}), uid: caller.UID}
 		s.all[caller.Process()] = w
 	}
 	s.mu.Unlock()
@@ -78,6 +83,18 @@ func (s *asking) Point(ctx context.Context, caller attest.Peer) (*extauthz.Point
 	}
 	w.used.Store(now.Unix())
 	return w.point, nil
+}
+
+// ofUser is how many processes of a user are known, those that were refused among
+// them: nobody without an identity takes the places of those who have one. The
+// caller holds mu.
+func (s *asking) ofUser(uid uint32) (n int) {
+	for _, w := range s.all {
+		if w.uid == uid {
+			n++
+		}
+	}
+	return n
 }
 
 // failed reports whether the process was refused, long enough ago.

@@ -267,3 +267,17 @@ func TestWhoAsksIsForgottenWhenItIsGone(t *testing.T) {
 		t.Error("it is still known")
 	}
 }
+
+// T5: a user whose processes are all refused takes nobody else's place.
+func TestWhoIsRefusedTakesNoPlaces(t *testing.T) {
+	s := shopServer(t)
+	n := newNode(t, s)
+	n.start()
+	for i := range int32(1200) {
+		peer := attest.Peer{PID: 10_000 + i, Started: 1, UID: 4242}
+		if _, err := n.agent.asking.Point(t.Context(), peer); err == nil {
+			t.Fatalf("process %d is a point", peer.PID)
+		}
+	}
+	n.envoy(200).want("another user's", "GET", "/v1/x", "allow_rule")
+}
