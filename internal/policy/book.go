@@ -145,7 +145,14 @@ func (b *Book) empty() Set {
 
 // Slice is what Set().Slice would give.
 func (b *Book) Slice(services ...string) Set {
+	rules := len(b.wide)
+	for _, name := range services {
+		there, _ := b.to.Get(name)
+		rules += len(there)
+	}
+	// Made as large as they mostly become: growing them was a quarter of the time.
 	out := b.empty()
+	out.Services, out.Rules = make(map[string]Service, len(services)+min(rules, 128)), make(map[string]Rule, rules)
 	for _, name := range services {
 		b.keep(out, name)
 	}
@@ -173,6 +180,9 @@ func (b *Book) Slice(services ...string) Set {
 }
 
 func (b *Book) keep(in Set, name string) {
+	if _, there := in.Services[name]; there {
+		return
+	}
 	if svc, ok := b.services.Get(name); ok {
 		in.Services[name] = svc
 	}

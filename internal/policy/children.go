@@ -46,8 +46,13 @@ const fewAtMost = 4
 // it has a few they are the index of the first.
 const many = ^uint32(0)
 
-func newChildren() children {
-	return children{seed: maphash.String(maphash.MakeSeed(), ""), slots: make([]slot, 8), long: map[string]uint32{}}
+// newChildren makes room for about so many.
+func newChildren(count int) children {
+	size := 8
+	for size < 2*count {
+		size *= 2
+	}
+	return children{seed: maphash.String(maphash.MakeSeed(), ""), slots: make([]slot, size), long: map[string]uint32{}}
 }
 
 // find is the child of a sealed node by a segment, whose key is given; 0 if there

@@ -70,8 +70,8 @@ func Compile(set Set, service string) (*Table, error) {
 		set:     set,
 		svc:     svc,
 		table:   newTable(set, svc, names),
-		actions: make(map[string]*compiled),
-		classes: make(map[classKey]uint32),
+		actions: make(map[string]*compiled, len(names)),
+		classes: make(map[classKey]uint32, min(len(names), 128)),
 		excepts: make(map[string]uint32),
 		whens:   make(map[string]uint32),
 	}

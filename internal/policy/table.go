@@ -74,7 +74,7 @@ type root struct {
 func newTable(set Set, svc Service, rules []string) *Table {
 	return &Table{
 		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: set.Revision, own: set.TrustDomain,
-		names: strings.Join(rules, ""), actions: newTrie(len(rules)), sources: newTrie(0),
+		names: strings.Join(rules, ""), actions: newTrie(len(rules)), sources: newTrie(min(len(rules), 128)),
 		domains: map[spiffe.TrustDomain]uint32{}, observed: svc.Mode == Observe, externals: svc.Externals,
 	}
 }

@@ -48,7 +48,7 @@ type detail struct {
 // newTrie makes a trie with room for about so many rules.
 func newTrie(rules int) trie {
 	return trie{
-		children: newChildren(), nodes: make([]node, 1, 1+2*rules), some: make([]uint32, 1, 1+2*rules),
+		children: newChildren(rules), nodes: make([]node, 1, 1+2*rules), some: make([]uint32, 1, 1+2*rules),
 		last: make([]uint32, 1, 1+2*rules), entries: make([]entry, 1, 1+rules), details: make([]detail, 1, 1+rules),
 	}
 }
