@@ -22,6 +22,7 @@ const (
 // keeper knows which part of the cache has to be written.
 type keeper struct {
 	state, svids chan struct{} // capacity 1
+	encoder      encoder       // owned by keepCache
 }
 
 func (k *keeper) init() { k.state, k.svids = make(chan struct{}, 1), make(chan struct{}, 1) }
@@ -104,7 +105,7 @@ func (a *Agent) saveState() error {
 	}
 	file := stateCache{Form: cacheForm, Interest: interest, ProviderKeys: a.keys.Saved()}
 	var err error
-	if file.State, err = proto.Marshal(w.state()); err != nil {
+	if file.State, err = a.keep.encoder.state(w); err != nil {
 		return err
 	}
 	if file.Directory, err = proto.Marshal(a.catalog.view()); err != nil {

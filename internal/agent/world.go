@@ -320,16 +320,12 @@ func (w *world) evaluate(attrs registry.Attributes) *workload.Evaluation {
 	})
 }
 
-// state is the world as a message, for the cache.
-func (w *world) state() *pb.State {
-	out := &pb.State{
+// head is the world as a message but for its objects.
+func (w *world) head() *pb.State {
+	return &pb.State{
 		Revision: w.revision, Epoch: w.epoch, TrustDomain: w.domain.String(),
 		Node: w.node, Class: w.class, NodeAttributes: w.scope, Dev: w.dev, Bundles: w.jwks,
 	}
-	for _, o := range w.objects.All() {
-		out.Objects = append(out.Objects, o)
-	}
-	return out
 }
 
 // servicesOf is the names of the services that the IDs belong to, sorted.
