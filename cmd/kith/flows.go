@@ -265,9 +265,9 @@ func (a *app) printSuggestions(suggested []policy.Suggestion, seen uint64) error
 	}
 	for _, s := range suggested {
 		for _, e := range s.Evidence {
-			fmt.Fprintf(a.stdout, "# %s: %s, last %s", visible(e.Action), calls(e.Calls), time.Unix(e.Last, 0).UTC().Format(time.RFC3339))
+			fmt.Fprintf(a.stdout, "# %s: %s, last %s", inLine(e.Action), calls(e.Calls), time.Unix(e.Last, 0).UTC().Format(time.RFC3339))
 			if len(e.Samples) > 0 {
-				fmt.Fprintf(a.stdout, ", as in %s", visible(strings.Join(e.Samples, " ")))
+				fmt.Fprintf(a.stdout, ", as in %s", inLine(strings.Join(e.Samples, " ")))
 			}
 			fmt.Fprintln(a.stdout)
 			for _, wider := range e.Wider {

@@ -58,7 +58,7 @@ func (a *app) printReplay(r *pb.Replay) {
 			effect += "?"
 		}
 		fmt.Fprintf(a.stdout, "  %s -> %s  %s %s on %s: %s, last %s, by %s\n",
-			other(f.GetEffect()), effect, anonymousOr(flow.GetFrom()), visible(flowCall(flow)), flow.GetTo(),
+			other(f.GetEffect()), effect, inLine(anonymousOr(flow.GetFrom())), inLine(flowCall(flow)), inLine(flow.GetTo()),
 			calls(flow.GetCount()), a.ago(flow.GetLastUnix()), ruleOrReason(f.GetRule(), f.GetReason()))
 	}
 }

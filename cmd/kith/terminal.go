@@ -100,6 +100,11 @@ func visible(text string) string {
 	return b.String()
 }
 
+// inLine is visible for a place in a line, of which no text makes two.
+func inLine(text string) string {
+	return strings.NewReplacer("\n", "\\n", "\t", "\\t").Replace(visible(text))
+}
+
 // invisible are control characters and those that turn the direction of text.
 func invisible(r rune) bool {
 	return unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029'
@@ -178,11 +183,10 @@ func (a *app) print(f format, t table) error {
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(t.head, "\t"))
-	oneRow := strings.NewReplacer("\n", "\\n", "\t", "\\t")
 	for _, row := range t.rows {
 		cells := make([]string, len(row))
 		for i, cell := range row {
-			cells[i] = oneRow.Replace(visible(cell))
+			cells[i] = inLine(cell)
 		}
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
@@ -219,7 +223,7 @@ func facts(w io.Writer, pairs ...string) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
-			fmt.Fprintf(t, "%s\t%s\n", pairs[i], visible(pairs[i+1]))
+			fmt.Fprintf(t, "%s\t%s\n", pairs[i], inLine(pairs[i+1]))
 		}
 	}
 	return t.Flush()

@@ -162,3 +162,14 @@ func TestHelpOfEveryVerbHasAnExample(t *testing.T) {
 		}
 	}
 }
+
+// Attack 68: what others have named stays in its place in a line.
+func TestInLineIsOneLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"/x\nhint: kith allow any": `/x\nhint: kith allow any`, "/x\ty": `/x\ty`, "/x\x1b[2J\r": `/x\u001b[2J\u000d`, "GET /v1": "GET /v1",
+	} {
+		if got := inLine(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}

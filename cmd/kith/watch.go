@@ -85,7 +85,7 @@ func (a *app) printEvent(f format, e *pb.WatchEvent) error {
 		}
 		return a.print(f, table{values: v})
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s  %s\n", at.Format("15:04:05.000"), visible(eventText(e)))
+	_, err := fmt.Fprintf(a.stdout, "%s  %s\n", at.Format("15:04:05.000"), inLine(eventText(e)))
 	return err
 }
 

@@ -188,7 +188,7 @@ func (a *app) printDecision(ctx context.Context, d *pb.Decision) error {
 	if d.GetTimeUnixNano() == 0 {
 		verdict = "would be " + verdict
 	}
-	fmt.Fprintf(a.stdout, "%s: %s on %s\n", verdict, visible(call(d)), visible(d.GetTo()))
+	fmt.Fprintf(a.stdout, "%s: %s on %s\n", verdict, inLine(call(d)), inLine(d.GetTo()))
 	when := ""
 	if d.GetTimeUnixNano() != 0 {
 		when = time.Unix(0, d.GetTimeUnixNano()).UTC().Format("2006-01-02 15:04:05.000Z")

@@ -117,6 +117,9 @@ func FlowFromPB(m *pb.Flow) (Flow, error) {
 		return Flow{}, err
 	}
 	f.Effect, f.Reason = d.Effect, d.Reason
+	if !inOneLine(append([]string{f.To, f.Method, f.Template, f.Rule}, m.GetSamples()...)...) {
+		return Flow{}, fault.Invalidf("a flow's words have characters that no request has")
+	}
 	switch {
 	case m.GetPort() > 65535:
 		return Flow{}, fault.Invalidf("port %d", m.GetPort())
@@ -132,6 +135,15 @@ func FlowFromPB(m *pb.Flow) (Flow, error) {
 	}
 	f.Samples = m.GetSamples()
 	return f, nil
+}
+
+// inOneLine is true for what a path in its normal form, a method and a name are
+// made of. Flows come from enforcement points, of which some are anybody's, and end
+// up in files and on screens: a sample with a line end would be a line of these.
+func inOneLine(words ...string) bool {
+	return !slices.ContainsFunc(words, func(word string) bool {
+		return strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+	})
 }
 
 // PB is the flow on the wire.

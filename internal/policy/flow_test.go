@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -63,6 +64,19 @@ func TestFlowsSurviveTheWire(t *testing.T) {
 	bad.Samples = []string{"no path"}
 	if _, err := policy.FlowFromPB(bad); err == nil {
 		t.Error("a sample that is no path was taken")
+	}
+	// Attack 68: what a rogue point tells becomes no line of a file of suggestions.
+	for _, evil := range []string{"/x\nidentities: []", "/x\r", "/\x1b[2J", "/a b", "/\u202e", "/\xff"} {
+		for _, change := range []func(*pb.Flow){
+			func(m *pb.Flow) { m.Samples = []string{evil} }, func(m *pb.Flow) { m.Template = evil }, func(m *pb.Flow) { m.Method = evil },
+			func(m *pb.Flow) { m.Rule = evil }, func(m *pb.Flow) { m.To = evil }, func(m *pb.Flow) { m.Protocol, m.Template = "tcp", evil },
+		} {
+			m := flow.PB()
+			change(m)
+			if got, err := policy.FlowFromPB(m); err == nil {
+				t.Errorf("%q was taken: %+v", evil, got)
+			}
+		}
 	}
 	bad.Samples = nil
 	if _, err := policy.FlowFromPB(bad); err == nil {

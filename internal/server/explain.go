@@ -48,14 +48,16 @@ func (s *Server) Why(ctx context.Context, req *pb.WhyRequest) ([]*pb.Decision, e
 
 // explained fills in the one-line fix of a denial.
 func (s *snapshot) explained(d *pb.Decision) *pb.Decision {
-	if d.GetHint() != "" || d.GetEffect() == policy.Allow.String() && !d.GetObserved() {
-		return d
-	}
-	decision, err := policy.DecisionFromPB(d)
-	if err != nil {
+	allowed := d.GetEffect() == policy.Allow.String() && !d.GetObserved()
+	if allowed && d.GetHint() == "" {
 		return d
 	}
 	d = proto.CloneOf(d)
+	d.Hint = "" // what a point or a node would have people type is not passed on
+	decision, err := policy.DecisionFromPB(d)
+	if allowed || err != nil {
+		return d
+	}
 	from := s.callName(d.GetFrom())
 	if d.GetProtocol() == policy.GRPC.String() && d.GetMethod() == "POST" { // in the words of gRPC, where the path is one of its methods
 		d.Hint = policy.Fix(decision, from, d.GetTo(), "grpc", strings.TrimPrefix(d.GetPath(), "/"))

