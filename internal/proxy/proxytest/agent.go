@@ -49,6 +49,7 @@ type Agent struct {
 	rules     []*pb.Rule
 	schema    uint32
 	silent    bool              // sends no slices
+	dead      bool              // killed: who is still connected hears of nobody's end
 	federated map[string][]byte // roots of other trust domains, by their ID
 	links     map[*link]struct{}
 	decisions []*pb.Decision
@@ -92,11 +93,11 @@ func (a *Agent) Listen() {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.StatsHandler(linker{a, ""}))
+	server := grpc.NewServer(grpc.StatsHandler(linker{a, ""}), grpc.WaitForHandlers(true)) // whose ends forget who was attached
 	pb.RegisterEnforcementServer(server, a)
 	server.RegisterService(workloadAPI(), a)
 	a.mu.Lock()
-	a.server = server
+	a.server, a.dead = server, false
 	a.mu.Unlock()
 	go server.Serve(l)
 }
@@ -105,6 +106,7 @@ func (a *Agent) Listen() {
 func (a *Agent) Kill() {
 	a.mu.Lock()
 	server := a.server
+	a.dead = true
 	a.mu.Unlock()
 	server.Stop()
 	os.Remove(a.Socket)
@@ -158,10 +160,12 @@ func (a *Agent) Enforce(stream grpc.BidiStreamingServer[pb.EnforceRequest, pb.En
 		if err := a.sendKeys(stream); err != nil {
 			return err
 		}
-		if err := stream.Send(&pb.EnforceResponse{Message: &pb.EnforceResponse_Slice{Slice: slice}}); err != nil {
+		// The directory first: what is acked is the slice, and whoever waits for
+		// that wants both.
+		if err := stream.Send(&pb.EnforceResponse{Message: &pb.EnforceResponse_Directory{Directory: view}}); err != nil {
 			return err
 		}
-		return stream.Send(&pb.EnforceResponse{Message: &pb.EnforceResponse_Directory{Directory: view}})
+		return stream.Send(&pb.EnforceResponse{Message: &pb.EnforceResponse_Slice{Slice: slice}})
 	}, func() uint64 { return a.revision })
 }
 
@@ -259,5 +263,5 @@ func (a *Agent) view(me *link) (*pb.Slice, *pb.DirectoryView, bool) {
 			slice.Rules = append(slice.Rules, rule)
 		}
 	}
-	return slice, view, a.silent
+	return slice, view, a.silent || a.dead
 }

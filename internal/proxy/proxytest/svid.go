@@ -75,7 +75,7 @@ func (a *Agent) SocketOf(service string) string {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.StatsHandler(linker{a, service}))
+	server := grpc.NewServer(grpc.StatsHandler(linker{a, service}), grpc.WaitForHandlers(true))
 	server.RegisterService(workloadAPI(), a)
 	go server.Serve(l)
 	a.t.Cleanup(server.Stop)
