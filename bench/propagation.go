@@ -83,7 +83,8 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 		intro: fmt.Sprintf("One rule is changed %d times, one change after the other, on a `kith server` with its store on disk and %s simulated agents: real joins, mutual TLS, streams and messages, in one other process on the same cores. "+
 			"Time is from the operator's call to its return, which is when the last agent that the change concerns has acked: the change is validated, audited and committed with fsync, pushed, read and acked in it. "+
 			"The worst case is a rule to a service with an enforcement point on every node. Of a service on %d nodes the others get changes later, together; what that takes in the %s after the last change is shown per change, idling included. "+
-			"gRPC alone is a server that sends the same message to as many agents over mutual TLS and counts their acks: no rule, no store, no audit.",
+			"gRPC alone is a server that sends the same message to as many agents over mutual TLS and counts their acks: no rule, no store, no audit. "+
+			"The last rows are a server, an agent and a proxy, and a hundred thousand rules of a thousand services.",
 			changes, grouped(int64(n)), fewAgents, behind),
 		figures: append(append(all.figures(fmt.Sprintf("all %s nodes", grouped(int64(n))), &bare, "SPIRE 2.7–6.9 s for what it has", "SPIRE 3.9–8.7 s"),
 			some.figures(fmt.Sprintf("%d of %s nodes", fewAgents, grouped(int64(n))), nil, "", "")...),
@@ -91,7 +92,18 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 			plain("CPU for the other nodes, later, per change", late, "ms", "", ""),
 			plain("server's anonymous memory per agent", (after.Anonymous-before.Anonymous)*1024/float64(n), "KiB", "", "")),
 	}
-	s.charts = []chart{{title: "Change of a rule until enforced everywhere, 1 000 agents", unit: "ms", log: true, groups: []group{
+	among, err := changeAmongMany(ctx, b)
+	if err != nil {
+		return section{}, err
+	}
+	s.figures = append(s.figures, among...)
+	s.charts = []chart{untilEnforced(some, all)}
+	return s, nil
+}
+
+// untilEnforced is the picture of it.
+func untilEnforced(some, all pushed) chart {
+	return chart{title: "Change of a rule until enforced everywhere, 1 000 agents", unit: "ms", log: true, groups: []group{
 		{heading: "p50", goal: 20, bars: []bar{
 			{"kith, 10 nodes concerned", quantile(some.took, 0.5), true},
 			{"kith, all nodes concerned", quantile(all.took, 0.5), true},
@@ -104,8 +116,7 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 			{"SPIRE, new root (anchor)", 3900, false},
 			{"SPIRE, new identity (anchor)", 8700, false},
 		}},
-	}}}
-	return s, nil
+	}}
 }
 
 // change changes a rule to a service and wants acks of so many agents.
@@ -155,15 +166,20 @@ func (f *floor) change(changes, n int) (pushed, error) {
 
 // measured does something so many times.
 func measured(times int, server, store []int, agents int, do func() error) (pushed, error) {
+	return measuredOn(times, server, store, []int{agents}, do)
+}
+
+// measuredOn is measured with more than one process beside server and store.
+func measuredOn(times int, server, store, agents []int, do func() error) (pushed, error) {
 	var out pushed
 	for range times {
-		c, st, a := cpuOf(server...), cpuOf(store...), cpuOf(agents)
+		c, st, a := cpuOf(server...), cpuOf(store...), cpuOf(agents...)
 		began := time.Now()
 		if err := do(); err != nil {
 			return pushed{}, err
 		}
 		out.took, out.server = append(out.took, ms(time.Since(began))), append(out.server, ms(cpuOf(server...)-c))
-		out.store, out.agents = append(out.store, ms(cpuOf(store...)-st)), append(out.agents, ms(cpuOf(agents)-a))
+		out.store, out.agents = append(out.store, ms(cpuOf(store...)-st)), append(out.agents, ms(cpuOf(agents...)-a))
 	}
 	return out, nil
 }
