@@ -130,6 +130,11 @@ func (b *book) add(o origin, r policy.Rule) {
 }
 
 func (b *book) freeName(want string) string {
+	return free(want, func(name string) bool { _, taken := b.rules[name]; return taken })
+}
+
+// free is the label that is wanted, with a number where it is taken.
+func free(want string, taken func(name string) bool) string {
 	base := label(want)
 	for n := 1; ; n++ {
 		name := base
@@ -137,7 +142,7 @@ func (b *book) freeName(want string) string {
 			suffix := fmt.Sprintf("-%d", n)
 			name = strings.TrimRight(base[:min(len(base), maxName-len(suffix))], "-") + suffix
 		}
-		if _, taken := b.rules[name]; !taken {
+		if !taken(name) {
 			return name
 		}
 	}

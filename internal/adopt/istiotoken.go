@@ -123,17 +123,9 @@ func (b *book) issuers(service string) []string {
 }
 
 func (b *book) freeProvider(want string) string {
-	base := label(want)
-	for n := 1; ; n++ {
-		name := base
-		if n > 1 {
-			suffix := fmt.Sprintf("-%d", n)
-			name = strings.TrimRight(base[:min(len(base), maxName-len(suffix))], "-") + suffix
-		}
-		if !slices.ContainsFunc(b.providers, func(p usertoken.Provider) bool { return p.Name == name }) {
-			return name
-		}
-	}
+	return free(want, func(name string) bool {
+		return slices.ContainsFunc(b.providers, func(p usertoken.Provider) bool { return p.Name == name })
+	})
 }
 
 // badTokens refuses tokens that are there and not good, whatever else allows the

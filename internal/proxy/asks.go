@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/kith-id/kith/internal/fault"
@@ -46,10 +45,7 @@ func newAsks(p *Proxy) (*asks, error) {
 }
 
 func (s *asks) serve(ctx, work context.Context) error {
-	var running sync.WaitGroup
-	defer running.Wait()
-	a := acceptor{l: s.listener, most: maxAsks, log: s.p.log, running: &running}
-	return a.accept(ctx, func(conn net.Conn) { s.relay(work, conn) })
+	return s.p.serveLocal(ctx, s.listener, maxAsks, func(conn net.Conn) { s.relay(work, conn) })
 }
 
 // relay brings bytes to the agent, who sees this process and answers as to it.

@@ -28,10 +28,16 @@ func newUpstream(p *Proxy, u Upstream) (*upstream, error) {
 }
 
 func (up *upstream) serve(ctx, work context.Context) error {
+	return up.p.serveLocal(ctx, up.listener, maxTunnels, func(conn net.Conn) { up.relay(work, conn) })
+}
+
+// serveLocal handles a local listener's connections until ctx ends, and returns
+// when those under way have ended too.
+func (p *Proxy) serveLocal(ctx context.Context, l net.Listener, most int, handle func(net.Conn)) error {
 	var running sync.WaitGroup
 	defer running.Wait()
-	a := acceptor{l: up.listener, most: maxTunnels, log: up.p.log, running: &running}
-	return a.accept(ctx, func(conn net.Conn) { up.relay(work, conn) })
+	a := acceptor{l: l, most: most, log: p.log, running: &running}
+	return a.accept(ctx, handle)
 }
 
 func (up *upstream) relay(work context.Context, conn net.Conn) {
