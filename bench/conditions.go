@@ -57,11 +57,7 @@ func newKithWhen(when string) maker {
 		headers, token := policy.Fields{"X-Env": {"prod"}}, policy.Token(verified{"scope": "read write"})
 		noon := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
 		return func() (engine, error) {
-			table, err := policy.Compile(set, "orders")
-			if err != nil {
-				return nil, err
-			}
-			peers, err := kithPeers(table, set.TrustDomain, asked)
+			table, peers, err := kithTable(set, asked)
 			return func(i int) (bool, error) {
 				facts := policy.Facts{Time: noon, Source: netip.AddrFrom4([4]byte{10, 1, 2, 3}), Headers: headers, Token: token}
 				d := table.Decide(peers[i], policy.Request{Protocol: policy.HTTP, Method: asked[i].method, Path: asked[i].path, Port: 8080, Facts: &facts})
@@ -78,11 +74,7 @@ func newKithExplain(rules []spec, asked []query) (func() (engine, error), error)
 		return nil, err
 	}
 	return func() (engine, error) {
-		table, err := policy.Compile(set, "orders")
-		if err != nil {
-			return nil, err
-		}
-		peers, err := kithPeers(table, set.TrustDomain, asked)
+		table, peers, err := kithTable(set, asked)
 		return func(i int) (bool, error) {
 			d := table.Explain(peers[i], policy.Request{Protocol: policy.HTTP, Method: "GET", Path: "/v2/elsewhere"})
 			return d.Near.Rule != "", nil

@@ -58,17 +58,21 @@ func kithSet(rules []spec) (policy.Set, error) {
 	return set, nil
 }
 
-// kithPeers resolves the callers, as a connection does once.
-func kithPeers(table *policy.Table, td spiffe.TrustDomain, asked []query) ([]policy.Peer, error) {
+// kithTable compiles the rules and resolves the callers, as a connection does once.
+func kithTable(set policy.Set, asked []query) (*policy.Table, []policy.Peer, error) {
+	table, err := policy.Compile(set, "orders")
+	if err != nil {
+		return nil, nil, err
+	}
 	peers := make([]policy.Peer, len(asked))
 	for i, q := range asked {
-		id, err := spiffe.NewID(td, "/eks/shop/"+q.from)
+		id, err := spiffe.NewID(set.TrustDomain, "/eks/shop/"+q.from)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		peers[i] = table.Peer(id)
 	}
-	return peers, nil
+	return table, peers, nil
 }
 
 func newKith(rules []spec, asked []query) (func() (engine, error), error) {
@@ -81,11 +85,7 @@ func newKith(rules []spec, asked []query) (func() (engine, error), error) {
 		requests[i] = policy.Request{Protocol: policy.HTTP, Method: q.method, Path: q.path}
 	}
 	return func() (engine, error) {
-		table, err := policy.Compile(set, "orders")
-		if err != nil {
-			return nil, err
-		}
-		peers, err := kithPeers(table, set.TrustDomain, asked)
+		table, peers, err := kithTable(set, asked)
 		return func(i int) (bool, error) { return table.Decide(peers[i], requests[i]).Effect == policy.Allow, nil }, err
 	}, nil
 }

@@ -23,11 +23,7 @@ func newKithPath(rules []spec, asked []query) (func() (engine, error), error) {
 		return nil, err
 	}
 	return func() (engine, error) {
-		table, err := policy.Compile(set, "orders")
-		if err != nil {
-			return nil, err
-		}
-		peers, err := kithPeers(table, set.TrustDomain, asked)
+		table, peers, err := kithTable(set, asked)
 		var current atomic.Pointer[policy.Table]
 		current.Store(table)
 		var ring [1024]record
