@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"expvar"
 	"flag"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/kith-id/kith/internal/registry"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -148,7 +150,7 @@ func awaitMember(ctx context.Context, etcd *embed.Etcd) error {
 	defer again.Stop()
 	self := uint64(etcd.Server.MemberID())
 	for {
-		if etcd.Server.Leader() == 0 {
+		if etcd.Server.Leader() == 0 && logIsRead() {
 			step, cancel := context.WithTimeout(ctx, electAgain)
 			_ = etcd.Server.Process(step, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &self, To: &self}) // else its clock does it
 			cancel()
@@ -165,6 +167,19 @@ func awaitMember(ctx context.Context, etcd *embed.Etcd) error {
 		case <-again.C:
 		}
 	}
+}
+
+// logIsRead reports that raft has seen every committed entry of its log applied.
+// Until then a member must not be told to lead: raft looks through the entries
+// it takes for unapplied, etcd drops those it has applied, and where the two
+// meet raft panics. Only etcd's published variable tells how far raft is.
+func logIsRead() bool {
+	published, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return false
+	}
+	status, ok := published().(raft.Status)
+	return ok && status.Applied >= status.GetCommit()
 }
 
 // stopMember closes etcd, but not for longer than the limit: what is
