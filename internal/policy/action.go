@@ -32,7 +32,9 @@ type Action struct {
 //	grpc *                       every method of every service
 //	tcp                          a connection
 //	tcp 5432                     a connection to the application's port 5432
-func ParseAction(s string) (Action, error) {
+func ParseAction(s string) (Action, error) { return parseAction(s, nil) }
+
+func parseAction(s string, room *actionRoom) (Action, error) {
 	if len(s) > maxAction {
 		return Action{}, fault.Invalidf("action is longer than %d bytes", maxAction)
 	}
@@ -49,7 +51,7 @@ func ParseAction(s string) (Action, error) {
 	case verb == "grpc":
 		return parseGRPC(operand)
 	default:
-		return parseHTTP(verb, operand)
+		return parseHTTP(verb, operand, room)
 	}
 }
 
@@ -112,24 +114,26 @@ func isProtoName(name string) bool {
 	return !start && len(name) <= maxLiteral
 }
 
-func parseHTTP(verb, path string) (Action, error) {
+func parseHTTP(verb, path string, room *actionRoom) (Action, error) {
 	a := Action{protocol: HTTP}
 	if verb != "*" {
-		a.methods = strings.Split(verb, ",")
-		if len(a.methods) > maxActionMethods {
+		n := strings.Count(verb, ",") + 1
+		if n > maxActionMethods {
 			return Action{}, fault.Hint(fault.Invalidf("action has more than %d methods", maxActionMethods), "* is any method")
 		}
-		for i, m := range a.methods {
+		a.methods = room.methodsFor(n)
+		for m := range strings.SplitSeq(verb, ",") {
 			if err := checkMethod(m); err != nil {
 				return Action{}, err
 			}
-			if slices.Contains(a.methods[:i], m) {
+			if slices.Contains(a.methods, m) {
 				return Action{}, fault.Invalidf("method %s is listed twice", m)
 			}
+			a.methods = append(a.methods, m)
 		}
 	}
 	var err error
-	a.path, err = parseTemplate(path)
+	a.path, err = parseTemplate(path, room)
 	return a, err
 }
 

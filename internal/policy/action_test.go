@@ -145,8 +145,8 @@ func TestCoverMeansMatchingMore(t *testing.T) {
 	covered := 0
 	for _, outer := range templates {
 		for _, inner := range templates {
-			a, _ := parseTemplate(outer)
-			b, _ := parseTemplate(inner)
+			a, _ := parseTemplate(outer, nil)
+			b, _ := parseTemplate(inner, nil)
 			if !covers(a, b) {
 				continue
 			}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/fork"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -197,7 +198,33 @@ func (b *Book) keepNamed(in Set, r *Rule) {
 }
 
 // Compile makes the table of one service.
-func (b *Book) Compile(service string) (*Table, error) { return Compile(b.Slice(service), service) }
+func (b *Book) Compile(service string) (*Table, error) {
+	return compile(origin{domain: b.domain, revision: b.Revision, service: b.Service, rulesTo: b.rulesTo}, service)
+}
+
+// rulesTo is that of an origin.
+func (b *Book) rulesTo(service string, ids []spiffe.ID) ([]string, func(i int) *Rule, error) {
+	rules, _ := b.to.Get(service)
+	one := len(rules)
+	rules = slices.Clip(rules) // what is added goes elsewhere: the book's stay as they are
+	for _, r := range b.wide {
+		bound, err := r.binds(service, ids, b.domain)
+		if err != nil {
+			return nil, nil, fault.Invalidf("rules.%s.to: %w", clip(r.Name), err)
+		}
+		if bound {
+			rules = append(rules, r)
+		}
+	}
+	if len(rules) > one {
+		slices.SortFunc(rules, func(a, b *Rule) int { return strings.Compare(a.Name, b.Name) })
+	}
+	names := make([]string, 0, len(rules))
+	for _, r := range rules {
+		names = append(names, r.Name)
+	}
+	return names, func(i int) *Rule { return rules[i] }, nil
+}
 
 // Validate is Set().Validate.
 func (b *Book) Validate() (warnings []string, err error) { return b.Set().Validate() }

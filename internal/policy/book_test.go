@@ -114,7 +114,8 @@ func TestBookIsItsSetAfterAnyChanges(t *testing.T) {
 	t.Logf("%d changes of rules alone", checked)
 }
 
-// What a book compiles after changes decides as what the whole set compiles to.
+// What a book compiles after changes decides as what the whole set compiles to, and
+// what the one refuses the other refuses.
 func TestBookDecidesAsItsSetAfterAnyChanges(t *testing.T) {
 	checks(t)
 	td := trustDomain(t)
@@ -124,6 +125,12 @@ func TestBookDecidesAsItsSetAfterAnyChanges(t *testing.T) {
 		book := bookOf(set)
 		for range rapid.IntRange(1, 5).Draw(rt, "changes") {
 			next, fork, _, _ := step(rt, set, book)
+			for name := range next.Services {
+				_, one := fork.Compile(name)
+				if _, whole := Compile(next, name); (one == nil) != (whole == nil) {
+					rt.Fatalf("%s: the book says %v, the set %v", name, one, whole)
+				}
+			}
 			if _, err := next.Validate(); err == nil {
 				set, book = next, fork
 			}

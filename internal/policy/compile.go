@@ -2,7 +2,6 @@ package policy
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/spiffe"
@@ -45,36 +44,48 @@ func methodBit(m string) (bit uint32, ok bool) {
 // cannot understand or enforce is an error: the caller keeps what it has, or
 // denies.
 func Compile(set Set, service string) (*Table, error) {
-	svc, ok := set.Services[service]
+	return compile(origin{
+		domain: set.TrustDomain, revision: set.Revision, rulesTo: set.rulesTo,
+		service: func(name string) (svc Service, ok bool) {
+			svc, ok = set.Services[name]
+			return svc, ok
+		},
+	}, service)
+}
+
+// origin is what a table is compiled from.
+type origin struct {
+	domain   spiffe.TrustDomain
+	revision uint64
+	service  func(name string) (Service, bool)
+	// rulesTo are the names of the rules that bind a service, whose identities are
+	// ids, sorted, and the rule of each, which is good until the next is asked for.
+	rulesTo func(service string, ids []spiffe.ID) (names []string, rule func(i int) *Rule, err error)
+}
+
+func compile(from origin, service string) (*Table, error) {
+	svc, ok := from.service(service)
 	if !ok {
 		return nil, fault.NotFoundf("service %q does not exist", clip(service))
 	}
 	if svc.Name != service {
 		return nil, fault.Invalidf("service %q is kept as %q", clip(svc.Name), clip(service))
 	}
-	if set.TrustDomain.IsZero() {
+	if from.domain.IsZero() {
 		return nil, fault.Invalidf("trust domain is empty")
 	}
 	if err := svc.Validate(); err != nil {
 		return nil, err
 	}
-	ids, err := svc.IDs(set.TrustDomain)
+	ids, err := svc.IDs(from.domain)
 	if err != nil {
 		return nil, err
 	}
-	names, err := rulesTo(set, service, ids)
+	names, ruleAt, err := from.rulesTo(service, ids)
 	if err != nil {
 		return nil, err
 	}
-	c := compiler{
-		set:     set,
-		svc:     svc,
-		table:   newTable(set, svc, names),
-		actions: make(map[string]*compiled, len(names)),
-		classes: make(map[classKey]uint32, min(len(names), 128)),
-		excepts: make(map[string]uint32),
-		whens:   make(map[string]uint32),
-	}
+	c := newCompiler(from, svc, names)
 	if c.table.forwarder, err = c.except(svc.Forwarded.By); err != nil {
 		return nil, fault.Invalidf("services.%s.forwarded%w", clip(service), err)
 	}
@@ -84,29 +95,28 @@ func Compile(set Set, service string) (*Table, error) {
 	}
 	at := uint32(0)
 	for i, name := range names {
-		r := set.Rules[name]
-		if err := c.rule(&r, numbered{number: uint32(i), name: at, length: uint8(len(name))}); err != nil {
+		if err := c.rule(ruleAt(i), numbered{number: uint32(i), name: at, length: uint8(len(name))}); err != nil {
 			return nil, fault.Invalidf("rules.%s%w", clip(name), err)
 		}
 		at += uint32(len(name))
 	}
 	c.table.actions.seal()
 	c.table.sources.seal()
-	c.table.texts = fitted(c.table.texts)
+	c.table.texts, c.table.classes = fitted(c.table.texts), fitted(c.table.classes)
 	return c.table, nil
 }
 
-// rulesTo are the names of the rules that bind the service, sorted.
-func rulesTo(set Set, service string, ids []spiffe.ID) ([]string, error) {
-	names := make([]string, 0, len(set.Rules))
-	for name, r := range set.Rules {
+// rulesTo is that of an origin.
+func (s Set) rulesTo(service string, ids []spiffe.ID) ([]string, func(i int) *Rule, error) {
+	names := make([]string, 0, len(s.Rules))
+	for name, r := range s.Rules {
 		if r.Name != name {
-			return nil, fault.Invalidf("rule %q is kept as %q", clip(r.Name), clip(name))
+			return nil, nil, fault.Invalidf("rule %q is kept as %q", clip(r.Name), clip(name))
 		}
 		if r.To != service {
-			bound, err := r.binds(service, ids, set.TrustDomain)
+			bound, err := r.binds(service, ids, s.TrustDomain)
 			if err != nil {
-				return nil, fault.Invalidf("rules.%s.to: %w", clip(name), err)
+				return nil, nil, fault.Invalidf("rules.%s.to: %w", clip(name), err)
 			}
 			if !bound {
 				continue
@@ -115,18 +125,44 @@ func rulesTo(set Set, service string, ids []spiffe.ID) ([]string, error) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	return fitted(names), nil
+	var rule Rule
+	return names, func(i int) *Rule {
+		rule = s.Rules[names[i]]
+		return &rule
+	}, nil
 }
 
 // compiler fills one table.
 type compiler struct {
-	set     Set
+	from    origin
 	svc     Service
 	table   *Table
 	actions map[string]*compiled
+	slab    []compiled          // where actions goes on
+	room    actionRoom          // for what their parsing makes
 	classes map[classKey]uint32 // roots
 	excepts map[string]uint32
 	whens   map[string]uint32 // conditions, by text
+	path    []part            // of the identity at hand
+	few     int               // rules, as far as room is made for them
+}
+
+// some is how much is made room for at once: mostly enough for one service, and
+// next to nothing where it is not.
+const some = 128
+
+func newCompiler(from origin, svc Service, names []string) *compiler {
+	few := min(len(names), some)
+	return &compiler{
+		from:    from,
+		few:     few,
+		svc:     svc,
+		table:   newTable(from, svc, names),
+		actions: make(map[string]*compiled, len(names)),
+		classes: make(map[classKey]uint32, few),
+		excepts: make(map[string]uint32),
+		whens:   make(map[string]uint32),
+	}
 }
 
 // compiled is an action's text, parsed once.
@@ -253,11 +289,15 @@ func (c *compiler) action(text string) (*compiled, error) {
 	if a, ok := c.actions[text]; ok {
 		return a, nil
 	}
-	parsed, err := ParseAction(text)
+	parsed, err := parseAction(text, &c.room)
 	if err != nil {
 		return nil, err
 	}
-	a := &compiled{Action: parsed, text: uint32(len(c.table.texts))}
+	if len(c.slab) == cap(c.slab) {
+		c.slab = make([]compiled, 0, c.few)
+	}
+	c.slab = append(c.slab, compiled{Action: parsed, text: uint32(len(c.table.texts))})
+	a := &c.slab[len(c.slab)-1]
 	switch {
 	case parsed.protocol == TCP:
 		a.mask = uint32(parsed.port)
@@ -292,87 +332,4 @@ func (c *compiler) method(m string) (uint32, error) {
 
 func tooManyMethods(m, service string) error {
 	return fault.Hint(fault.Invalidf("method %s: rules to %s name %d methods beyond the standard ones already", clip(m), service, maxMethods), "* is any method")
-}
-
-// class is the root of the rules of one tier that a source's peers are under.
-func (c *compiler) class(at tier, from string) (uint32, error) {
-	key := classKey{at, from}
-	if root, ok := c.classes[key]; ok {
-		return root, nil
-	}
-	t := c.table
-	root := t.actions.root()
-	number := uint32(len(t.classes))
-	t.classes = append(t.classes, class{tier: at, root: root, from: from})
-	c.classes[key] = root
-	return root, c.resolve(from, binding{class: true, number: number, denies: !at.gives()})
-}
-
-// except is the number of an except list, 0 for the empty one.
-func (c *compiler) except(list []string) (uint32, error) {
-	if len(list) == 0 {
-		return 0, nil
-	}
-	key := strings.Join(list, "\n")
-	if number, ok := c.excepts[key]; ok {
-		return number, nil
-	}
-	c.table.lists++
-	number := uint32(c.table.lists)
-	c.excepts[key] = number
-	for i, s := range list {
-		if err := c.resolve(s, binding{number: number}); err != nil {
-			return 0, fault.Invalidf("%s: %w", index(".except", i), err)
-		}
-	}
-	return number, nil
-}
-
-// binding is what a peer that a source matches gets: a class, or freedom from
-// the rules of an except list.
-type binding struct {
-	class  bool
-	number uint32
-	denies bool
-}
-
-// resolve makes the peers that s names get b. A service's name stands for the
-// identities it has now.
-func (c *compiler) resolve(s string, b binding) error {
-	src, err := parseSource(s)
-	if err != nil {
-		return err
-	}
-	t, own := c.table, c.set.TrustDomain
-	switch src.kind {
-	case anonymous:
-		t.anonymous = append(t.anonymous, b)
-	case anyPeer:
-		if b.denies {
-			t.everyone = append(t.everyone, b)
-			return nil
-		}
-		t.bind(own, []part{{kind: rest}}, b)
-	case named:
-		svc, ok := c.set.Services[src.text]
-		if !ok {
-			return fault.Invalidf("unknown service %q", clip(src.text))
-		}
-		ids, err := svc.IDs(own)
-		if err != nil {
-			return fault.Invalidf("service %q: %w", clip(src.text), err)
-		}
-		for _, id := range ids {
-			t.bind(id.TrustDomain(), identityParts(id), b)
-		}
-	case identities:
-		td := src.td
-		if td.IsZero() {
-			td = own
-		}
-		t.bind(td, src.path, b)
-	default:
-		return fault.Invalidf("source %q is of an unknown kind", clip(s))
-	}
-	return nil
 }

@@ -223,18 +223,37 @@ func numericID(s string) (int, bool) {
 func (s Service) IDs(own spiffe.TrustDomain) ([]spiffe.ID, error) {
 	ids := make([]spiffe.ID, 0, len(s.Identities))
 	for _, identity := range s.Identities {
-		if err := checkIdentity(identity); err != nil {
-			return nil, err
-		}
-		parse := spiffe.ParseID
-		if identity[0] == '/' {
-			parse = func(path string) (spiffe.ID, error) { return spiffe.NewID(own, path) }
-		}
-		id, err := parse(identity)
+		id, err := wholeID(identity, own)
 		if err != nil {
-			return nil, fault.Wrap(fault.Invalid, err)
+			return nil, err
 		}
 		ids = append(ids, id)
 	}
 	return ids, nil
+}
+
+func wholeID(identity string, own spiffe.TrustDomain) (spiffe.ID, error) {
+	if err := checkIdentity(identity); err != nil {
+		return spiffe.ID{}, err
+	}
+	if identity[0] == '/' {
+		id, err := spiffe.NewID(own, identity)
+		return id, fault.Wrap(fault.Invalid, err)
+	}
+	id, err := spiffe.ParseID(identity)
+	return id, fault.Wrap(fault.Invalid, err)
+}
+
+// locate is the trust domain and the path of an identity's whole ID, which is not
+// made where it is sure to be one.
+func locate(identity string, own spiffe.TrustDomain) (spiffe.TrustDomain, string, error) {
+	const short = 1 << 10 // with any trust domain less than an ID may have
+	if strings.HasPrefix(identity, "/") && len(identity) <= short && !own.IsZero() {
+		return own, identity, checkIdentity(identity)
+	}
+	id, err := wholeID(identity, own)
+	if err != nil {
+		return spiffe.TrustDomain{}, "", err
+	}
+	return id.TrustDomain(), id.Path(), nil
 }

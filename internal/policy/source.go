@@ -94,8 +94,12 @@ func parseIDPattern(path string) ([]part, error) {
 
 // identityParts is the path of an ID as parts that match it alone.
 func identityParts(id spiffe.ID) []part {
-	var parts []part
-	for s := range strings.SplitSeq(strings.TrimPrefix(id.Path(), "/"), "/") {
+	return appendSegments(make([]part, 0, strings.Count(id.Path(), "/")), id.Path())
+}
+
+// appendSegments adds the segments of an ID's path to parts.
+func appendSegments(parts []part, path string) []part {
+	for s := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
 		parts = append(parts, part{text: s})
 	}
 	return parts

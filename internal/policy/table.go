@@ -71,11 +71,16 @@ type root struct {
 	node uint32
 }
 
-func newTable(set Set, svc Service, rules []string) *Table {
+func newTable(from origin, svc Service, rules []string) *Table {
+	few, each := min(len(rules), some), 2
+	if len(rules) <= some {
+		each = 4 // what is too much is soon given back; of many rules it would be much
+	}
 	return &Table{
-		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: set.Revision, own: set.TrustDomain,
-		names: strings.Join(rules, ""), actions: newTrie(len(rules)), sources: newTrie(min(len(rules), 128)),
+		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: from.revision, own: from.domain,
+		names: strings.Join(rules, ""), actions: newTrie(len(rules), each), sources: newTrie(few, 2),
 		domains: map[spiffe.TrustDomain]uint32{}, observed: svc.Mode == Observe, externals: svc.Externals,
+		texts: make([]string, 0, few), classes: make([]class, 0, few),
 	}
 }
 

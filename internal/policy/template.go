@@ -26,8 +26,39 @@ const (
 	rest                    // zero or more segments
 )
 
+// actionRoom is memory for the parts of many actions, had in larger pieces. The nil
+// one is none: each gets its own.
+type actionRoom struct {
+	parts   []part
+	methods []string
+}
+
+func (r *actionRoom) partsFor(n int) []part {
+	if r == nil {
+		return make([]part, 0, n)
+	}
+	return take(&r.parts, n)
+}
+
+func (r *actionRoom) methodsFor(n int) []string {
+	if r == nil {
+		return make([]string, 0, n)
+	}
+	return take(&r.methods, n)
+}
+
+// take is the next n of a piece, or of a new one, as an empty slice.
+func take[T any](piece *[]T, n int) []T {
+	if len(*piece) < n {
+		*piece = make([]T, max(n, some))
+	}
+	taken := (*piece)[:0:n]
+	*piece = (*piece)[n:]
+	return taken
+}
+
 // parseTemplate reads an HTTP path template.
-func parseTemplate(path string) ([]part, error) {
+func parseTemplate(path string, room *actionRoom) ([]part, error) {
 	if path == "" || path[0] != '/' {
 		return nil, fault.Hint(fault.Invalidf("path %q does not begin with /", path), "write /%s", path)
 	}
@@ -35,7 +66,7 @@ func parseTemplate(path string) ([]part, error) {
 	if segments > maxSegments {
 		return nil, fault.Invalidf("path has more than %d segments", maxSegments)
 	}
-	parts := make([]part, 0, segments)
+	parts := room.partsFor(segments)
 	open := false
 	for s := range strings.SplitSeq(path[1:], "/") {
 		p, err := parsePart(s)

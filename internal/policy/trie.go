@@ -45,11 +45,12 @@ type detail struct {
 	except uint32 // number of its rule's except list, 0 for none
 }
 
-// newTrie makes a trie with room for about so many rules.
-func newTrie(rules int) trie {
+// newTrie makes a trie with room for about so many rules, each with so many nodes.
+func newTrie(rules, each int) trie {
+	nodes := 1 + each*rules
 	return trie{
-		children: newChildren(rules), nodes: make([]node, 1, 1+2*rules), some: make([]uint32, 1, 1+2*rules),
-		last: make([]uint32, 1, 1+2*rules), entries: make([]entry, 1, 1+rules), details: make([]detail, 1, 1+rules),
+		children: newChildren((each - 1) * rules), nodes: make([]node, 1, nodes), some: make([]uint32, 1, nodes),
+		last: make([]uint32, 1, nodes), entries: make([]entry, 1, 1+rules), details: make([]detail, 1, 1+rules),
 	}
 }
 
