@@ -37,16 +37,14 @@ func (o *outbox) poke() {
 func (o *outbox) restart() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.endpoints, o.announced, o.answers = true, nil, nil
+	o.ackOf, o.endpoints, o.announced, o.answers = nil, true, nil, nil
 	o.poke()
 }
 
-func (o *outbox) ack(revision uint64, faults []string) {
+func (o *outbox) ack(ack *pb.Ack) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ackOf == nil || o.ackOf.Revision <= revision {
-		o.ackOf = &pb.Ack{Revision: revision, Errors: faults}
-	}
+	o.ackOf = ack
 	o.poke()
 }
 

@@ -23,7 +23,7 @@ const swapLimit = 8 * time.Second
 // as being for all revisions before it too, so they go out in order.
 type points struct {
 	identify func(*world, attest.Peer, registry.Attributes) []spiffe.ID
-	acked    func(revision uint64, faults []string) // called with mu held; must not block
+	acked    func(*pb.Ack) // called with mu held, in order; must not block
 	interest *interest
 	needed   func([]*pb.Provider) // whose keys the points need; as acked
 	limit    time.Duration
@@ -34,6 +34,7 @@ type points struct {
 	pending  []change            // by revision
 	keys     map[string][]byte   // of providers, by URL; replaced, not changed
 	revision uint64              // newest pushed
+	mark     uint64              // of that revision
 	cut      slicing
 	faults   []string // of the world at that revision
 	absent   map[attest.Process]absence
@@ -41,9 +42,9 @@ type points struct {
 
 // change is a revision that waits for enforcement points.
 type change struct {
-	revision uint64
-	timer    *time.Timer
-	expired  bool
+	revision, mark uint64
+	timer          *time.Timer
+	expired        bool
 }
 
 // point is one attached enforcement point.
@@ -150,10 +151,13 @@ func (s *points) place(w *world, p *point) bool {
 func (s *points) push(w *world) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if former := s.cut.from; former != nil && w.behind(former) {
+		s.startOver()
+	}
 	s.cut.move(w)
 	s.spread(w)
-	s.revision, s.faults = w.revision, w.faults()
-	c := change{revision: w.revision}
+	s.revision, s.mark, s.faults = w.revision, w.mark, w.faults()
+	c := change{revision: w.revision, mark: w.mark}
 	c.timer = time.AfterFunc(s.limit, func() { s.expire(w.revision) })
 	s.pending = append(s.pending, c)
 	s.flush()
@@ -192,9 +196,9 @@ func (s *points) flush() {
 	if done == 0 {
 		return
 	}
-	revision := s.pending[done-1].revision
+	last := s.pending[done-1]
 	s.pending = slices.Delete(s.pending, 0, done)
-	s.acked(revision, s.reasons())
+	s.acked(&pb.Ack{Revision: last.revision, Mark: last.mark, Errors: s.reasons()})
 }
 
 func (s *points) waiting(revision uint64) bool {
@@ -239,13 +243,14 @@ func (s *points) expire(revision uint64) {
 	s.flush()
 }
 
-// settled is the newest revision that waits for nobody, for an ack on a new
-// stream; ok is false while changes are pending, which will be acked by
-// themselves.
-func (s *points) settled() (revision uint64, faults []string, ok bool) {
+// settle acks the newest revision anew, on a new stream, if it waits for nobody.
+// Changes that are pending will be acked by themselves.
+func (s *points) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.revision, s.reasons(), len(s.pending) == 0 && s.revision > 0
+	if len(s.pending) == 0 && s.revision > 0 {
+		s.acked(&pb.Ack{Revision: s.revision, Mark: s.mark, Errors: s.reasons()})
+	}
 }
 
 // ack records that a point enforces a revision, or why it cannot.

@@ -86,9 +86,7 @@ func newHarness(t *testing.T) *harness {
 		all: make(map[*point]struct{}), limit: time.Hour,
 		identify: identifyByName, interest: &interest{changed: func() {}},
 		needed: func([]*pb.Provider) {},
-		acked: func(r uint64, faults []string) {
-			h.acks = append(h.acks, &pb.Ack{Revision: r, Errors: faults})
-		},
+		acked:  func(ack *pb.Ack) { h.acks = append(h.acks, ack) },
 	}
 	h.interest.restore([]string{"orders", "web"})
 	h.push(w)
@@ -272,5 +270,39 @@ func TestDeltaOfSeveralChanges(t *testing.T) {
 	both.From = h.w.revision + 1
 	if _, err := h.w.apply(both); !fault.Is(err, fault.Conflict) {
 		t.Errorf("from a later revision: got %v, want a conflict", err)
+	}
+}
+
+// An older state that the server put back is acked when points have swapped to
+// it, whatever higher revision they swapped to before.
+func TestPointsSwapBackToAnOlderState(t *testing.T) {
+	for _, same := range []bool{false, true} {
+		h := newHarness(t)
+		older := h.w
+		p := h.attach(func() *world { return h.w }, attest.Peer{PID: 1}, registry.Attributes{"workload.kith.as": "orders"},
+			&pb.Open{Serves: true, Schema: policy.Schema})
+		take := func() *pb.Slice { return h.outgoing(p, nil).GetSlice() }
+		h.ack(p, &pb.PolicyAck{Revision: take().GetRevision()})
+		h.next(t, "undone")
+		h.ack(p, &pb.PolicyAck{Revision: take().GetRevision()})
+		back := *older
+		back.mark, back.touched = 7, nil
+		if same { // the number that was acked
+			back.revision = h.w.revision
+		}
+		before := len(h.acks)
+		h.w = &back
+		h.push(h.w)
+		if n := len(h.acks); n != before {
+			t.Fatalf("acked %v before the point had swapped back", h.acks[before:])
+		}
+		next := take()
+		if next.GetRevision() != back.revision || len(next.GetRules()) != 1 {
+			t.Fatalf("the point gets %v, want one rule at revision %d", next, back.revision)
+		}
+		h.ack(p, &pb.PolicyAck{Revision: next.GetRevision()})
+		if n := len(h.acks); n != before+1 || h.acks[n-1].GetRevision() != back.revision || h.acks[n-1].GetMark() != 7 {
+			t.Errorf("acks %v, want one of revision %d and mark 7", h.acks[before:], back.revision)
+		}
 	}
 }

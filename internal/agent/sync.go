@@ -105,15 +105,13 @@ func (a *Agent) sync(ctx context.Context) error {
 	}
 	hello := &pb.SyncHello{Version: a.cfg.Version, Interest: a.interest.hello()}
 	if w := a.world.Load(); w != nil {
-		hello.Revision, hello.Epoch = w.revision, w.epoch
+		hello.Revision, hello.Epoch, hello.Mark = w.revision, w.epoch, w.mark
 	}
 	if err := stream.Send(&pb.SyncRequest{Message: &pb.SyncRequest_Hello{Hello: hello}}); err != nil {
 		return a.streamError(stream, err)
 	}
 	a.outbox.restart()
-	if revision, faults, ok := a.points.settled(); ok {
-		a.outbox.ack(revision, faults)
-	}
+	a.points.settle()
 	sent := make(chan error, 1)
 	go func() {
 		err := a.send(ctx, stream)
@@ -204,8 +202,9 @@ func (a *Agent) applyState(in *pb.State) error {
 	if w.domain != at.domain() {
 		return fmt.Errorf("state from the server is of trust domain %s", w.domain)
 	}
-	if old := a.world.Load(); old != nil && old.epoch == w.epoch && old.revision > w.revision {
-		a.cfg.Log.Warn("state of the server went back", "from", old.revision, "revision", w.revision)
+	if old := a.world.Load(); old != nil && old.epoch == w.epoch && w.behind(old) {
+		a.cfg.Log.Error("state of the server went back: an older one was put back there", "from", old.revision, "revision", w.revision,
+			"hint", "kith status on the server; what was changed since is to be changed again")
 	}
 	a.adopt(w)
 	a.cfg.Log.Debug("state applied", "revision", w.revision, "objects", w.objects.Len())

@@ -146,7 +146,8 @@ func TestProviderOfANewerSchemaIsPassedOn(t *testing.T) {
 	if len(got) != 1 || len(got[0].ProtoReflect().GetUnknown()) == 0 {
 		t.Errorf("providers of the slice: %v", got)
 	}
-	if _, faults, _ := n.agent.points.settled(); !strings.Contains(strings.Join(faults, "\n"), "provider login") {
+	eventually(t, "ack", func() bool { return s.acked(1) != nil })
+	if faults := s.acked(1).GetErrors(); !strings.Contains(strings.Join(faults, "\n"), "provider login") {
 		t.Errorf("the server is not told: %q", faults)
 	}
 }

@@ -23,6 +23,7 @@ import (
 // immutable: a change makes a new one.
 type world struct {
 	revision, epoch uint64
+	mark            uint64 // of the revision: tells two histories apart
 	domain          spiffe.TrustDomain
 	node, class     string
 	scope           registry.Attributes // node.*, as the server sees this node
@@ -77,7 +78,7 @@ func newWorld(in *pb.State) (*world, error) {
 		return nil, fault.Wrap(fault.Invalid, err)
 	}
 	w := &world{
-		revision: in.GetRevision(), epoch: in.GetEpoch(), domain: td,
+		revision: in.GetRevision(), epoch: in.GetEpoch(), mark: in.GetMark(), domain: td,
 		node: in.GetNode(), class: in.GetClass(), scope: in.GetNodeAttributes(), dev: in.GetDev(),
 		objects: new(fork.Map[objectKey, *pb.Object]),
 	}
@@ -110,7 +111,7 @@ func (w *world) apply(d *pb.Delta) (*world, error) {
 		return nil, fault.Conflictf("delta from revision %d to %d on top of %d", from, d.GetRevision(), w.revision)
 	}
 	next := *w
-	next.revision = d.GetRevision()
+	next.revision, next.mark = d.GetRevision(), d.GetMark()
 	next.objects, next.unread, next.providers = w.objects.Fork(), maps.Clone(w.unread), maps.Clone(w.providers)
 	next.policy = w.policy.Fork()
 	next.touched = w.touches(d)
@@ -323,7 +324,7 @@ func (w *world) evaluate(attrs registry.Attributes) *workload.Evaluation {
 // head is the world as a message but for its objects.
 func (w *world) head() *pb.State {
 	return &pb.State{
-		Revision: w.revision, Epoch: w.epoch, TrustDomain: w.domain.String(),
+		Revision: w.revision, Epoch: w.epoch, Mark: w.mark, TrustDomain: w.domain.String(),
 		Node: w.node, Class: w.class, NodeAttributes: w.scope, Dev: w.dev, Bundles: w.jwks,
 	}
 }

@@ -535,6 +535,7 @@ type SyncHello struct {
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`       // store epoch of that revision
 	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	Interest      *Interest              `protobuf:"bytes,4,opt,name=interest,proto3" json:"interest,omitempty"` // absent: in everything
+	Mark          uint64                 `protobuf:"fixed64,5,opt,name=mark,proto3" json:"mark,omitempty"`       // of that revision
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -595,6 +596,13 @@ func (x *SyncHello) GetInterest() *Interest {
 		return x.Interest
 	}
 	return nil
+}
+
+func (x *SyncHello) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
 }
 
 // Interest is in which services' rules the agent must have at once: those that
@@ -664,6 +672,7 @@ type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	Errors        []string               `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"` // enforcement points that could not swap, with the reason
+	Mark          uint64                 `protobuf:"fixed64,3,opt,name=mark,proto3" json:"mark,omitempty"`   // of that revision
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +719,13 @@ func (x *Ack) GetErrors() []string {
 		return x.Errors
 	}
 	return nil
+}
+
+func (x *Ack) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
 }
 
 type Endpoints struct {
@@ -1065,8 +1081,11 @@ type State struct {
 	Bundles        []*Bundle              `protobuf:"bytes,8,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	NowUnixNano    int64                  `protobuf:"varint,9,opt,name=now_unix_nano,json=nowUnixNano,proto3" json:"now_unix_nano,omitempty"` // the server's clock, for skew reports
 	Dev            bool                   `protobuf:"varint,10,opt,name=dev,proto3" json:"dev,omitempty"`                                     // kith.as needs no run_as
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// A random number that the revision was given when it was made: of two histories
+	// of one epoch, as after an older state was put back, it tells which one this is.
+	Mark          uint64 `protobuf:"fixed64,11,opt,name=mark,proto3" json:"mark,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
@@ -1169,6 +1188,13 @@ func (x *State) GetDev() bool {
 	return false
 }
 
+func (x *State) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
 // EncodedDelta carries a Delta marshalled once for all agents.
 type EncodedDelta struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1223,6 +1249,7 @@ type Delta struct {
 	Delete        []*Key                 `protobuf:"bytes,3,rep,name=delete,proto3" json:"delete,omitempty"`
 	Bundles       []*Bundle              `protobuf:"bytes,4,rep,name=bundles,proto3" json:"bundles,omitempty"` // all of them, when any changed
 	From          uint64                 `protobuf:"varint,5,opt,name=from,proto3" json:"from,omitempty"`      // 0: revision-1
+	Mark          uint64                 `protobuf:"fixed64,6,opt,name=mark,proto3" json:"mark,omitempty"`     // of revision
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1288,6 +1315,13 @@ func (x *Delta) GetBundles() []*Bundle {
 func (x *Delta) GetFrom() uint64 {
 	if x != nil {
 		return x.From
+	}
+	return 0
+}
+
+func (x *Delta) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
 	}
 	return 0
 }
@@ -2097,21 +2131,23 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"\tlast_seen\x18\x05 \x01(\v2\x11.kith.v1.LastSeenH\x00R\blastSeen\x12+\n" +
 	"\x05flows\x18\x06 \x01(\v2\x13.kith.v1.FlowAnswerH\x00R\x05flows\x12/\n" +
 	"\binterest\x18\a \x01(\v2\x11.kith.v1.InterestH\x00R\binterestB\t\n" +
-	"\amessage\"\x86\x01\n" +
+	"\amessage\"\x9a\x01\n" +
 	"\tSyncHello\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12-\n" +
-	"\binterest\x18\x04 \x01(\v2\x11.kith.v1.InterestR\binterest\"^\n" +
+	"\binterest\x18\x04 \x01(\v2\x11.kith.v1.InterestR\binterest\x12\x12\n" +
+	"\x04mark\x18\x05 \x01(\x06R\x04mark\"^\n" +
 	"\bInterest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x1a\n" +
 	"\bservices\x18\x02 \x03(\tR\bservices\x12\x1e\n" +
 	"\n" +
 	"everything\x18\x03 \x01(\bR\n" +
-	"everything\"9\n" +
+	"everything\"M\n" +
 	"\x03Ack\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
-	"\x06errors\x18\x02 \x03(\tR\x06errors\"A\n" +
+	"\x06errors\x18\x02 \x03(\tR\x06errors\x12\x12\n" +
+	"\x04mark\x18\x03 \x01(\x06R\x04mark\"A\n" +
 	"\tEndpoints\x124\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x16.kith.v1.LocalEndpointR\tendpoints\"`\n" +
 	"\rLocalEndpoint\x12\x18\n" +
@@ -2134,7 +2170,7 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"\acurrent\x18\x06 \x01(\v2\x10.kith.v1.CurrentH\x00R\acurrentB\t\n" +
 	"\amessage\"%\n" +
 	"\aCurrent\x12\x1a\n" +
-	"\binterest\x18\x01 \x01(\x04R\binterest\"\xa2\x03\n" +
+	"\binterest\x18\x01 \x01(\x04R\binterest\"\xb6\x03\n" +
 	"\x05State\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
@@ -2146,18 +2182,20 @@ const file_kith_v1_node_proto_rawDesc = "" +
 	"\abundles\x18\b \x03(\v2\x0f.kith.v1.BundleR\abundles\x12\"\n" +
 	"\rnow_unix_nano\x18\t \x01(\x03R\vnowUnixNano\x12\x10\n" +
 	"\x03dev\x18\n" +
-	" \x01(\bR\x03dev\x1aA\n" +
+	" \x01(\bR\x03dev\x12\x12\n" +
+	"\x04mark\x18\v \x01(\x06R\x04mark\x1aA\n" +
 	"\x13NodeAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"$\n" +
 	"\fEncodedDelta\x12\x14\n" +
-	"\x05delta\x18\x01 \x01(\fR\x05delta\"\xab\x01\n" +
+	"\x05delta\x18\x01 \x01(\fR\x05delta\"\xbf\x01\n" +
 	"\x05Delta\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12!\n" +
 	"\x03put\x18\x02 \x03(\v2\x0f.kith.v1.ObjectR\x03put\x12$\n" +
 	"\x06delete\x18\x03 \x03(\v2\f.kith.v1.KeyR\x06delete\x12)\n" +
 	"\abundles\x18\x04 \x03(\v2\x0f.kith.v1.BundleR\abundles\x12\x12\n" +
-	"\x04from\x18\x05 \x01(\x04R\x04from\"r\n" +
+	"\x04from\x18\x05 \x01(\x04R\x04from\x12\x12\n" +
+	"\x04mark\x18\x06 \x01(\x06R\x04mark\"r\n" +
 	"\tDirectory\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
 	"\apartial\x18\x02 \x01(\bR\apartial\x121\n" +

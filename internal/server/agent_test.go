@@ -36,26 +36,26 @@ type agent struct {
 	conn   *grpc.ClientConn
 	node   pb.NodeClient
 
-	mu        sync.Mutex
-	name      string
-	revision  uint64
-	epoch     uint64
-	objects   map[string]*pb.Object
-	bundles   []*pb.Bundle
-	states    int // whole states received
-	deltas    int
-	directory []*pb.Directory
-	interest  *pb.Interest
-	current   uint64 // the last interest that was confirmed
-	held      bool   // acks nothing while set
-	ackError  string // sent with each ack
-	decisions []*pb.Decision
-	fault     error // a gap
-	ended     error
-	live      bool
-	send      func(*pb.SyncRequest) error
-	cancel    context.CancelFunc
-	done      chan struct{}
+	mu          sync.Mutex
+	name        string
+	revision    uint64
+	epoch, mark uint64
+	objects     map[string]*pb.Object
+	bundles     []*pb.Bundle
+	states      int // whole states received
+	deltas      int
+	directory   []*pb.Directory
+	interest    *pb.Interest
+	current     uint64 // the last interest that was confirmed
+	held        bool   // acks nothing while set
+	ackError    string // sent with each ack
+	decisions   []*pb.Decision
+	fault       error // a gap
+	ended       error
+	live        bool
+	send        func(*pb.SyncRequest) error
+	cancel      context.CancelFunc
+	done        chan struct{}
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {
@@ -212,7 +212,7 @@ func (a *agent) connect() {
 		return stream.Send(req)
 	}
 	a.mu.Lock()
-	hello := &pb.SyncHello{Revision: a.revision, Epoch: a.epoch, Version: "test", Interest: a.interest}
+	hello := &pb.SyncHello{Revision: a.revision, Epoch: a.epoch, Mark: a.mark, Version: "test", Interest: a.interest}
 	a.send, a.cancel, a.done = send, cancel, make(chan struct{})
 	a.live, a.ended = true, nil
 	done := a.done
@@ -254,7 +254,7 @@ func (a *agent) take1(in *pb.SyncResponse) {
 	switch m := in.GetMessage().(type) {
 	case *pb.SyncResponse_State:
 		a.mu.Lock()
-		a.revision, a.epoch = m.State.GetRevision(), m.State.GetEpoch()
+		a.revision, a.epoch, a.mark = m.State.GetRevision(), m.State.GetEpoch(), m.State.GetMark()
 		a.objects = map[string]*pb.Object{}
 		a.bundles = m.State.GetBundles()
 		a.states++
@@ -298,7 +298,7 @@ func (a *agent) delta(raw []byte) {
 		a.fault = fmt.Errorf("delta %d on revision %d: %v", d.GetRevision(), a.revision, err)
 		return
 	}
-	a.revision = d.GetRevision()
+	a.revision, a.mark = d.GetRevision(), d.GetMark()
 	a.deltas++
 	if len(d.GetBundles()) > 0 {
 		a.bundles = d.GetBundles()
@@ -327,9 +327,9 @@ func objectName(o *pb.Object) string {
 // ack says that the agent enforces what it holds.
 func (a *agent) ack() {
 	a.mu.Lock()
-	ack := &pb.Ack{Revision: a.revision}
+	ack := &pb.Ack{Revision: a.revision, Mark: a.mark}
 	if a.ackError != "" {
-		ack.Errors = []string{a.ackError}
+		ack.Errors = append(ack.Errors, a.ackError)
 	}
 	held, send := a.held, a.send
 	a.mu.Unlock()

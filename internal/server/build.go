@@ -5,7 +5,6 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -128,11 +127,11 @@ func (b *builder) apply(e registry.Event) error {
 	case e.Key == registry.DomainKey:
 		return fault.Conflictf("the trust domain's record changed; everything is to be read anew")
 	case e.Key == revisionKey:
-		revision, err := strconv.ParseUint(string(e.Value), 10, 64)
+		revision, mark, err := parseRevision(e.Value)
 		if err != nil {
-			return fmt.Errorf("revision of the store: %w", err)
+			return err
 		}
-		b.next.revision = revision
+		b.next.revision, b.next.mark = revision, mark
 		b.next.counter = registry.Item{Key: e.Key, Value: e.Value, Version: b.versionOf(e.Key)}
 	case e.Key == registry.JWTRingKey:
 		b.next.jwtRing = registry.Item{Key: e.Key, Value: e.Value, Version: b.versionOf(e.Key)}

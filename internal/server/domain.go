@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -127,8 +126,6 @@ func sameDomain(value []byte, want spiffe.TrustDomain) error {
 	}
 	return nil
 }
-
-func revisionValue(revision uint64) []byte { return strconv.AppendUint(nil, revision, 10) }
 
 // putObject is the store operation that keeps an object.
 func putObject(object *pb.Object) (registry.Op, error) {

@@ -36,6 +36,10 @@ func (s *Server) Sync(ctx context.Context, node api.Caller, hello *pb.SyncHello,
 		return err
 	}
 	defer s.hub.leave(l)
+	if l.strange {
+		s.log.Error("node held a revision that this server never had: an older state was put back", "node", node.Name,
+			"revision", hello.GetRevision(), "hint", "kith status; what was changed since is to be changed again")
+	}
 	// The node may have been banned between the check of the call and join.
 	if err := s.Member(node.Name, node.Key); err != nil {
 		return err
@@ -89,7 +93,7 @@ func (s *Server) receive(l *link, from api.Link) error {
 		}
 		switch m := req.GetMessage().(type) {
 		case *pb.SyncRequest_Ack:
-			s.hub.ack(l, m.Ack.GetRevision(), clipAll(m.Ack.GetErrors()))
+			s.hub.ack(l, m.Ack, clipAll(m.Ack.GetErrors()))
 		case *pb.SyncRequest_Endpoints:
 			if !s.hub.isCurrent(l) {
 				continue // what a replaced stream says counts no more
@@ -130,6 +134,7 @@ func (s *Server) stateOf(snap *snapshot, node string) *pb.SyncResponse {
 	state := &pb.State{
 		Revision:       snap.revision,
 		Epoch:          snap.epoch,
+		Mark:           snap.mark,
 		TrustDomain:    snap.trustDomain.String(),
 		Node:           node,
 		Class:          m.node.Class,

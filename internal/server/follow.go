@@ -73,10 +73,10 @@ func (s *Server) reload(ctx context.Context) error {
 		return err
 	}
 	now := s.snap()
-	if next.epoch == now.epoch && next.revision < now.revision {
+	if next.epoch == now.epoch && (next.revision < now.revision || next.revision == now.revision && next.mark != now.mark) {
 		// A store that went back in time. Agents hold what we showed them, so
 		// nothing older may be shown under the same epoch.
-		return fault.Conflictf("the store is at revision %d, this server at %d", next.revision, now.revision)
+		return fault.Conflictf("the store is at revision %d of another history, this server at %d", next.revision, now.revision)
 	}
 	if next.trustDomain != now.trustDomain {
 		return fault.Conflictf("the store is now of trust domain %s", next.trustDomain)
@@ -112,6 +112,7 @@ func (s *Server) adopt(next *snapshot, c change) error {
 	if err != nil {
 		return err
 	}
+	delta.base = now.mark
 	s.install(next, delta, c)
 	return nil
 }
@@ -147,7 +148,7 @@ func (s *Server) install(next *snapshot, delta *message, c change) {
 
 // deltaOf is a change as agents are told of it.
 func (s *Server) deltaOf(next *snapshot, c change) *pb.Delta {
-	delta := &pb.Delta{Revision: next.revision}
+	delta := &pb.Delta{Revision: next.revision, Mark: next.mark}
 	for _, object := range c.put {
 		delta.Put = append(delta.Put, object)
 	}

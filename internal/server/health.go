@@ -239,6 +239,9 @@ func (s *Server) alarms() []string {
 		}
 		out = append(out, text)
 	}
+	if other := s.hub.otherAlarm(); other != nil {
+		out = append(out, other.String())
+	}
 	if off := s.clockJump(); off != 0 {
 		out = append(out, clockJumped(off).Error())
 	}

@@ -39,6 +39,7 @@ type hub struct {
 	waits    map[*wait]struct{} // changes that wait for acks
 	answers  map[uint64]*gather // queries that wait for answers
 	queries  uint64             // the last query's number
+	other    *otherHistory      // that a node came with
 	onChange func(node string)  // called without mu when a node comes or goes
 }
 
@@ -61,6 +62,7 @@ type link struct {
 
 	// guarded by hub.mu
 	fresh    bool   // has nothing that a delta could build on
+	strange  bool   // came with another history, and has not acked ours yet
 	sent     uint64 // the last revision handed to the stream
 	acked    uint64
 	faults   []string  // of the last ack
@@ -104,8 +106,10 @@ func (h *hub) join(node, remote string, hello *pb.SyncHello, to api.Link) (*link
 	}
 	h.mu.Lock()
 	l.due = h.snap.revision
-	// A revision from another epoch, or from our future, is of another history.
-	l.fresh = hello.GetRevision() == 0 || hello.GetEpoch() != h.snap.epoch || hello.GetRevision() > h.snap.revision
+	if l.strange = h.strange(hello); l.strange {
+		h.note(otherHistory{node, hello.GetRevision(), h.snap.revision})
+	}
+	l.fresh = hello.GetRevision() == 0 || hello.GetEpoch() != h.snap.epoch || l.strange
 	if old := h.links[node]; old != nil {
 		old.cut = fault.Conflictf("another stream of node %s took over", node)
 		old.poke()
@@ -186,7 +190,7 @@ func (h *hub) publish(snap *snapshot, delta *message) {
 func (h *hub) offer(snap *snapshot, delta *message) []claim {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	moved := snap.revision != h.snap.revision || snap.epoch != h.snap.epoch
+	moved := snap.revision != h.snap.revision || snap.epoch != h.snap.epoch || snap.mark != h.snap.mark
 	h.snap = snap
 	switch {
 	case delta != nil:
@@ -285,13 +289,18 @@ func (h *hub) since(revision uint64) ([]*message, bool) {
 }
 
 // ack records that a node enforces a revision.
-func (h *hub) ack(l *link, revision uint64, faults []string) {
+func (h *hub) ack(l *link, ack *pb.Ack, faults []string) {
+	revision := ack.GetRevision()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l.lastSeen = h.now()
 	if h.links[l.node] != l || revision > h.snap.revision {
 		return // a stream that was replaced, or a revision that we never sent
 	}
+	if mark, known := h.markOf(revision); l.strange && (!known || mark != ack.GetMark()) {
+		return // what it held before we sent it ours
+	}
+	l.strange = false
 	if revision >= l.acked {
 		l.acked, l.faults = revision, faults
 	}

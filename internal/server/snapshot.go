@@ -32,6 +32,7 @@ type snapshot struct {
 	epoch       uint64
 	version     registry.Version
 	revision    uint64
+	mark        uint64        // of the revision: tells two histories apart
 	counter     registry.Item // the item of revisionKey
 	changedAt   time.Time     // when this server learned of the revision
 	jwtRing     registry.Item // the item of registry.JWTRingKey

@@ -14,7 +14,8 @@ import (
 
 // message is a change as it is sent to everybody.
 type message struct {
-	scope names // services whose enforcement points it concerns
+	scope names  // services whose enforcement points it concerns
+	base  uint64 // mark of the revision before
 	delta *pb.Delta
 	frame *api.Frame
 }
@@ -26,7 +27,7 @@ func newMessage(delta *pb.Delta, scope names) (*message, error) {
 		return nil, fmt.Errorf("marshal delta: %w", err)
 	}
 	frame, err := api.NewFrame(&pb.SyncResponse{Message: &pb.SyncResponse_Delta{Delta: &pb.EncodedDelta{Delta: encoded}}})
-	return &message{scope, delta, frame}, err
+	return &message{scope: scope, delta: delta, frame: frame}, err
 }
 
 // sumBytes is up to which size changes are sent as one. Larger ones go one by
@@ -87,7 +88,7 @@ func sum(from uint64, changes []*message) *pb.Delta {
 		if bundles := m.delta.GetBundles(); len(bundles) > 0 {
 			out.Bundles = bundles
 		}
-		out.Revision = m.delta.GetRevision()
+		out.Revision, out.Mark = m.delta.GetRevision(), m.delta.GetMark()
 	}
 	out.Put = slices.Collect(maps.Values(put))
 	out.Delete = slices.Collect(maps.Values(gone))
