@@ -27,33 +27,28 @@ const (
 // once its entries have been shipped.
 type journal struct {
 	path string
+	ring *ring
 
-	// Callers that come while a write is on its way gather in the next batch;
-	// the first of them writes for all, with one sync.
-	mu   sync.Mutex
-	next *appendBatch // guarded by mu
+	// Entries are written as they come. Who comes before a sync begins shares it,
+	// and the first who waits for it does it for all.
+	mu     sync.Mutex
+	next   *appendBatch // guarded by mu
+	broken error        // guarded by mu; after a failed write nobody knows what is on disk
 
-	disk   sync.Mutex // held while writing; taken before mu
-	ring   *ring      // guarded by disk, except for reads between tail and head
-	broken error      // guarded by disk; after a failed write nobody knows what is on disk
+	disk sync.Mutex // held while syncing; taken before mu
 
 	shipping sync.Mutex // held while shipping; taken before disk
 	wake     chan struct{}
 	latest   atomic.Int64  // greatest time on disk, Unix nanoseconds
 	used     atomic.Uint64 // bytes not yet shipped
-	stopped  atomic.Bool   // broken is set
 }
 
+// appendBatch is entries that one sync brings to the disk.
 type appendBatch struct {
-	groups []*appendGroup
+	led    atomic.Bool
+	latest int64 // greatest time, Unix nanoseconds; guarded by the journal's mu
 	done   chan struct{}
-}
-
-// appendGroup is the entries of one call, which stand or fall together.
-type appendGroup struct {
-	payloads [][]byte
-	at       time.Time
-	err      error // set before done is closed
+	err    error // set before done is closed
 }
 
 // openJournal opens the journal at path or makes one of the given size.
@@ -94,6 +89,10 @@ func newJournal(path string, file ringFile, size int64) (*journal, error) {
 	if err != nil {
 		err = fmt.Errorf("journal %s %w", path, err)
 		return nil, fault.Hint(err, "keep the file as evidence, move it away, and start again: a new one is made")
+	}
+	// What a process that was killed has written can be read, and is not yet on disk.
+	if err := file.Sync(); err != nil {
+		return nil, fmt.Errorf("journal %s: %w", path, err)
 	}
 	j := &journal{path: path, ring: r, next: newAppendBatch(), wake: make(chan struct{}, 1)}
 	j.publish()
@@ -143,64 +142,89 @@ func newAppendBatch() *appendBatch { return &appendBatch{done: make(chan struct{
 
 // pending is entries of one call on their way to the disk.
 type pending struct {
-	batch *appendBatch
-	group *appendGroup
+	journal *journal
+	batch   *appendBatch
 }
 
 // add writes entries together or not at all and returns once they are on disk.
 // With the error of a ctx that ended they may be on disk; with any other they
 // are not, or it is unknown and nothing is written any more.
 func (j *journal) add(ctx context.Context, at time.Time, entries ...Entry) error {
-	p, leads, err := j.join(at, entries)
+	p, err := j.write(at, entries)
 	if err != nil {
 		return err
-	}
-	if leads {
-		j.lead(p.batch) // it carries others' entries, so its own ctx does not stop it
-		return p.group.err
 	}
 	return p.wait(ctx)
 }
 
 // begin is add that does not wait: what depends on the entries must not happen
-// before wait has returned nil.
+// before wait has returned nil. What is made of one entry is made sooner than
+// another thread is woken, which costs half a sync; so who waits for it syncs.
 func (j *journal) begin(at time.Time, entries ...Entry) (*pending, error) {
-	if j.stopped.Load() {
-		return nil, j.failure()
-	}
-	p, leads, err := j.join(at, entries)
-	if leads {
-		go j.lead(p.batch) // it ends with the write; close waits for that
+	p, err := j.write(at, entries)
+	if err == nil && len(entries) > 1 {
+		go p.lead() // it ends with the sync; close waits for that
 	}
 	return p, err
 }
 
-// wait returns once the entries are on disk. Its errors are those of add.
+// wait returns once the entries are on disk. Its errors are those of add. One of
+// those who wait syncs for all of them, and its ctx does not stop it.
 func (p *pending) wait(ctx context.Context) error {
+	if p.lead() {
+		return p.batch.err
+	}
 	select {
 	case <-p.batch.done:
-		return p.group.err
+		return p.batch.err
 	case <-ctx.Done():
 		return fmt.Errorf("journal: waiting for the disk: %w", ctx.Err())
 	}
 }
 
-// join puts entries into the next batch. Who is the first there leads it.
-func (j *journal) join(at time.Time, entries []Entry) (p *pending, leads bool, err error) {
-	g := &appendGroup{payloads: make([][]byte, len(entries)), at: at}
+// write hands entries to the file and puts them into the next batch.
+func (j *journal) write(at time.Time, entries []Entry) (*pending, error) {
+	payloads, need := make([][]byte, len(entries)), uint64(0)
 	for i, entry := range entries {
-		if g.payloads[i], err = entry.encode(); err != nil {
-			return nil, false, err
+		var err error
+		if payloads[i], err = entry.encode(); err != nil {
+			return nil, err
 		}
+		need += recordSize(len(payloads[i]))
 	}
+	buf := make([]byte, 0, need)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	b := j.next
-	b.groups = append(b.groups, g)
-	return &pending{b, g}, len(b.groups) == 1, nil
+	if j.broken != nil {
+		return nil, j.broken
+	}
+	pos := j.ring.written
+	if pos+need-j.ring.tail > j.ring.capacity {
+		return nil, j.exhausted()
+	}
+	for _, payload := range payloads {
+		buf = j.ring.appendRecord(buf, pos+uint64(len(buf)), payload, at)
+	}
+	if err := j.ring.writeAt(buf, pos); err != nil {
+		j.broken = j.failed(err)
+		return nil, j.broken
+	}
+	j.ring.written += need
+	j.next.latest = max(j.next.latest, at.UnixNano())
+	return &pending{j, j.next}, nil
 }
 
-func (j *journal) lead(b *appendBatch) {
+// lead syncs the batch unless somebody has begun to. It says whether it did.
+func (p *pending) lead() bool {
+	if !p.batch.led.CompareAndSwap(false, true) {
+		return false
+	}
+	p.journal.sync(p.batch)
+	return true
+}
+
+// sync brings a batch to the disk.
+func (j *journal) sync(b *appendBatch) {
 	j.disk.Lock()
 	defer j.disk.Unlock()
 	// A sync costs as much processor time as a signature and its check. Whoever
@@ -208,16 +232,22 @@ func (j *journal) lead(b *appendBatch) {
 	runtime.Gosched()
 	j.mu.Lock()
 	j.next = newAppendBatch() // b is complete
+	written, err := j.ring.written, j.broken
 	j.mu.Unlock()
-	if j.broken == nil {
-		j.broken = j.write(b)
-	}
-	if j.broken != nil {
-		for _, g := range b.groups {
-			g.err = j.broken
+	if err == nil {
+		if err = j.ring.file.Sync(); err != nil {
+			err = j.failed(err)
 		}
 	}
+	j.mu.Lock()
+	if err == nil {
+		j.ring.head, j.ring.latest = written, max(j.ring.latest, b.latest)
+	} else {
+		j.broken = err
+	}
 	j.publish()
+	j.mu.Unlock()
+	b.err = err
 	close(b.done)
 	select {
 	case j.wake <- struct{}{}:
@@ -225,38 +255,9 @@ func (j *journal) lead(b *appendBatch) {
 	}
 }
 
-// write puts the groups that fit on disk; the others get an error of their
-// own. Its own error is one after which the journal cannot go on.
-func (j *journal) write(b *appendBatch) error {
-	var buf []byte
-	pos, latest := j.ring.head, j.ring.latest
-	for _, g := range b.groups {
-		var need uint64
-		for _, payload := range g.payloads {
-			need += recordSize(len(payload))
-		}
-		if pos+need-j.ring.tail > j.ring.capacity {
-			g.err = j.exhausted()
-			continue
-		}
-		for _, payload := range g.payloads {
-			buf = j.ring.appendRecord(buf, pos, payload, g.at)
-			pos += recordSize(len(payload))
-		}
-		latest = max(latest, g.at.UnixNano())
-	}
-	if len(buf) == 0 {
-		return nil
-	}
-	err := j.ring.writeAt(buf, j.ring.head)
-	if err == nil {
-		err = j.ring.file.Sync()
-	}
-	if err != nil {
-		return fault.Hint(fmt.Errorf("journal %s: %w", j.path, err), "look at the disk, then restart the server")
-	}
-	j.ring.head, j.ring.latest = pos, latest
-	return nil
+// failed is the error after which the journal does not go on.
+func (j *journal) failed(err error) error {
+	return fault.Hint(fmt.Errorf("journal %s: %w", j.path, err), "look at the disk, then restart the server")
 }
 
 func (j *journal) exhausted() error {
@@ -264,11 +265,10 @@ func (j *journal) exhausted() error {
 	return fault.Hint(err, "make the audit log writable again; issuing goes on by itself then")
 }
 
-// publish shows the state to readers that hold no lock. j.disk is held.
+// publish shows the state to readers that hold no lock. Both locks are held.
 func (j *journal) publish() {
 	j.latest.Store(j.ring.latest)
 	j.used.Store(j.ring.head - j.ring.tail)
-	j.stopped.Store(j.broken != nil)
 }
 
 // share is how much of the journal waits to be shipped, from 0 to 1.
@@ -309,32 +309,38 @@ func (j *journal) drain(ctx context.Context, ship func(context.Context, []Entry)
 func (j *journal) free(tail uint64) error {
 	j.disk.Lock()
 	defer j.disk.Unlock()
-	if j.broken != nil {
+	if err := j.failure(); err != nil {
+		return err
+	}
+	err := j.ring.writeSlot(tail)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err != nil {
+		j.broken = fmt.Errorf("journal %s: note what was shipped: %w", j.path, err)
 		return j.broken
 	}
-	if err := j.ring.writeSlot(tail); err != nil {
-		j.broken = fmt.Errorf("journal %s: note what was shipped: %w", j.path, err)
-	}
+	j.ring.tail = tail
 	j.publish()
-	return j.broken
+	return nil
 }
 
 // failure is why nothing is written any more, or nil.
 func (j *journal) failure() error {
-	j.disk.Lock()
-	defer j.disk.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	return j.broken
 }
 
-// close waits for the writes on their way; later entries are errors.
+// close waits for the sync on its way; later entries are errors.
 func (j *journal) close() error {
 	j.shipping.Lock()
 	defer j.shipping.Unlock()
 	j.disk.Lock()
 	defer j.disk.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	if j.broken == nil {
 		j.broken = errors.New("journal is closed")
 	}
-	j.publish()
 	return j.ring.file.Close()
 }

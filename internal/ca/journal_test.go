@@ -7,9 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -129,8 +127,9 @@ func TestJournalAtEveryCrashPoint(t *testing.T) {
 		for seed := range uint64(3) {
 			random := rand.New(rand.NewPCG(uint64(at), seed))
 			d := newDisk(content)
+			before := onDisk(t, d)
 			d.until = at
-			acked, tried, shipped, _ := script(onDisk(t, d), 0)
+			acked, tried, shipped, _ := script(before, 0)
 			crashed := newDisk(d.afterCrash(random))
 			j := onDisk(t, crashed)
 			after := append([]string{}, shipped...)
@@ -343,40 +342,6 @@ func TestJournalRefusesStrangeFiles(t *testing.T) {
 	}
 	if _, err := openJournal(filepath.Join(dir, "link"), smallJournal); err == nil {
 		t.Error("a link was followed")
-	}
-}
-
-func TestJournalGathersWriters(t *testing.T) {
-	d := newDisk(blank(t))
-	j := onDisk(t, d)
-	j.disk.Lock() // as if a write were on its way
-	var wait sync.WaitGroup
-	for n := range 50 {
-		wait.Go(func() {
-			if err := j.add(t.Context(), epoch, numbered(n)); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	for {
-		j.mu.Lock()
-		gathered := len(j.next.groups)
-		j.mu.Unlock()
-		if gathered == 50 {
-			break
-		}
-		runtime.Gosched()
-	}
-	before := d.ops
-	j.disk.Unlock()
-	wait.Wait()
-	if d.ops != before+2 {
-		t.Errorf("%d operations for 50 writers, want one write and one sync", d.ops-before)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := j.add(ctx, epoch, numbered(51)); err != nil {
-		t.Errorf("a leader stops for its ctx: %v", err)
 	}
 }
 

@@ -44,14 +44,17 @@ type ringFile interface {
 	Close() error
 }
 
-// ring is the state of the file; the journal's lock guards it.
+// ring is the state of the file. Of the journal's locks, disk guards the
+// generation and mu guards written; the rest changes under both of them and is
+// read under either.
 type ring struct {
 	file       ringFile
 	capacity   uint64
 	generation uint64
 	tail       uint64 // shipped up to here
 	head       uint64 // on disk up to here
-	latest     int64  // greatest time of any record, Unix nanoseconds
+	written    uint64 // handed to the file up to here
+	latest     int64  // greatest time of any record on disk, Unix nanoseconds
 }
 
 func checksum(parts ...[]byte) uint32 {
@@ -63,7 +66,7 @@ func checksum(parts ...[]byte) uint32 {
 	return sum
 }
 
-// writeSlot notes tail and latest durably.
+// writeSlot notes durably what is to become the tail, and latest.
 func (r *ring) writeSlot(tail uint64) error {
 	slot := make([]byte, slotSize)
 	copy(slot, ringMagic)
@@ -79,7 +82,7 @@ func (r *ring) writeSlot(tail uint64) error {
 	if err := r.file.Sync(); err != nil {
 		return err
 	}
-	r.generation, r.tail = r.generation+1, tail
+	r.generation++
 	return nil
 }
 
@@ -127,6 +130,7 @@ func (r *ring) recover() error {
 		r.head += record.size()
 		r.latest = max(r.latest, record.time)
 	}
+	r.written = r.head
 	return r.searchDamage()
 }
 

@@ -128,6 +128,9 @@ func (c *CA) awaitDisk(ctx context.Context, writing *pending, intents []intent) 
 		return
 	}
 	err := writing.wait(ctx)
+	if err == nil {
+		err = ctx.Err() // who has synced for others may have been left meanwhile
+	}
 	c.checkAlarm()
 	if err != nil {
 		c.notJournalled(intents, err)
