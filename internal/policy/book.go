@@ -25,13 +25,17 @@ type Book struct {
 	wide     []*Rule                    // those that bind by pattern; likewise
 	teams    map[string]Team            // replaced, not changed
 	sound    *atomic.Bool               // was checked as a whole once; common to all forks
+	edition  *edition                   // of the services: two books with the same have the same ones
 }
+
+// edition is told from others by where it lies.
+type edition struct{ _ byte }
 
 // NewBook is the empty policy of a trust domain.
 func NewBook(td spiffe.TrustDomain) *Book {
 	return &Book{
 		domain: td, services: new(fork.Map[string, Service]), rules: new(fork.Map[string, *Rule]),
-		to: new(fork.Map[string, []*Rule]), sound: new(atomic.Bool),
+		to: new(fork.Map[string, []*Rule]), sound: new(atomic.Bool), edition: new(edition),
 	}
 }
 
@@ -80,10 +84,16 @@ func (b *Book) Rules() iter.Seq2[string, Rule] {
 func (b *Book) Count() (services, rules int) { return b.services.Len(), b.rules.Len() }
 
 // PutService makes s the service of its name.
-func (b *Book) PutService(s Service) { b.services.Put(s.Name, s) }
+func (b *Book) PutService(s Service) {
+	b.services.Put(s.Name, s)
+	b.edition = new(edition)
+}
 
 // RemoveService forgets a service.
-func (b *Book) RemoveService(name string) { b.services.Delete(name) }
+func (b *Book) RemoveService(name string) {
+	b.services.Delete(name)
+	b.edition = new(edition)
+}
 
 // PutRule makes r the rule of its name.
 func (b *Book) PutRule(r Rule) {
@@ -176,6 +186,11 @@ func (b *Book) Slice(services ...string) Set {
 	}
 	for _, r := range out.Rules {
 		b.keepNamed(out, &r)
+	}
+	for _, name := range services {
+		for _, by := range out.Services[name].Forwarded.By {
+			b.keep(out, by)
+		}
 	}
 	return out
 }

@@ -86,7 +86,7 @@ func compile(from origin, service string) (*Table, error) {
 		return nil, err
 	}
 	c := newCompiler(from, svc, names)
-	if c.table.forwarder, err = c.except(svc.Forwarded.By); err != nil {
+	if c.table.forwarder, err = c.list(".by", svc.Forwarded.By); err != nil {
 		return nil, fault.Invalidf("services.%s.forwarded%w", clip(service), err)
 	}
 	c.table.hops = max(1, svc.Forwarded.Hops)
@@ -198,7 +198,7 @@ func (c *compiler) rule(r *Rule, n numbered) error {
 		return at(wrong[0].field, wrong[0].err)
 	}
 	var err error
-	if n.except, err = c.except(r.Except); err != nil {
+	if n.except, err = c.list(".except", r.Except); err != nil {
 		return err
 	}
 	if n.when, err = c.when(r.When); err != nil {

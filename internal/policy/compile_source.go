@@ -20,8 +20,8 @@ func (c *compiler) class(at tier, from string) (uint32, error) {
 	return root, c.resolve(from, binding{class: true, number: number, denies: !at.gives()})
 }
 
-// except is the number of an except list, 0 for the empty one.
-func (c *compiler) except(list []string) (uint32, error) {
+// list is the number of a list of peers, 0 for the empty one.
+func (c *compiler) list(field string, list []string) (uint32, error) {
 	if len(list) == 0 {
 		return 0, nil
 	}
@@ -34,7 +34,7 @@ func (c *compiler) except(list []string) (uint32, error) {
 	c.excepts[key] = number
 	for i, s := range list {
 		if err := c.resolve(s, binding{number: number}); err != nil {
-			return 0, fault.Invalidf("%s: %w", index(".except", i), err)
+			return 0, fault.Invalidf("%s: %w", index(field, i), err)
 		}
 	}
 	return number, nil

@@ -83,7 +83,8 @@ func (s Set) toCheck(before func(name string) (Service, bool)) []string {
 }
 
 // Slice is what the enforcement points of the named services need: these
-// services, the rules to them, and the services those rules name.
+// services and who forwards to them, the rules to them, and the services those
+// rules name.
 func (s Set) Slice(services ...string) Set {
 	out := Set{TrustDomain: s.TrustDomain, Revision: s.Revision, Services: map[string]Service{}, Rules: map[string]Rule{}}
 	keep := func(name string) {
@@ -110,6 +111,11 @@ func (s Set) Slice(services ...string) Set {
 	for _, r := range out.Rules {
 		for _, name := range r.services() {
 			keep(name)
+		}
+	}
+	for _, name := range services {
+		for _, by := range out.Services[name].Forwarded.By {
+			keep(by)
 		}
 	}
 	return out
