@@ -23,7 +23,7 @@ const (
 
 // asking are the enforcement points that do not decide themselves: Envoy, nginx
 // and others that ask for each request. Each is a point like those that attach,
-// with its slice compiled here instead of there: a change is acked when it is
+// with its policy compiled here instead of there: a change is acked when it is
 // what the next question is answered by.
 type asking struct {
 	a    *Agent
@@ -186,20 +186,22 @@ func (s *asking) attach(ctx context.Context, w *asker, caller attest.Peer) error
 // rule puts what the point is to have in force, and acks it; it reports whether
 // there was something.
 func (s *asking) rule(w *asker, p *point) (ruled bool) {
-	none := func() *pb.DirectoryView { return nil }
-	for out := s.a.points.outgoing(p, none); out != nil; out = s.a.points.outgoing(p, none) {
-		if keys := out.GetKeys(); keys != nil {
+	for {
+		next, keys := s.a.points.inForce(p)
+		switch {
+		case next != nil:
+			ack := w.point.Rule(*next)
+			if ack.GetError() != "" {
+				s.a.cfg.Log.Error("policy not enforceable", "pid", p.peer.PID, "revision", ack.GetRevision(), "error", ack.GetError())
+			}
+			s.a.points.ack(p, ack)
+			ruled = true
+		case keys != nil:
 			w.point.Learn(keys)
-			continue
+		default:
+			return ruled
 		}
-		ack := w.point.Rule(out.GetSlice())
-		if ack.GetError() != "" {
-			s.a.cfg.Log.Error("policy not enforceable", "pid", p.peer.PID, "revision", ack.GetRevision(), "error", ack.GetError())
-		}
-		s.a.points.ack(p, ack)
-		ruled = true
 	}
-	return ruled
 }
 
 // one counts one request.

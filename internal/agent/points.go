@@ -2,13 +2,13 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/kith-id/kith/internal/attest"
-	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
@@ -36,6 +36,7 @@ type points struct {
 	revision uint64              // newest pushed
 	mark     uint64              // of that revision
 	cut      slicing
+	compared comparison
 	faults   []string // of the world at that revision
 	absent   map[attest.Process]absence
 }
@@ -59,6 +60,7 @@ type point struct {
 	services []string
 	slice    *pb.Slice // at revision 0: what the point should have
 	cut      *pb.Slice // that it was made from, without IDs
+	by       *world    // of one inside, in place of what a slice holds: where its policy is
 	wanted   uint64    // revision of that slice
 	due      uint64    // first revision that the point may lack, unless it has acked wanted
 	first    uint64    // revision of the first slice, before which it was closed
@@ -116,13 +118,16 @@ func (s *points) enter(current func() *world, p *point) {
 
 // place computes a point's slice; it reports whether it differs.
 func (s *points) place(w *world, p *point) bool {
-	before := p.ids
+	before, former := p.ids, p.services
 	p.ids = s.identify(w, p.peer, p.attrs)
 	p.services = w.servicesOf(p.ids)
 	var names []string
 	if p.open.GetServes() {
 		names = p.services
 		s.interest.want(names)
+	}
+	if p.inside {
+		return s.settle(w, p, former)
 	}
 	shared := s.cut.of(w, names)
 	if shared == p.cut && slices.Equal(before, p.ids) {
@@ -139,11 +144,19 @@ func (s *points) place(w *world, p *point) bool {
 	if p.slice != nil && sameSlice(p.slice, own) {
 		return false
 	}
+	p.want(w, own)
+	return true
+}
+
+// want makes a slice what the point should have.
+func (p *point) want(w *world, own *pb.Slice) {
 	if p.acked >= p.wanted || p.wanted == p.first && !p.returned {
 		p.due = w.revision
 	}
 	p.slice, p.wanted, p.unsent = own, w.revision, true
-	return true
+	maps.DeleteFunc(p.told, func(url string, _ []byte) bool { // keys of others the point forgets
+		return !slices.ContainsFunc(own.Providers, func(m *pb.Provider) bool { return m.GetJwksUrl() == url })
+	})
 }
 
 // push brings a world to every point that it concerns, and acks its revision
@@ -155,6 +168,7 @@ func (s *points) push(w *world) {
 		s.startOver()
 	}
 	s.cut.move(w)
+	s.compared = comparison{}
 	s.spread(w)
 	s.revision, s.mark, s.faults = w.revision, w.mark, w.faults()
 	c := change{revision: w.revision, mark: w.mark}
@@ -342,59 +356,4 @@ func (s *points) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.all)
-}
-
-// announce replaces what a point answers on.
-func (s *points) announce(p *point, r *pb.Register) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if want := r.GetService(); want != "" && !slices.Contains(p.services, want) {
-		return fault.Deniedf("process %d does not answer for service %q: its identity belongs to %s",
-			p.peer.PID, cut(want, 64), p.name())
-	}
-	p.register = r
-	return nil
-}
-
-// idsOf is the point's SPIFFE IDs, default first.
-func (s *points) idsOf(p *point) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return p.slice.GetIds()
-}
-
-// servicesOf is what the point's identity belongs to.
-func (s *points) servicesOf(p *point) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return p.services
-}
-
-// endpoints is the addresses of the attached points. A point announces itself
-// only for services that its identity belongs to.
-func (s *points) endpoints(w *world) []*pb.LocalEndpoint {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []*pb.LocalEndpoint
-	for p := range s.all {
-		for _, service := range p.services {
-			if want := p.register.GetService(); want != "" && want != service {
-				continue
-			}
-			id := p.idFor(w, service)
-			for _, address := range p.register.GetAddresses() {
-				out = append(out, &pb.LocalEndpoint{Service: service, Address: address, SpiffeId: id})
-			}
-		}
-	}
-	return out
-}
-
-func (p *point) idFor(w *world, service string) string {
-	for _, id := range p.ids {
-		if slices.Contains(w.byID[id], service) {
-			return id.String()
-		}
-	}
-	return ""
 }

@@ -370,14 +370,14 @@ func (w *world) slice(names []string) *pb.Slice {
 			out.Providers = append(out.Providers, p)
 		}
 	}
-	out.Providers = append(out.Providers, w.providersOf(names, out.Rules)...)
+	out.Providers = append(out.Providers, w.providersOf(names)...)
 	return out
 }
 
 // providersOf are the providers of the named services, if some rule to them reads
 // tokens: where none does nobody needs to fetch keys.
-func (w *world) providersOf(names []string, rules []*pb.Rule) []*pb.Provider {
-	if !slices.ContainsFunc(rules, func(r *pb.Rule) bool { return strings.Contains(r.GetWhen(), "jwt") }) {
+func (w *world) providersOf(names []string) []*pb.Provider {
+	if len(w.providers) == 0 || !w.policy.ReadTokens(names...) {
 		return nil
 	}
 	var out []*pb.Provider

@@ -96,7 +96,9 @@ func (p *Point) Decide(q Question) Answer {
 	case q.Anonymous:
 		peer = table.Anonymous()
 	}
-	if answer.Decision = p.judge(ruling, table, peer, &q); answer.Denies() && answer.Reason == policy.NoPolicy {
+	answer.Decision = p.judge(ruling, table, peer, &q)
+	answer.Revision = ruling.revision // the table may be of before
+	if answer.Denies() && answer.Reason == policy.NoPolicy {
 		answer.Reason = policy.NoSource // a peer that is nobody
 	}
 	p.record(&answer, &q, about{ruling, table, peer, began})

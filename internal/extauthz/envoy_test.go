@@ -72,7 +72,7 @@ func newDesk(t testing.TB, s *pb.Slice) (*desk, *Service) {
 		Count:  func(f policy.Flow) { d.flows = append(d.flows, f) },
 	})
 	if s != nil {
-		if ack := d.point.Rule(s); ack.GetError() != "" || ack.GetRevision() != 7 {
+		if ack := d.point.Rule(policyOf(s)); ack.GetError() != "" || ack.GetRevision() != 7 {
 			t.Fatalf("ack %v", ack)
 		}
 	}
@@ -189,7 +189,7 @@ func TestWhatCannotBeDecidedIsDenied(t *testing.T) {
 	bad := slice(service("orders", policy.HTTP))
 	bad.Schema++
 	d, s = newDesk(t, slice(service("orders", policy.HTTP)))
-	if ack := d.point.Rule(bad); ack.GetError() == "" {
+	if ack := d.point.Rule(policyOf(bad)); ack.GetError() == "" {
 		t.Error("a slice of a newer schema was acked")
 	}
 	if out := ask(t, s, get(web, "/v1/x")); said(out, "reason") != "no_policy" {

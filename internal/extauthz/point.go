@@ -6,9 +6,6 @@
 package extauthz
 
 import (
-	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,7 +24,10 @@ type Point struct {
 	cfg    PointConfig
 	ruling atomic.Pointer[ruling]
 	sample sample
-	keys   map[string]*spiffe.JWKSet // of providers, by URL; owned by who calls Rule and Learn
+
+	providers []usertoken.Provider      // of the newest policy; owned by who calls Rule and Learn, as is all below
+	keys      map[string]*spiffe.JWKSet // of providers, by URL
+	last      compiled
 }
 
 // PointConfig is what a Point needs.
@@ -46,84 +46,59 @@ type PointConfig struct {
 	Now     func() time.Time
 }
 
+// Policy is what a Point is to decide by.
+type Policy struct {
+	Revision uint64
+	// Book is not written to any more; Services are those of it that the process may
+	// answer for.
+	Book     *policy.Book
+	Services []string
+	// Providers sign user tokens for some of the services.
+	Providers []usertoken.Provider
+	// Unread is why part of the policy is not in Book: this version cannot read it, so
+	// nothing is allowed by the rest.
+	Unread error
+	Log    *pb.DecisionLog
+}
+
 // ruling is the policy in force: immutable, swapped as a whole.
 type ruling struct {
 	revision uint64
 	own      spiffe.TrustDomain
-	tables   map[string]*policy.Table // by service that the process may answer for
+	services []string                 // that the process may answer for, sorted
+	tables   map[string]*policy.Table // by service
 	wrong    error                    // why there are none
 
-	providers []usertoken.Provider
 	tokens    map[string]*usertoken.Checker // by service
 	recording *policy.Recording
 }
 
-// NewPoint makes a point that denies everything until it has a slice.
+// NewPoint makes a point that denies everything until it has a policy.
 func NewPoint(cfg PointConfig) *Point {
 	p := &Point{cfg: cfg}
 	p.ruling.Store(&ruling{wrong: fault.Conflictf("there is no policy yet")})
 	return p
 }
 
-// Rule puts a slice in force and returns the ack. A slice that cannot be enforced
+// Rule puts a policy in force and returns the ack. One that cannot be enforced
 // leaves a ruling that denies everything.
-func (p *Point) Rule(slice *pb.Slice) *pb.PolicyAck {
-	next, err := compile(slice)
-	if err == nil {
-		err = next.check(p.keys)
-	}
-	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
+func (p *Point) Rule(in Policy) *pb.PolicyAck {
+	p.providers = in.Providers
+	next, err := p.compile(in)
+	ack := &pb.PolicyAck{Revision: in.Revision}
 	if err != nil {
 		ack.Error = clip(err.Error(), maxText)
-		next = &ruling{revision: slice.GetRevision(), wrong: err, recording: policy.RecordingFromPB(slice.GetLog())}
+		next = &ruling{wrong: err}
 	}
+	next.revision, next.recording = in.Revision, policy.RecordingFromPB(in.Log)
 	p.ruling.Store(next)
 	return ack
 }
 
-func compile(slice *pb.Slice) (*ruling, error) {
-	set, err := policy.FromSlice(slice)
-	if err != nil {
-		return nil, err
-	}
-	next := &ruling{
-		revision: slice.GetRevision(), own: set.TrustDomain, tables: make(map[string]*policy.Table),
-		recording: policy.RecordingFromPB(slice.GetLog()),
-	}
-	for _, m := range slice.GetProviders() {
-		provider, err := usertoken.FromPB(m)
-		if err != nil {
-			return nil, err
-		}
-		next.providers = append(next.providers, provider)
-	}
-	for _, service := range slice.GetServices() {
-		name := service.GetName()
-		if next.tables[name], err = policy.Compile(set, name); err != nil {
-			return nil, fmt.Errorf("policy of %s: %w", name, err)
-		}
-	}
-	return next, nil
-}
-
-// check makes what checks user tokens by these keys.
-func (r *ruling) check(keys map[string]*spiffe.JWKSet) error {
-	r.tokens = make(map[string]*usertoken.Checker, len(r.tables))
-	for name := range r.tables {
-		set, err := usertoken.Compile(r.providers, name)
-		if err != nil {
-			return fmt.Errorf("providers of %s: %w", name, err)
-		}
-		r.tokens[name] = usertoken.NewChecker(set, keys)
-	}
-	return nil
-}
-
-// Learn puts fetched keys in force.
+// Learn puts fetched keys in force, and forgets those of providers that are gone.
 func (p *Point) Learn(m *pb.ProviderKeys) {
-	next := *p.ruling.Load()
 	keys := make(map[string]*spiffe.JWKSet)
-	for _, provider := range next.providers {
+	for _, provider := range p.providers {
 		if set := p.keys[provider.URL]; set != nil {
 			keys[provider.URL] = set
 		}
@@ -133,7 +108,9 @@ func (p *Point) Learn(m *pb.ProviderKeys) {
 		keys[m.GetUrl()] = set
 	}
 	p.keys = keys
-	if next.check(keys) == nil { // it was checked once, by Rule
+	p.last.learn(m.GetUrl(), keys)
+	if next := *p.ruling.Load(); next.wrong == nil {
+		next.tokens = p.last.tokens
 		p.ruling.Store(&next)
 	}
 }
@@ -147,7 +124,7 @@ func (r *ruling) table(service, as string) (*policy.Table, error) {
 	if service == "" && r.tables[as] != nil {
 		service = as
 	}
-	own := slices.Sorted(maps.Keys(r.tables))
+	own := r.services
 	switch {
 	case len(own) == 0:
 		return nil, fault.Deniedf("the identity of this process belongs to no service")
