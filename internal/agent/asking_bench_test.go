@@ -13,6 +13,8 @@ import (
 	"github.com/kith-id/kith/spiffe"
 )
 
+// One rule among 100 000, of a gateway in front of a thousand services that asks for
+// each request: from the delta to the table its next question is answered by.
 func BenchmarkChangeForWhoAsks(b *testing.B) {
 	const services, each = 1000, 100
 	s := newServer(b)
@@ -57,26 +59,17 @@ func BenchmarkChangeForWhoAsks(b *testing.B) {
 		}
 		all.ack(p, ack)
 	}
-	b.Run("first", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if p.unsent {
-				swap()
-			}
-		}
-	})
+	swap()
 	n := 0
-	b.Run("change", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			n++
-			next, err := w.apply(&pb.Delta{Revision: w.revision + 1, Put: []*pb.Object{ruleObject("rule-7-7", "s-15", "s-7", fmt.Sprintf("GET /v%d/resource-7/{id}", n))}})
-			if err != nil {
-				b.Fatal(err)
-			}
-			w = next
-			all.push(w)
-			swap()
+	b.ReportAllocs()
+	for b.Loop() {
+		n++
+		next, err := w.apply(&pb.Delta{Revision: w.revision + 1, Put: []*pb.Object{ruleObject("rule-7-7", "s-15", "s-7", fmt.Sprintf("GET /v%d/resource-7/{id}", n))}})
+		if err != nil {
+			b.Fatal(err)
 		}
-	})
+		w = next
+		all.push(w)
+		swap()
+	}
 }
