@@ -41,7 +41,7 @@ func BenchmarkChangeForWhoAsks(b *testing.B) {
 	all := &points{
 		all: make(map[*point]struct{}), limit: time.Hour,
 		identify: func(*world, attest.Peer, registry.Attributes) []spiffe.ID { return ids }, interest: &interest{changed: func() {}},
-		needed: func([]*pb.Provider) {}, acked: func(uint64, []string) {},
+		needed: func([]*pb.Provider) {}, acked: func(*pb.Ack) {},
 	}
 	all.interest.restore(names)
 	all.push(w)

@@ -27,10 +27,10 @@ func (c *comparison) of(now, before *world) *policy.Since {
 	return c.since
 }
 
-// settle is place for a point that decides in this process. It needs no copy of the
+// placeInside is place for a point that decides in this process. It needs no copy of the
 // policy, which it reads where it is: a slice of a hundred thousand rules, cut, sent
 // and compiled anew for a change of one, took seconds.
-func (s *points) settle(w *world, p *point, former []string) bool {
+func (s *points) placeInside(w *world, p *point, former []string) bool {
 	own := &pb.Slice{Schema: policy.Schema, TrustDomain: w.domain.String(), Node: w.node, Dev: w.dev, Providers: w.providersOf(p.services), Log: s.log}
 	for _, id := range p.ids {
 		own.Ids = append(own.Ids, id.String())

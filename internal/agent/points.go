@@ -127,7 +127,7 @@ func (s *points) place(w *world, p *point) bool {
 		s.interest.want(names)
 	}
 	if p.inside {
-		return s.settle(w, p, former)
+		return s.placeInside(w, p, former)
 	}
 	shared := s.cut.of(w, names)
 	if shared == p.cut && slices.Equal(before, p.ids) {
