@@ -3,6 +3,7 @@ package workload
 import (
 	"context"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -195,4 +196,57 @@ func FuzzBrokerAPI(f *testing.F) {
 			t.Errorf("%s with %q and %x: %v", name, header, message, err)
 		}
 	})
+}
+
+// Rule 108, on the server's side: each form that the standard rules out is refused as
+// malformed, and what is well formed as a type that is not served; nobody is looked
+// up and nothing is given, whatever the UID.
+func TestRule108ObjectsAreCheckedAndRefused(t *testing.T) {
+	const uid = "a1b2c3d4-e5f6-7890-abcd-ef1234567890"
+	type object = brokerpb.KubernetesObjectReference
+	kind := func(plural, group string) *brokerpb.KubernetesObjectType {
+		return &brokerpb.KubernetesObjectType{Plural: plural, Group: group}
+	}
+	key := func(namespace, name string) *brokerpb.KubernetesObjectKey {
+		return &brokerpb.KubernetesObjectKey{Namespace: namespace, Name: name}
+	}
+	const unserved = "of no Kubernetes cluster"
+	w := newTown(t)
+	b := startBroker(t, w, 0)
+	api := b.mesh()
+	for _, tc := range []struct {
+		o    *object
+		want string
+	}{
+		{&object{}, "a plural and a group"},
+		{&object{Uid: uid}, "a plural and a group"},
+		{&object{Type: kind("pods", ""), Uid: uid}, "a plural and a group"},
+		{&object{Type: kind("", "core"), Uid: uid}, "a plural and a group"},
+		{&object{Type: kind("Pod", "core"), Uid: uid}, "no plural"},
+		{&object{Type: kind("pods", "v1/core"), Uid: uid}, "no group"},
+		{&object{Type: kind("pods", "core")}, "neither"},
+		{&object{Type: kind("pods", "core"), Key: key("", "")}, "key has a name"},
+		{&object{Type: kind("pods", "core"), Key: key("", ""), Uid: uid}, "key has a name"},
+		{&object{Type: kind("pods", "core"), Key: key("shop", ""), Uid: uid}, "key has a name"},
+		{&object{Type: kind("pods", "core"), Key: key("", "web")}, "are in namespaces"},
+		{&object{Type: kind("pods", "core"), Key: key("", "web"), Uid: uid}, "are in namespaces"},
+		{&object{Type: kind("nodes", "core"), Key: key("shop", "vm-7")}, "are in no namespace"},
+		{&object{Type: kind("pods", "core"), Key: key("shop", "../web")}, "no name"},
+		{&object{Type: kind("pods", "core"), Uid: "10"}, "no UID"},
+		{&object{Type: kind("pods", "core"), Uid: uid}, unserved},
+		{&object{Type: kind("pods", "core"), Key: key("shop", "web")}, unserved},
+		{&object{Type: kind("pods", "core"), Key: key("shop", "web"), Uid: uid}, unserved},
+		{&object{Type: kind("nodes", "core"), Key: key("", "vm-7")}, unserved},
+		{&object{Type: kind("things", "acme.example"), Key: key("", "a")}, unserved},
+	} {
+		for rpc, err := range calls(b.within(), api, referTo(t, tc.o)) {
+			wantRefusal(t, rpc+" of "+tc.o.String(), err, codes.InvalidArgument, reasonInvalid)
+			if !strings.Contains(status.Convert(err).Message(), tc.want) {
+				t.Errorf("%s of %v: got %v, want %q", rpc, tc.o, err, tc.want)
+			}
+		}
+	}
+	if w.found != 0 {
+		t.Errorf("%d objects were looked up", w.found)
+	}
 }

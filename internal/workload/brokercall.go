@@ -13,6 +13,7 @@ import (
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/pb/brokerpb"
 	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
 )
 
 // The reasons of Broker API 4.8, and whose they are.
@@ -171,33 +172,33 @@ func pidOf(ref *brokerpb.WorkloadReference) (int32, error) {
 		if err := packed.UnmarshalTo(&process); err != nil {
 			return 0, invalid("the reference is not a WorkloadPIDReference")
 		}
-		if process.GetPid() <= 0 {
-			return 0, invalid("pid is not positive")
+		ref, err := spiffe.ProcessReference(int64(process.GetPid()))
+		if err != nil {
+			return 0, invalid(err.Error())
 		}
-		return process.GetPid(), nil
+		return ref.PID(), nil
 	case "spiffe.broker.KubernetesObjectReference":
 		var object brokerpb.KubernetesObjectReference
 		if err := packed.UnmarshalTo(&object); err != nil {
 			return 0, invalid("the reference is not a KubernetesObjectReference")
 		}
 		if err := checkObject(&object); err != nil {
-			return 0, err
+			return 0, invalid(err.Error())
 		}
 		return 0, invalid("this agent is of no Kubernetes cluster, so that it knows none of its objects")
 	}
 	return 0, invalid("references of this type are not known here; WorkloadPIDReference is")
 }
 
-// checkObject is the form of Broker API 3.1.3.
+// checkObject is the form of Broker API 3.1.3. That there is such an object, and of
+// this UID, only its cluster could say.
 func checkObject(object *brokerpb.KubernetesObjectReference) error {
-	invalid := func(text string) error { return refusal(codes.InvalidArgument, reasonInvalid, text) }
-	switch {
-	case object.GetType().GetPlural() == "" || object.GetType().GetGroup() == "":
-		return invalid("type has no plural or no group; the core group is \"core\"")
-	case object.GetKey() == nil && object.GetUid() == "":
-		return invalid("there is neither key nor uid")
-	case object.GetKey() != nil && object.GetKey().GetName() == "":
-		return invalid("key has no name")
+	key := object.GetKey()
+	if key != nil && key.GetName() == "" {
+		return errors.New("an object's key has a name")
 	}
-	return nil
+	_, err := spiffe.ObjectReference(spiffe.KubernetesObject{
+		Plural: object.GetType().GetPlural(), Group: object.GetType().GetGroup(), Namespace: key.GetNamespace(), Name: key.GetName(), UID: object.GetUid(),
+	})
+	return err
 }
