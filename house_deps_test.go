@@ -34,7 +34,7 @@ func dependencies() []dependency {
 		{"google.golang.org/grpc", append(wire, "internal/decisionlog"), "our wire and the SPIFFE Workload API's"},
 		{"google.golang.org/protobuf", append(wire, "internal/decisionlog"), "messages of both"},
 		{"go.opentelemetry.io/proto/otlp", []string{"internal/decisionlog"}, "messages of OTLP, for decisions to a collector; without the SDK of OpenTelemetry, whose batching would lose denials with allows"},
-		{"google.golang.org/genproto/googleapis/rpc", []string{"internal/workload"}, "google.rpc.ErrorInfo, which the SPIFFE Broker API wants in its errors; grpc brings it"},
+		{"google.golang.org/genproto/googleapis/rpc", []string{".", "internal/workload"}, "google.rpc.ErrorInfo, which the SPIFFE Broker API has in its errors; grpc brings it"},
 		{"github.com/spf13/cobra", []string{"cmd/kith"}, "verbs, help, completion, suggestions"},
 		{"go.etcd.io/etcd/api/v3", []string{"internal/store"}, "the store's messages"},
 		{"go.etcd.io/etcd/client/v3", []string{"internal/store"}, "the store's client"},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,6 +29,7 @@ const (
 // identity is one immutable answer of the Workload API.
 type identity struct {
 	svid    *spiffe.X509SVID
+	all     []*spiffe.X509SVID // svid is the first
 	bundles map[spiffe.TrustDomain]*spiffe.Bundle
 	expires time.Time
 	leaf    string // names the leaf
@@ -210,10 +212,8 @@ func parseIdentity(answer *pb.X509SVIDResponse) (*identity, error) {
 		if err := next.addBundle(svid.ID.TrustDomain(), message.GetBundle()); err != nil {
 			return nil, err
 		}
-		if i == 0 {
-			svid.Hint = message.GetHint()
-			next.svid = svid
-		}
+		svid.Hint = message.GetHint()
+		next.add(svid)
 	}
 	for name, der := range answer.GetFederatedBundles() {
 		id, err := spiffe.ParseTrustDomain(trimScheme(name))
@@ -231,6 +231,17 @@ func parseIdentity(answer *pb.X509SVIDResponse) (*identity, error) {
 	sum := sha256.Sum256(next.svid.Certificates[0].Raw)
 	next.leaf = hex.EncodeToString(sum[:4])
 	return next, nil
+}
+
+// add takes a further SVID. X.509-SVID profile of the Workload API: of those with the
+// same hint the first one counts.
+func (n *identity) add(svid *spiffe.X509SVID) {
+	if n.svid == nil {
+		n.svid = svid
+	}
+	if svid.Hint == "" || !slices.ContainsFunc(n.all, func(s *spiffe.X509SVID) bool { return s.Hint == svid.Hint }) {
+		n.all = append(n.all, svid)
+	}
 }
 
 func (n *identity) addBundle(td spiffe.TrustDomain, der []byte) error {
