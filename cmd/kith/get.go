@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,18 +48,23 @@ under the password in the first line of that file.
 
 With --watch it stays and writes them again at each renewal, then runs --exec or
 sends --signal until that works. Under systemd, Type=notify says when the first
-files are there.`,
+files are there.` + brokerHelp + ` With --watch the files are removed when
+that process has ended.`,
 		Example: "  kith get svid --as web\n  kith get svid --as web --dir ./web-identity\n  kith get svid --as web -o json\n" +
 			"  kith get svid --as orders --dir /etc/nginx/kith --watch --exec 'nginx -s reload'\n" +
 			"  kith get svid --dir /etc/haproxy/kith --mode 0640 --owner :haproxy --watch --signal USR2 --pid-file /run/haproxy.pid\n" +
-			"  kith get svid --as orders --dir ./tls --pkcs12 ./password --watch",
+			"  kith get svid --as orders --dir ./tls --pkcs12 ./password --watch\n" +
+			"  kith get svid --pid 4711 --broker unix:///run/kith/broker/broker.sock --dir /run/tls/4711 --watch",
 	}
 	as := cmd.Flags().String("as", "", "the service to be")
 	files := &dirFlags{}
 	files.add(cmd)
+	brokered := &brokerFlags{}
+	brokered.add(cmd)
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := files.check(cmd); err != nil {
+		_, err := brokered.asked(cmd)
+		if err = errors.Join(files.check(cmd), err); err != nil {
 			return err
 		}
 		log, err := logTo(a.stderr, "info", "text")
@@ -74,16 +80,16 @@ files are there.`,
 			return err
 		}
 		defer w.Close()
-		if files.watch {
-			return a.watchFiles(cmd.Context(), w, files, log)
-		}
-		svid, err := w.X509SVID()
+		source, err := brokered.source(cmd.Context(), cmd, w)
 		if err != nil {
 			return err
 		}
-		bundle, ok := w.Bundle(svid.ID.TrustDomain())
-		if !ok {
-			return fmt.Errorf("the agent sent no bundle of %s", svid.ID.TrustDomain())
+		if files.watch {
+			return a.watchFiles(cmd.Context(), source, files, log)
+		}
+		svid, bundle, err := heldBy(source)
+		if err != nil {
+			return err
 		}
 		if files.dir != "" {
 			return a.writeSVID(files, svid, bundle)
@@ -105,27 +111,48 @@ files are there.`,
 func (a *app) getBundle() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "bundle", Short: "fetch the roots of the trust domain", Args: atMost(0),
-		Example: "  kith get bundle > roots.pem",
+		Long:    `Fetch the roots by which peers of the own trust domain are known, as PEM.` + brokerHelp,
+		Example: "  kith get bundle > roots.pem\n  kith get bundle --pid 4711 --broker unix:///run/kith/broker/broker.sock",
 	}
 	as := cmd.Flags().String("as", "", "the service to ask as")
+	brokered := &brokerFlags{}
+	brokered.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		asked, err := brokered.asked(cmd)
+		if err != nil {
+			return err
+		}
 		w, err := a.open(cmd.Context(), kith.Config{As: *as, Calls: true})
 		if err != nil {
 			return err
 		}
 		defer w.Close()
-		svid, err := w.X509SVID()
+		var bundle *spiffe.Bundle
+		if asked {
+			bundle, err = brokered.roots(cmd.Context(), w)
+		} else {
+			_, bundle, err = heldBy(w)
+		}
 		if err != nil {
 			return err
-		}
-		bundle, ok := w.Bundle(svid.ID.TrustDomain())
-		if !ok {
-			return fmt.Errorf("the agent sent no bundle of %s", svid.ID.TrustDomain())
 		}
 		_, err = a.stdout.Write(bundlePEM(bundle))
 		return err
 	}
 	return cmd
+}
+
+// heldBy is an identity, and by what its peers of the same trust domain are known.
+func heldBy(source identitySource) (*spiffe.X509SVID, *spiffe.Bundle, error) {
+	svid, err := source.X509SVID()
+	if err != nil {
+		return nil, nil, err
+	}
+	bundle, ok := source.Bundle(svid.ID.TrustDomain())
+	if !ok {
+		return nil, nil, fmt.Errorf("the agent sent no bundle of %s", svid.ID.TrustDomain())
+	}
+	return svid, bundle, nil
 }
 
 // open attaches to the agent of this node. An agent that is just starting is

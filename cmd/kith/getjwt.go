@@ -24,15 +24,25 @@ claim, for an audience: whom you are going to show it to. It is printed and good
 some minutes; whoever reads it can use it, so do not keep it in a file: ask again.
 
 With --validate read a token from standard input instead, and say whose it is. It
-fails unless the token is good now, and for this audience.`,
+fails unless the token is good now, and for this audience.` + brokerHelp,
 		Example: "  curl -H \"Authorization: Bearer $(kith get jwt --as web --audience billing)\" https://billing/\n" +
-			"  kith get jwt --as web --audience billing -o json\n  kith get jwt --audience billing --validate < token",
+			"  kith get jwt --as web --audience billing -o json\n  kith get jwt --audience billing --validate < token\n" +
+			"  kith get jwt --audience billing --pid 4711 --broker unix:///run/kith/broker/broker.sock",
 	}
 	as := cmd.Flags().String("as", "", "the service to be")
 	audience := cmd.Flags().StringArray("audience", nil, "whom the token is for; may be given more than once")
 	validate := cmd.Flags().Bool("validate", false, "read a token from standard input and check it for this audience")
+	brokered := &brokerFlags{}
+	brokered.add(cmd)
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		asked, err := brokered.asked(cmd)
+		switch {
+		case err != nil:
+			return err
+		case asked && *validate:
+			return usagef(cmd, "--validate asks the own agent, about a token and not about a process")
+		}
 		if len(*audience) == 0 || *validate && len(*audience) > 1 {
 			return usagef(cmd, "got %d audiences; want: %s", len(*audience), cmd.UseLine())
 		}
@@ -44,7 +54,13 @@ fails unless the token is good now, and for this audience.`,
 		if *validate {
 			return a.validateJWT(cmd.Context(), w, (*audience)[0], *f)
 		}
-		svid, err := w.JWTSVID(cmd.Context(), *audience...)
+		fetch := w.JWTSVID
+		if asked {
+			fetch = func(ctx context.Context, audience ...string) (*spiffe.JWTSVID, error) {
+				return brokered.jwt(ctx, w, audience)
+			}
+		}
+		svid, err := fetch(cmd.Context(), *audience...)
 		if err != nil {
 			return err
 		}

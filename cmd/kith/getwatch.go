@@ -110,8 +110,9 @@ func (h hook) run(ctx context.Context, a *app) error {
 }
 
 // watchFiles keeps the files of an identity current until ctx ends. A hook that
-// fails is tried again: a program that was not told goes on with what expires.
-func (a *app) watchFiles(ctx context.Context, w *kith.Workload, f *dirFlags, log *slog.Logger) error {
+// fails is tried again: a program that was not told goes on with what expires. Of a
+// workload that we act for, and may no more, nothing stays.
+func (a *app) watchFiles(ctx context.Context, w identitySource, f *dirFlags, log *slog.Logger) error {
 	dir, err := f.open()
 	if err != nil {
 		return err
@@ -121,6 +122,9 @@ func (a *app) watchFiles(ctx context.Context, w *kith.Workload, f *dirFlags, log
 	ready, last := false, ""
 	for {
 		changed := w.Renewed() // before reading, so that no renewal is missed
+		if gone := ended(w); gone != nil && ready {
+			return errors.Join(gone, dir.clear())
+		}
 		written, err := a.renewFiles(w, dir, &last)
 		if err != nil && !ready {
 			return err
@@ -146,6 +150,20 @@ func (a *app) watchFiles(ctx context.Context, w *kith.Workload, f *dirFlags, log
 	}
 }
 
+// ended is why there will be no identity any more, nil while there may.
+func ended(w identitySource) error {
+	brokered, ok := w.(*kith.Brokered)
+	if !ok {
+		return nil
+	}
+	select {
+	case <-brokered.Done():
+		return brokered.Err()
+	default:
+		return nil
+	}
+}
+
 // until runs the hook until it works, there are newer files, or ctx ends.
 func (h hook) until(ctx context.Context, a *app, log *slog.Logger, newer <-chan struct{}) {
 	for pause := hookMinRetry; ; pause = min(2*pause, hookMaxRetry) {
@@ -167,14 +185,10 @@ func (h hook) until(ctx context.Context, a *app, log *slog.Logger, newer <-chan 
 }
 
 // renewFiles writes the identity of now, unless it is what was written last.
-func (a *app) renewFiles(w *kith.Workload, dir identityDir, last *string) (written bool, err error) {
-	svid, err := w.X509SVID()
+func (a *app) renewFiles(w identitySource, dir identityDir, last *string) (written bool, err error) {
+	svid, bundle, err := heldBy(w)
 	if err != nil {
 		return false, err
-	}
-	bundle, ok := w.Bundle(svid.ID.TrustDomain())
-	if !ok {
-		return false, errors.New("the agent sent no bundle of " + svid.ID.TrustDomain().String())
 	}
 	now := string(chainPEM(svid)) + string(bundlePEM(bundle))
 	if now == *last {

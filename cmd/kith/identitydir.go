@@ -223,6 +223,35 @@ func (d identityDir) put(dir *os.Root, name string, text []byte, mode os.FileMod
 	return errors.Join(err, file.Sync(), file.Close())
 }
 
+// clear removes what write has put there.
+func (d identityDir) clear() error {
+	root, err := os.OpenRoot(d.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.empty(root), root.Close())
+}
+
+func (d identityDir) empty(root *os.Root) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	entries, err := dir.ReadDir(-1)
+	if err = errors.Join(err, dir.Close()); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		at, err := root.Readlink(e.Name())
+		if err == nil && at == filepath.Join(currentLink, e.Name()) || e.Name() == currentLink && strings.HasPrefix(at, versionPrefix) {
+			if err := root.Remove(e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(sweep(root, "", ""), syncDir(root))
+}
+
 // link makes name lead to target, in one step.
 func link(root *os.Root, target, name string) error {
 	tmp := versionPrefix + "link-" + strings.ToLower(rand.Text()[:12])

@@ -116,7 +116,7 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 // environOf is the script's environment, as far as kith reads it.
 func environOf(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + os.Getenv("PATH")}
-	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG", "KITH_SERVER", "LOGIN"} {
+	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG", "KITH_SERVER", "LOGIN", "SPIFFE_BROKER_SOCKET"} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	return env

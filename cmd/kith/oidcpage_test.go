@@ -88,9 +88,3 @@ func TestOIDCPageRuns(t *testing.T) {
 	env["OIDC_USER"] = me.Username
 	runPage(t, oidcHost, script+config, env)
 }
-
-// docs/broker.md: its state applies, and its kith.yaml is one.
-func TestBrokerPageRuns(t *testing.T) {
-	script, env := page(t, "broker.md")
-	runPage(t, "exec kith dev &dev&\neventually kith status\n", script, env)
-}

@@ -58,12 +58,8 @@ func printToken(args []string) int {
 // are exchanged for free ones.
 func page(t *testing.T, name string, ports ...string) (script string, env map[string]string) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("../../docs", name))
-	if err != nil {
-		t.Fatal(err)
-	}
 	env = map[string]string{}
-	body := string(text)
+	body := pageText(t, name)
 	for _, old := range ports {
 		port, err := runtest.FreePort()
 		if err != nil {
@@ -104,6 +100,15 @@ func page(t *testing.T, name string, ports ...string) (script string, env map[st
 	return out.String() + files.String(), env
 }
 
+func pageText(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../../docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // shell runs one line of a page; one that ends in & stays in the background.
 func shell(files *strings.Builder, line string) string {
 	name := fmt.Sprintf("line-%d", strings.Count(files.String(), "\n-- ")+strings.Count(files.String(), "-- line-"))
@@ -133,7 +138,7 @@ func runPage(t *testing.T, setup, script string, env map[string]string) {
 			}
 			return oneHost(e)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"eventually": cmdEventually},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"eventually": cmdEventually, "port": cmdPort, "capture": cmdCapture},
 	})
 }
 

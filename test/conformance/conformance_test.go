@@ -35,10 +35,16 @@ var table string
 
 // open are the rules that no test shows, with what is the case instead.
 func open() map[int]string {
-	out := map[int]string{}
-	out[101] = "Kith serves the Broker API and has no client of it, neither in the SDK nor as a verb; docs/broker.md says what to set SPIFFE_BROKER_SOCKET to"
-	out[108] = "the form is checked, and then every object refused with InvalidArgument and WORKLOAD_REFERENCE_INVALID, as rule 105 has it for a type that is not served: no agent knows a Kubernetes cluster's objects"
-	return out
+	return map[int]string{}
+}
+
+// partly are the rules of which tests show a part, with what they do not show.
+func partly() map[int]string {
+	return map[int]string{
+		108: "shown is the form: checked by the client before it sends and by the server when it reads, whether a resource of every cluster is in namespaces included; " +
+			"a well-formed reference is then refused as one of a type that is not served (rule 105), so that no SVID is ever given for a UID that does not match. " +
+			"Not shown, as agents know no cluster: that an object is found, that its UID is compared, and the scope of custom resources",
+	}
 }
 
 const preamble = `# SPIFFE conformance
@@ -163,13 +169,13 @@ func render(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
 	b.WriteString(preamble)
-	tests, why, done := shown(t), open(), 0
+	tests, why, part, done := shown(t), open(), partly(), 0
 	for _, r := range rules(t) {
-		if len(tests[r.number]) > 0 {
+		if len(tests[r.number]) > 0 && part[r.number] == "" {
 			done++
 		}
 	}
-	fmt.Fprintf(&b, "%d of %d rules are shown by tests; the others say why not.\n", done, last)
+	fmt.Fprintf(&b, "%d of %d rules are shown by tests; the others say what is not.\n", done, last)
 	standard := ""
 	for _, r := range rules(t) {
 		if r.standard != standard {
@@ -177,8 +183,11 @@ func render(t *testing.T) string {
 			fmt.Fprintf(&b, "\n## %s\n\n| # | rule | role | status | tests |\n|---|---|---|---|---|\n", standard)
 		}
 		status, list := "shown", "`"+strings.Join(tests[r.number], "` `")+"`"
-		if len(tests[r.number]) == 0 {
+		switch {
+		case len(tests[r.number]) == 0:
 			status, list = "open", why[r.number]
+		case part[r.number] != "":
+			status, list = "in part", list+" "+part[r.number]
 		}
 		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s |\n", r.number, r.text, r.role, status, list)
 	}
@@ -202,8 +211,11 @@ func TestPageIsCurrent(t *testing.T) {
 }
 
 func TestEveryRuleHasATestOrAReason(t *testing.T) {
-	tests, why := shown(t), open()
+	tests, why, part := shown(t), open(), partly()
 	for _, r := range rules(t) {
+		if len(tests[r.number]) == 0 && part[r.number] != "" {
+			t.Errorf("rule %d is said to be shown in part, and no test names it", r.number)
+		}
 		switch _, excused := why[r.number]; {
 		case len(tests[r.number]) == 0 && !excused:
 			t.Errorf("rule %d (%s): no test names it", r.number, r.text)
