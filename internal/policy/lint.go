@@ -69,11 +69,25 @@ func (v *validation) rulesInOrder() []Rule {
 
 // lintServices warns about identities that make a peer two services at once.
 func (v *validation) lintServices(out *finder) {
-	owner := map[string]string{}
-	for _, name := range v.rivals() {
+	rivals := v.rivals()
+	if len(rivals) == 0 {
+		return
+	}
+	owner, guard := map[string]string{}, map[string]string{}
+	for name, r := range v.set.Rules {
+		if r.ofPlatform() && (guard[r.To] == "" || name < guard[r.To]) {
+			guard[r.To] = name
+		}
+	}
+	for _, name := range rivals {
 		for _, id := range v.idsOf(name) {
 			if first, ok := owner[id.String()]; ok {
 				out.add(lintShared, Warning, "services."+name+".identities", "", "%s is %s too: its holders are bound by the rules of both", id, first)
+				for _, pair := range [][2]string{{name, first}, {first, name}} {
+					if rule := guard[pair[0]]; rule != "" {
+						out.add(lintShared, Warning, "rules."+rule+".to", "to: "+id.Path(), "binds %s by its name, and not %s, for which a workload with %s can answer as well", pair[0], pair[1], id)
+					}
+				}
 				continue
 			}
 			owner[id.String()] = name

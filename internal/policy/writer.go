@@ -33,12 +33,14 @@ func (w Writer) owns(svc Service) bool {
 // somebody whose it is not: nil says that it may be made. It takes for granted
 // that the other edits of the same change are asked about too.
 func (w Writer) MayChangeService(before, after Set, name string) error {
-	if w.platform(before) || len(w.Teams) == 0 {
+	if w.platform(before) {
 		return nil
 	}
 	was, had := before.Services[name]
 	is, has := after.Services[name]
 	switch {
+	case len(w.Teams) == 0:
+		return staysGuarded(before, after, was, is)
 	case had && !w.owns(was):
 		return w.foreign("service "+name, was)
 	case has && is.Team == "":
@@ -47,7 +49,49 @@ func (w Writer) MayChangeService(before, after Set, name string) error {
 		return fault.Hint(fault.Deniedf("service %s would become one of team %s, which is not yours", name, is.Team),
 			"an operator of team %s can add it, or an admin", is.Team)
 	}
+	if err := staysGuarded(before, after, was, is); err != nil {
+		return err
+	}
 	return w.mayBe(before, after, was, is)
+}
+
+// staysGuarded refuses a change by which a workload could answer for a service
+// that a guardrail or boundary does not bind, where it binds one by name that has
+// the same ID: that would leave the platform's tier.
+func staysGuarded(before, after Set, was, is Service) error {
+	old, err := was.IDs(before.TrustDomain)
+	if err != nil {
+		return err
+	}
+	ids, err := is.IDs(after.TrustDomain)
+	if err != nil {
+		return err
+	}
+	gone := slices.DeleteFunc(slices.Clone(old), func(id spiffe.ID) bool { return slices.Contains(ids, id) })
+	added := slices.DeleteFunc(slices.Clone(ids), func(id spiffe.ID) bool { return slices.Contains(old, id) })
+	for _, set := range []Set{before, after} {
+		for name, r := range set.Rules {
+			guarded, one := set.Services[r.To]
+			switch {
+			case !one || !r.ofPlatform():
+			case r.To == was.Name && len(gone) > 0:
+				return fault.Hint(fault.Deniedf("rule %s of the platform binds service %s by its name, and would not bind %s any more", name, r.To, gone[0]),
+					"ask an admin; a rule to %s instead of %s binds whatever has that ID", gone[0].Path(), r.To)
+			case r.To != is.Name && len(added) > 0:
+				others, err := guarded.IDs(set.TrustDomain)
+				if err != nil {
+					return err
+				}
+				for _, id := range added {
+					if slices.Contains(others, id) {
+						return fault.Hint(fault.Deniedf("service %s: %s is service %s too, which rule %s of the platform binds by its name: it would not bind %s", is.Name, id, r.To, name, is.Name),
+							"give %s an ID of its own, or ask an admin for a rule to %s instead", is.Name, id.Path())
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // mayBe refuses identities that are not the team's to give, and a change of what

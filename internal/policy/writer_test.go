@@ -229,3 +229,53 @@ func TestTeamsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// Attack 69: a guardrail binds a service by name. Whoever may not write it cannot
+// have its workload answer for another service of the same ID instead.
+func TestNoServiceLeavesAGuardrailByAnotherName(t *testing.T) {
+	td := trustDomain(t)
+	orders := Service{Name: "orders", Identities: []string{"/n/orders", "/n"}, Protocol: HTTP, Team: "shop"}
+	set := func(services ...Service) Set {
+		s := Set{TrustDomain: td, Revision: 1, Services: map[string]Service{}, Teams: map[string]Team{
+			"shop": {Name: "shop", Identities: []string{"/n/**"}}, "sre": {Name: "sre", Platform: true},
+		}, Rules: map[string]Rule{"fence": {Name: "fence", From: []string{"any"}, To: "orders", Boundary: []string{"GET /{**}"}}}}
+		for _, svc := range services {
+			s.Services[svc.Name] = svc
+		}
+		return s
+	}
+	named := func(name string, ids ...string) Service {
+		return Service{Name: name, Identities: ids, Protocol: HTTP, Team: "shop"}
+	}
+	for _, c := range []struct {
+		name          string
+		before, after Set
+		service       string
+		refused       bool
+	}{
+		{"a second name", set(orders), set(orders, named("twin", "/n/orders")), "twin", true},
+		{"a second name for one of its IDs", set(orders, named("twin", "/n/x")), set(orders, named("twin", "/n/x", "/n")), "twin", true},
+		{"its ID taken out", set(orders), set(named("orders", "/n")), "orders", true},
+		{"an ID of its own", set(orders), set(orders, named("twin", "/n/twin")), "twin", false},
+		{"one ID more", set(orders), set(named("orders", "/n/orders", "/n", "/n/more")), "orders", false},
+		{"another field", set(orders, named("twin", "/n/orders")), set(orders, Service{Name: "twin", Identities: []string{"/n/orders"}, Protocol: HTTP, Team: "shop", Mode: Observe}), "twin", false},
+	} {
+		for _, w := range []Writer{{Teams: []string{"shop"}}, {}} {
+			err := w.MayChangeService(c.before, c.after, c.service)
+			if c.refused != fault.Is(err, fault.Denied) || (err != nil) != (fault.HintOf(err) != "") {
+				t.Errorf("%s by %v: got %v, want refused: %t, with a hint", c.name, w.Teams, err, c.refused)
+			}
+		}
+		for _, w := range []Writer{{Platform: true}, {Teams: []string{"sre"}}} {
+			if err := w.MayChangeService(c.before, c.after, c.service); err != nil {
+				t.Errorf("%s by the platform: %v", c.name, err)
+			}
+		}
+	}
+	found, err := set(orders, named("twin", "/n/orders")).Lint()
+	if err != nil || !slices.ContainsFunc(found, func(f Finding) bool {
+		return f.At == "rules.fence.to" && strings.HasPrefix(f.What, "binds orders by its name, and not twin") && f.Fix == "to: /n/orders"
+	}) {
+		t.Errorf("the platform is not told: %v %+v", err, found)
+	}
+}
