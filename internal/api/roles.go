@@ -93,6 +93,10 @@ func admit(ctx context.Context, method string, actor Actor) (context.Context, er
 	return context.WithValue(ctx, actorKey{}, actor), nil
 }
 
+// ActorOf is whose call a change is made for; the zero Actor for what the server
+// does by itself.
+func ActorOf(ctx context.Context) Actor { return actorOf(ctx) }
+
 type actorKey struct{}
 
 // actorOf is who admit let in.

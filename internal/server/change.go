@@ -213,6 +213,11 @@ func (s *Server) commit(ctx context.Context, txn registry.Txn) (registry.Version
 	if err := s.awaitWritable(ctx); err != nil {
 		return 0, err
 	}
+	still, err := s.stillAdmin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	txn.If = append(txn.If, still...)
 	limit, cancel := s.patience(ctx)
 	defer cancel()
 	version, err := s.cfg.Store.Commit(limit, txn)

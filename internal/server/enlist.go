@@ -121,8 +121,12 @@ func (s *Server) joinAdmin(ctx context.Context, who api.AdminApplicant) (*pb.Adm
 	if old, ok := s.snap().admins[admin.Name]; ok {
 		record = registry.IfUnchanged(old.item)
 	}
+	maker, err := s.makerOf(token)
+	if err != nil {
+		return nil, token, err
+	}
 	txn := registry.Txn{
-		If: []registry.Condition{record, registry.IfUnchanged(item)},
+		If: append([]registry.Condition{record, registry.IfUnchanged(item)}, maker...),
 		Do: []registry.Op{registry.Put(key, value), registry.Delete(item.Key)},
 	}
 	event := audit.Event{Kind: audit.Admitted, Actor: adminTokenActor, Object: "admin " + admin.Name, Facts: map[string]string{
