@@ -81,7 +81,7 @@ func New(cfg Config) (*Agent, error) {
 		claims: newClaims(cfg.Processes), metrics: newMetrics(),
 	}
 	a.contact.now = cfg.Now
-	a.keep.init()
+	a.keep.init(a.files, cfg.Now)
 	a.outbox.init()
 	a.interest.changed = a.outbox.poke
 	a.keys = jwks.New(jwks.Config{
@@ -145,6 +145,7 @@ func (a *Agent) open() error {
 		if err := a.files.write(a.files.node(), data); err != nil {
 			return fmt.Errorf("keep server address: %w", err)
 		}
+		os.Remove(a.files.journal())
 		os.Remove(a.files.state())
 		os.Remove(a.files.svids())
 	case at == nil:
@@ -304,16 +305,16 @@ func (a *Agent) Bundle(td spiffe.TrustDomain) (*spiffe.Bundle, bool) {
 	return at.bundle, true
 }
 
-// adopt makes w the world and brings it to everybody. Only one goroutine at a
-// time calls it.
-func (a *Agent) adopt(w *world) {
+// adopt makes w the world and brings it to everybody; delta is what led to it, nil
+// if it came as a whole. Only one goroutine at a time calls it.
+func (a *Agent) adopt(w *world, delta []byte) {
 	first := a.world.Swap(w) == nil
 	a.points.push(w)
 	if !w.rulesOnly { // policy rules say nothing about who is who
 		a.changed.notify()
 	}
 	a.outbox.endpointsChanged()
-	a.keep.stateChanged()
+	a.keep.worldChanged(delta)
 	a.metrics.revision.Set(float64(w.revision))
 	if first {
 		close(a.ready)

@@ -126,12 +126,13 @@ type files struct {
 	kek *keys.KEK // nil: nothing is sealed
 }
 
-func (f files) lock() string   { return filepath.Join(f.dir, "agent.lock") }
-func (f files) key() string    { return filepath.Join(f.dir, "node.key") }
-func (f files) node() string   { return filepath.Join(f.dir, "node.json") }
-func (f files) state() string  { return filepath.Join(f.dir, "state.cache") }
-func (f files) svids() string  { return filepath.Join(f.dir, "svids.cache") }
-func (f files) points() string { return filepath.Join(f.dir, "points.cache") }
+func (f files) lock() string    { return filepath.Join(f.dir, "agent.lock") }
+func (f files) key() string     { return filepath.Join(f.dir, "node.key") }
+func (f files) node() string    { return filepath.Join(f.dir, "node.json") }
+func (f files) state() string   { return filepath.Join(f.dir, "state.cache") }
+func (f files) journal() string { return filepath.Join(f.dir, "state.journal") }
+func (f files) svids() string   { return filepath.Join(f.dir, "svids.cache") }
+func (f files) points() string  { return filepath.Join(f.dir, "points.cache") }
 
 // write replaces a file in one step: after a crash it is the old one or the new
 // one, never half of it.
@@ -153,6 +154,15 @@ func (f files) write(path string, data []byte) error {
 		return err
 	}
 	return os.Rename(tmp.Name(), path)
+}
+
+// sync makes the names of what was written as durable as its content.
+func (f files) sync() error {
+	dir, err := os.Open(f.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // read reads a file of at most limit bytes; a missing one is nil without an error.

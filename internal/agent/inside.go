@@ -37,7 +37,7 @@ func (s *points) placeInside(w *world, p *point, former []string) bool {
 	}
 	before := p.by
 	p.by = w
-	if before != nil && sameSlice(p.slice, own) && slices.Equal(former, p.services) && !s.differs(w, before, p.services) {
+	if before != nil && p.slice != nil && sameSlice(p.slice, own) && slices.Equal(former, p.services) && !s.differs(w, before, p.services) {
 		return false
 	}
 	p.want(w, own)

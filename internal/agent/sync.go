@@ -206,7 +206,7 @@ func (a *Agent) applyState(in *pb.State) error {
 		a.cfg.Log.Error("state of the server went back: an older one was put back there", "from", old.revision, "revision", w.revision,
 			"hint", "kith status on the server; what was changed since is to be changed again")
 	}
-	a.adopt(w)
+	a.adopt(w, nil)
 	a.cfg.Log.Debug("state applied", "revision", w.revision, "objects", w.objects.Len())
 	return nil
 }
@@ -229,7 +229,7 @@ func (a *Agent) applyDelta(raw []byte) error {
 	if err != nil {
 		return fmt.Errorf("delta from the server: %w", err)
 	}
-	a.adopt(next)
+	a.adopt(next, raw)
 	a.cfg.Log.Debug("delta applied", "revision", next.revision)
 	return nil
 }
