@@ -12,7 +12,7 @@ import (
 const (
 	maxQuery   = 8 << 10 // bytes of a query that conditions look into
 	maxField   = 8 << 10 // bytes of a header field, a query parameter or a claim
-	maxClaims  = 256     // entries of a list in a claim
+	maxClaims  = 256     // entries of a list
 	maxForward = 64      // addresses in X-Forwarded-For
 )
 
@@ -263,10 +263,13 @@ func (in *input) token() TokenState {
 }
 
 // list calls each for the entries of what ref reads, until it says stop; false if
-// it is unknown. A claim of one text is a list of one; scope is split at spaces.
+// it is unknown, as one with more entries than anybody looks through is: of a part
+// all() could be true that is not of the whole. A claim of one text is a list of
+// one; scope is split at spaces.
 func (in *input) list(ref *fact, each func(string) (stop bool)) bool {
 	if ref.on == onPeerPath {
 		path, ok := in.segments()
+		ok = ok && strings.Count(path, "/") < maxClaims
 		if ok && path != "" {
 			for s := range strings.SplitSeq(path, "/") {
 				if each(s) {
@@ -282,12 +285,15 @@ func (in *input) list(ref *fact, each func(string) (stop bool)) bool {
 			each(v)
 			return len(v) <= maxField
 		}
+		if len(v) > maxField || tooManyWords(v) {
+			return false
+		}
 		for s := range strings.FieldsSeq(v) {
 			if each(s) {
 				break
 			}
 		}
-		return len(v) <= maxField
+		return true
 	case []any:
 		if len(v) > maxClaims {
 			return false
@@ -306,6 +312,18 @@ func (in *input) list(ref *fact, each func(string) (stop bool)) bool {
 	default:
 		return false
 	}
+}
+
+// tooManyWords says whether a text has more words than a list may have entries.
+func tooManyWords(text string) bool {
+	if len(text) < 2*maxClaims {
+		return false
+	}
+	n := 0
+	for range strings.FieldsSeq(text) {
+		n++
+	}
+	return n > maxClaims
 }
 
 // spaced is the name of facts that are lists that a token may also give as one

@@ -26,6 +26,7 @@ type op struct {
 	clock       clock
 	zone        time.Duration // east of UTC
 	always      bool
+	word        bool // text is one word, without space
 	pattern     *regexp.Regexp
 }
 
@@ -239,12 +240,12 @@ func (o *op) lists(in *input) outcome {
 		n := int64(0)
 		known := in.list(&o.ref, func(string) bool {
 			n++
-			return n == maxClaims
+			return false
 		})
 		return answer(o.counts(n), known)
-	case o.kind == opHas && o.ref.name == spaced:
-		if text, ok := in.claim(o.ref.claim).(string); ok {
-			return answer(hasWord(text, o.text), len(text) <= maxField)
+	case o.kind == opHas && o.ref.name == spaced && o.word:
+		if text, ok := in.claim(o.ref.claim).(string); ok && len(text) < 2*maxClaims {
+			return answer(hasWord(text, o.text), true)
 		}
 	case o.kind == opSegment && o.ref.on == onPeerPath:
 		path, known := in.segments()
@@ -288,28 +289,23 @@ func cutSegment(path string, number int64) (segment string, there bool) {
 }
 
 // hasWord says whether text has a word, with space around it, as strings.Fields
-// cuts them.
+// cuts them. The word itself has no space.
 func hasWord(text, word string) bool {
-	for i := 0; i < len(text); {
-		c := text[i]
-		if c >= utf8.RuneSelf { // there are other spaces, which are rare
+	for from := 0; ; {
+		i := strings.Index(text[from:], word)
+		if i < 0 {
+			return false
+		}
+		i, from = i+from, i+from+1
+		end := i + len(word)
+		begins, ends := i == 0 || isSpace(text[i-1]), end == len(text) || isSpace(text[end])
+		if begins && ends {
+			return true
+		}
+		if !begins && text[i-1] >= utf8.RuneSelf || !ends && text[end] >= utf8.RuneSelf { // there are other spaces, which are rare
 			return slices.Contains(strings.Fields(strings.Clone(text)), word)
 		}
-		if isSpace(c) {
-			i++
-			continue
-		}
-		from := i
-		for i < len(text) && text[i] < utf8.RuneSelf && !isSpace(text[i]) {
-			i++
-		}
-		if i == len(text) || text[i] < utf8.RuneSelf {
-			if text[from:i] == word {
-				return true
-			}
-		}
 	}
-	return false
 }
 
 func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }

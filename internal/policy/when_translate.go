@@ -2,6 +2,7 @@ package policy
 
 import (
 	"regexp"
+	"strings"
 	"time"
 
 	"cel.dev/cel-go/common/ast"
@@ -163,7 +164,8 @@ func (t *translation) in(item, list ast.Expr) bool {
 	}
 	if ref, ok := t.read(list); ok {
 		text, literal := literalText(item)
-		return literal && ref.kind == kindList && t.push(op{kind: opHas, ref: ref, text: text})
+		words := strings.Fields(text)
+		return literal && ref.kind == kindList && t.push(op{kind: opHas, ref: ref, text: text, word: len(words) == 1 && words[0] == text})
 	}
 	if list.Kind() != ast.ListKind || list.AsList().Size() == 0 {
 		return false
