@@ -286,7 +286,12 @@ func (q *query) binds(d *detail, i uint32) bool {
 // meets evaluates the condition of an entry that matches otherwise.
 func (q *query) meets(when, i uint32) bool {
 	c := q.table.conditions[when]
-	o := c.eval(&q.in)
+	var o outcome
+	if c.only != nil { // as eval does, but at hand: most conditions are this one
+		o = c.only.leaf(&q.in)
+	} else {
+		o = c.eval(&q.in)
+	}
 	q.unsure = o == unknown
 	switch {
 	case o == holds:

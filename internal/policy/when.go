@@ -25,6 +25,7 @@ const (
 type condition struct {
 	text    string
 	clauses []clause
+	only    *op // of a condition that is one comparison: that
 	reads   Reads
 	token   bool // reads jwt.*
 	request bool // reads what only a request has, no connection

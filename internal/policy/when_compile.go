@@ -62,6 +62,9 @@ func (d *dialect) compile(text string) (*condition, error) {
 		}
 		c.clauses = append(c.clauses, part)
 	}
+	if len(c.clauses) == 1 && len(c.clauses[0].ops) == 1 && c.clauses[0].ops[0].isLeaf() {
+		c.only = &c.clauses[0].ops[0]
+	}
 	return c, nil
 }
 

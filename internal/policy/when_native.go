@@ -26,7 +26,6 @@ type op struct {
 	clock       clock
 	zone        time.Duration // east of UTC
 	always      bool
-	word        bool // text is one word, without space
 	pattern     *regexp.Regexp
 }
 
@@ -43,6 +42,7 @@ const (
 	opSuffix          // text
 	opContains        // text
 	opHas             // a list has text
+	opHasWord         // likewise, one word; the list may be given as one text
 	opNumber          // compare number
 	opNumberOf        // numbers
 	opFlag            // a flag is true
@@ -169,8 +169,27 @@ func (c *clause) evalOp(i int, in *input) outcome {
 	return o.leaf(in)
 }
 
+// isLeaf says whether a step is no part of others and has none: leaf is its outcome.
+func (o *op) isLeaf() bool {
+	switch o.kind {
+	case opAlways, opAnd, opOr, opNot, opPresent:
+		return false
+	default:
+		return true
+	}
+}
+
 // leaf is the outcome of a step that compares one value.
 func (o *op) leaf(in *input) outcome {
+	switch o.kind {
+	case opEquals:
+		text, known := in.text(&o.ref)
+		return answer((text == o.text) == (o.compare == equal), known)
+	case opHasWord:
+		if text, ok := in.claim(o.ref.claim).(string); ok && len(text) < 2*maxClaims {
+			return answer(hasWord(text, o.text), true)
+		}
+	}
 	switch o.ref.kind {
 	case kindText:
 		text, known := in.text(&o.ref)
@@ -201,8 +220,6 @@ func (o *op) leaf(in *input) outcome {
 
 func (o *op) matches(text string) bool {
 	switch o.kind {
-	case opEquals:
-		return (text == o.text) == (o.compare == equal)
 	case opOneOf:
 		return slices.Contains(o.texts, text)
 	case opPrefix:
@@ -243,16 +260,12 @@ func (o *op) lists(in *input) outcome {
 			return false
 		})
 		return answer(o.counts(n), known)
-	case o.kind == opHas && o.ref.name == spaced && o.word:
-		if text, ok := in.claim(o.ref.claim).(string); ok && len(text) < 2*maxClaims {
-			return answer(hasWord(text, o.text), true)
-		}
 	case o.kind == opSegment && o.ref.on == onPeerPath:
 		path, known := in.segments()
 		segment, there := cutSegment(path, o.number)
 		return answer(slices.Contains(o.texts, segment) == (o.compare == equal), known && there)
 	}
-	if o.kind == opHas {
+	if o.kind == opHas || o.kind == opHasWord {
 		found := false
 		known := in.list(&o.ref, func(s string) bool {
 			found = s == o.text
@@ -291,6 +304,16 @@ func cutSegment(path string, number int64) (segment string, there bool) {
 // hasWord says whether text has a word, with space around it, as strings.Fields
 // cuts them. The word itself has no space.
 func hasWord(text, word string) bool {
+	for left := text; len(left) >= len(word); { // what is between blanks, first: mostly that is all there is
+		if left[:len(word)] == word && (len(left) == len(word) || left[len(word)] == ' ') {
+			return true
+		}
+		blank := strings.IndexByte(left, ' ')
+		if blank < 0 {
+			break
+		}
+		left = left[blank+1:]
+	}
 	for from := 0; ; {
 		i := strings.Index(text[from:], word)
 		if i < 0 {

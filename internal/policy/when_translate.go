@@ -164,8 +164,11 @@ func (t *translation) in(item, list ast.Expr) bool {
 	}
 	if ref, ok := t.read(list); ok {
 		text, literal := literalText(item)
-		words := strings.Fields(text)
-		return literal && ref.kind == kindList && t.push(op{kind: opHas, ref: ref, text: text, word: len(words) == 1 && words[0] == text})
+		o := op{kind: opHas, ref: ref, text: text}
+		if words := strings.Fields(text); ref.name == spaced && len(words) == 1 && words[0] == text {
+			o.kind = opHasWord
+		}
+		return literal && ref.kind == kindList && t.push(o)
 	}
 	if list.Kind() != ast.ListKind || list.AsList().Size() == 0 {
 		return false
