@@ -32,9 +32,11 @@ func conditions() []condition {
 		{"kith-when-segment", "condition, native: a segment of the caller's path", `peer.path[1] == "shop"`, nativeGoal},
 		{"kith-when-header", "condition, native: a header", `request.headers["x-env"] == "prod"`, nativeGoal},
 		{"kith-when-claim", "condition, native: a word of a user token's scope", `"write" in jwt.scope`, nativeGoal},
-		{"kith-when-choice", "condition, CEL: one of two comparisons", `request.method == "GET" ? request.port == 8080 : request.port == 1`, celGoal},
-		{"kith-when-equal", "condition, CEL: two facts compared", `request.headers["x-env"] != request.method`, celGoal},
-		{"kith-when-exists", "condition, CEL: exists() over the caller's path", `peer.path.exists(segment, segment == "shop")`, celGoal},
+		{"kith-when-choice", "condition, CEL as steps: one of two comparisons", `request.method == "GET" ? request.port == 8080 : request.port == 1`, celGoal},
+		{"kith-when-equal", "condition, CEL as steps: two facts compared", `request.headers["x-env"] != request.method`, celGoal},
+		{"kith-when-exists", "condition, CEL as steps: exists() over the caller's path", `peer.path.exists(segment, segment == "shop")`, celGoal},
+		{"kith-when-chosen", "condition, CEL's interpreter: a fact and one of two texts compared", `request.headers["x-env"] == (request.method == "GET" ? "prod" : "test")`, celGoal},
+		{"kith-when-among", "condition, CEL's interpreter: a fact among facts", `request.method in [request.headers["x-env"], "GET"]`, celGoal},
 	}
 }
 

@@ -96,9 +96,11 @@ func BenchmarkDecideWhen(b *testing.B) {
 		{"native/three", `request.headers["x-env"] == "prod" && (request.port == 8080 || request.host == "x") && request.time.getHours() < 20`},
 		{"native/matches", `request.headers["x-env"].matches("^prod$")`},
 		{"native/size", `size(peer.path) == 3`},
-		{"cel/equal", `request.headers["x-env"] != request.method`},
-		{"cel/choice", `request.method == "GET" ? request.port == 8080 : request.port == 1`},
-		{"cel/exists", `peer.path.exists(segment, segment == "shop")`},
+		{"steps/equal", `request.headers["x-env"] != request.method`},
+		{"steps/choice", `request.method == "GET" ? request.port == 8080 : request.port == 1`},
+		{"steps/exists", `peer.path.exists(segment, segment == "shop")`},
+		{"cel/chosen", `request.headers["x-env"] == (request.method == "GET" ? "prod" : "test")`},
+		{"cel/among", `request.method in [request.headers["x-env"], "GET"]`},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			set := benchSet(b, 10, 1)

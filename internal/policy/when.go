@@ -72,7 +72,7 @@ func (c *condition) eval(in *input) outcome {
 
 func (c *clause) eval(in *input) outcome {
 	if n := len(c.ops); n > 0 {
-		return c.evalOp(n-1, in)
+		return c.evalOp(n-1, in, "")
 	}
 	return c.program.eval(in)
 }

@@ -16,7 +16,8 @@ type op struct {
 	kind        opKind
 	compare     comparison
 	ref         fact
-	left, right int // and, or; not has left only
+	left, right int // and, or, choice; not and all that ask of each entry have left only
+	other       int // of a choice: where left fails
 	text        string
 	texts       []string
 	number      int64
@@ -27,6 +28,8 @@ type op struct {
 	zone        time.Duration // east of UTC
 	always      bool
 	pattern     *regexp.Regexp
+	part        opKind // opPrefix, opSuffix or opContains, of two texts
+	a, b        *term
 }
 
 type opKind uint8
@@ -54,6 +57,14 @@ const (
 	opSegment         // entry number of a list is one of texts
 	opMatches         // pattern
 	opSize            // compare number with how many there are
+	opChoice          // left ? right : other
+	opExists          // left holds of an entry of a list, or of texts
+	opAll             // of each
+	opTexts           // compare a with b; or part
+	opNumbers         // compare a with b
+	opAmong           // a is one of texts
+	opLike            // a matches pattern
+	opIn              // a list has a
 )
 
 type comparison uint8
@@ -134,8 +145,9 @@ func answer(yes, known bool) outcome {
 	}
 }
 
-// evalOp is the outcome of the step at i.
-func (c *clause) evalOp(i int, in *input) outcome {
+// evalOp is the outcome of the step at i, of the entry that exists() or all() are
+// at.
+func (c *clause) evalOp(i int, in *input, entry string) outcome {
 	o := &c.ops[i]
 	switch o.kind {
 	case opAnd, opOr:
@@ -143,17 +155,17 @@ func (c *clause) evalOp(i int, in *input) outcome {
 		if o.kind == opOr {
 			decisive = holds
 		}
-		left := c.evalOp(o.left, in)
+		left := c.evalOp(o.left, in, entry)
 		if left == decisive {
 			return left
 		}
-		right := c.evalOp(o.right, in)
+		right := c.evalOp(o.right, in, entry)
 		if right == decisive || left == holds || left == fails {
 			return right
 		}
 		return left
 	case opNot:
-		switch c.evalOp(o.left, in) {
+		switch c.evalOp(o.left, in, entry) {
 		case holds:
 			return fails
 		case fails:
@@ -165,6 +177,19 @@ func (c *clause) evalOp(i int, in *input) outcome {
 		return answer(o.always, true)
 	case opPresent:
 		return answer(in.present(&o.ref))
+	case opChoice:
+		switch c.evalOp(o.left, in, entry) {
+		case holds:
+			return c.evalOp(o.right, in, entry)
+		case fails:
+			return c.evalOp(o.other, in, entry)
+		default:
+			return unknown
+		}
+	case opExists, opAll:
+		return c.quantified(o, in)
+	case opTexts, opNumbers, opAmong, opLike, opIn:
+		return o.terms(in, entry)
 	}
 	return o.leaf(in)
 }
@@ -172,7 +197,7 @@ func (c *clause) evalOp(i int, in *input) outcome {
 // isLeaf says whether a step is no part of others and has none: leaf is its outcome.
 func (o *op) isLeaf() bool {
 	switch o.kind {
-	case opAlways, opAnd, opOr, opNot, opPresent:
+	case opAlways, opAnd, opOr, opNot, opPresent, opChoice, opExists, opAll, opTexts, opNumbers, opAmong, opLike, opIn:
 		return false
 	default:
 		return true

@@ -13,8 +13,9 @@ import (
 
 // translation turns a checked clause into ops, where it has a shape they cover.
 type translation struct {
-	d   *dialect
-	ops []op
+	d     *dialect
+	ops   []op
+	entry string // what exists() or all() call what they are at; empty outside them
 }
 
 // push adds a step; the last one pushed is the clause.
@@ -32,6 +33,9 @@ func (t *translation) expr(e ast.Expr) bool {
 	if ref, ok := t.read(e); ok {
 		return ref.kind == kindFlag && t.push(op{kind: opFlag, ref: ref})
 	}
+	if e.Kind() == ast.ComprehensionKind {
+		return t.quantified(e.AsComprehension())
+	}
 	if e.Kind() != ast.CallKind {
 		return false
 	}
@@ -46,19 +50,26 @@ func (t *translation) expr(e ast.Expr) bool {
 		}
 		return t.push(op{kind: opNot, left: len(t.ops) - 1})
 	case operators.Equals, operators.NotEquals, operators.Less, operators.LessEquals, operators.Greater, operators.GreaterEquals:
-		return t.comparison(comparisons()[name], args[0], args[1])
+		return t.comparison(comparisons()[name], args[0], args[1]) || t.compareTerms(comparisons()[name], args[0], args[1])
+	case operators.Conditional:
+		return t.choice(args)
 	case operators.In:
-		return t.in(args[0], args[1])
+		return t.in(args[0], args[1]) || t.inTerms(args[0], args[1])
 	case overloads.StartsWith, overloads.EndsWith, overloads.Contains:
 		ref, ok := t.read(call.Target())
 		text, literal := literalText(args[0])
-		kinds := map[string]opKind{overloads.StartsWith: opPrefix, overloads.EndsWith: opSuffix, overloads.Contains: opContains}
-		return ok && literal && t.push(op{kind: kinds[name], ref: ref, text: text})
+		if !ok || !literal {
+			return t.partOf(parts()[name], call.Target(), args[0])
+		}
+		return t.push(op{kind: parts()[name], ref: ref, text: text})
 	case overloads.Matches:
 		ref, ok := t.read(call.Target())
 		text, literal := literalText(args[0])
-		if !ok || !literal || ref.kind != kindText {
+		if !literal {
 			return false
+		}
+		if !ok || ref.kind != kindText {
+			return t.like(call.Target(), text)
 		}
 		pattern, err := regexp.Compile(text)
 		return err == nil && t.push(op{kind: opMatches, ref: ref, pattern: pattern})
