@@ -240,7 +240,9 @@ func (e *Etcd) Range(ctx context.Context, prefix string) ([]registry.Item, regis
 	kvs, more := page.Kvs, page.More
 	for more {
 		from := string(kvs[len(kvs)-1].Key) + "\x00"
-		next, err := e.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(rangePage), clientv3.WithRev(response.Header.Revision))
+		// What the first page has read cannot be unknown to the member by now.
+		next, err := e.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(rangePage),
+			clientv3.WithRev(response.Header.Revision), clientv3.WithSerializable())
 		if err != nil {
 			return nil, 0, e.readError("range "+prefix, err)
 		}

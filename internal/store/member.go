@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"syscall"
@@ -50,8 +51,9 @@ const (
 	maxEngineOps     = 2*registry.MaxTxnOps + 2
 	memberTick       = 500 // ms; a lone member has nobody to keep in step with
 	memberElection   = 5 * memberTick
-	memberBatch      = 500 * time.Millisecond // until the database has what the log has
-	memberGCPercent  = 50
+	memberBatch      = time.Second // until the database has what the log has
+	memberGCPercent  = 50          // when it serves; its start makes little but what stays
+	memberProcessors = 1           // when it serves
 	memberStopLimit  = 5 * time.Second
 	memberReadyLimit = 60 * time.Second
 	electAgain       = 10 * time.Millisecond
@@ -117,7 +119,6 @@ func serveMember(ctx context.Context, dir string, quota int64) error {
 		return fmt.Errorf("store member: %w", err)
 	}
 	syscall.Umask(0o077)
-	debug.SetGCPercent(memberGCPercent)
 	wal.SegmentSizeBytes = segmentBytes
 	config, err := memberConfig(filepath.Join(dir, dataName), quota)
 	if err != nil {
@@ -132,12 +133,21 @@ func serveMember(ctx context.Context, dir string, quota int64) error {
 		return err
 	}
 	fmt.Println(saidReady)
+	settle()
 	select {
 	case <-ctx.Done():
 		return nil
 	case err := <-etcd.Err():
 		return fmt.Errorf("store member: %w", err)
 	}
+}
+
+// settle is for a member that has started, which all cores were for: from now on
+// it has small writes to do, and etcd's clocks, more than twenty of which ring each
+// second. For each, a second processor would be woken to look for work too.
+func settle() {
+	debug.SetGCPercent(memberGCPercent)
+	runtime.GOMAXPROCS(memberProcessors)
 }
 
 // awaitMember returns when the member serves, or ctx has ended. A lone member
