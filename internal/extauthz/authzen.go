@@ -52,8 +52,12 @@ func (s *Service) serveAuthZEN(rw http.ResponseWriter, r *http.Request) {
 	case r.Method != wanted:
 		rw.Header().Set("Allow", wanted)
 		s.refuseEvaluation(rw, http.StatusMethodNotAllowed, "this path is for "+wanted)
+	case path == metadataPath && r.Host == "":
+		s.refuseEvaluation(rw, http.StatusBadRequest, "the request names no host")
 	case path == metadataPath:
-		at := "http://" + r.Host // on a unix socket the kernel says who is there, not TLS
+		// AuthZEN 9.2.3: what it was asked by, or it must not be used. 9.1.1 has https there;
+		// on a unix socket, and on loopback, the kernel says who is at either end, not TLS.
+		at := "http://" + r.Host
 		writeJSON(rw, http.StatusOK, metadata{at, at + evaluationPath, at + batchPath}, false)
 	default:
 		s.serveEvaluation(rw, r)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/policy"
 )
 
@@ -207,6 +208,15 @@ func TestAuthZEN9Metadata(t *testing.T) {
 	const want = `{"policy_decision_point":"http://kith","access_evaluation_endpoint":"http://kith/access/v1/evaluation","access_evaluations_endpoint":"http://kith/access/v1/evaluations"}`
 	if out.Code != 200 || strings.TrimSpace(out.Body.String()) != want || out.Header().Get("Content-Type") != "application/json" || out.Header().Get(requestID) != "x" {
 		t.Errorf("got %d %s", out.Code, out.Body)
+	}
+	r := httptest.NewRequest(http.MethodGet, metadataPath, nil)
+	r = r.WithContext(WithCaller(r.Context(), attest.Peer{PID: 7}))
+	for host, want := range map[string]string{"127.0.0.1:8181": `"policy_decision_point":"http://127.0.0.1:8181"`, "": "no host"} { // 9.2.3
+		rec := httptest.NewRecorder()
+		r.Host = host
+		if s.ServeHTTP(rec, r); !strings.Contains(rec.Body.String(), want) || (rec.Code == 200) != (host != "") {
+			t.Errorf("host %q: got %d %s", host, rec.Code, rec.Body)
+		}
 	}
 	if out := call(t, s, http.MethodPost, metadataPath, "", nil); out.Code != 405 {
 		t.Errorf("POST: got %d, want 405", out.Code)

@@ -12,6 +12,7 @@ type evaluation struct {
 	action                   string
 	resourceType, resourceID string
 	subject, resource        any // properties
+	context                  any
 }
 
 // readEvaluation reads one. An error is about its form; what the words mean is
@@ -46,6 +47,7 @@ func readEvaluation(m map[string]any) (evaluation, error) {
 	if _, ok := m["context"].(map[string]any); !ok && m["context"] != nil {
 		return evaluation{}, fault.Invalidf("context is no object")
 	}
+	e.context = m["context"]
 	return e, nil
 }
 
@@ -55,6 +57,8 @@ func readEvaluation(m map[string]any) (evaluation, error) {
 //	subject   spiffe or workload, its id a SPIFFE ID; or anonymous
 //	action    the request's method, or tcp
 //	resource  service, its id a service, or route, its id a path
+//	context   ip_address, host, headers and port of the request; the rest, and above
+//	          all a time, is passed over: the clock is the agent's
 func (e evaluation) question(now time.Time) (Question, error) {
 	t := told{from: e.subjectID, method: e.action}
 	subject := objectOf("subject.properties", orEmpty(e.subject))
@@ -69,8 +73,11 @@ func (e evaluation) question(now time.Time) (Question, error) {
 	default:
 		subject.fail("subject.type %q is not known: spiffe, workload or anonymous", clip(e.subjectType, maxShort))
 	}
-	t.address = subject.address("ip_address")
-	t.host, t.headers, t.port = resource.text("host"), resource.headers("headers"), resource.port("port")
+	context := objectOf("context", orEmpty(e.context))
+	t.address = toldBy("ip_address", subject, context, (*object).address)
+	t.host = toldBy("host", resource, context, (*object).text)
+	t.port = toldBy("port", resource, context, (*object).port)
+	t.headers = e.headers(resource, context)
 	switch e.resourceType {
 	case "service":
 		t.service, t.target = e.resourceID, resource.target("path")
@@ -82,7 +89,7 @@ func (e evaluation) question(now time.Time) (Question, error) {
 	if t.tcp = e.action == "tcp"; t.tcp {
 		t.method = ""
 	}
-	for _, o := range []*object{subject, resource} {
+	for _, o := range []*object{subject, resource, context} {
 		if o.err != nil {
 			return Question{Service: t.service}, o.err
 		}
@@ -95,4 +102,30 @@ func orEmpty(v any) any {
 		return map[string]any{}
 	}
 	return v
+}
+
+// toldBy is what an entity or the context says of the request. Where both do they have
+// to agree: a condition is not met by one of two words.
+func toldBy[T comparable](name string, entity, context *object, read func(*object, string) T) T {
+	var none T
+	one, other := read(entity, name), read(context, name)
+	switch {
+	case other == none:
+		return one
+	case one != none && one != other:
+		context.fail("context.%s and %s.%s differ", name, entity.what, name)
+	}
+	return other
+}
+
+// headers are those of the resource or of the context, not of both.
+func (e evaluation) headers(resource, context *object) fields {
+	one, other := resource.headers("headers"), context.headers("headers")
+	if one != nil && other != nil {
+		context.fail("headers are in context and in resource.properties")
+	}
+	if other != nil {
+		return other
+	}
+	return one
 }

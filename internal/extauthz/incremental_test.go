@@ -13,6 +13,7 @@ import (
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/pb/envoypb"
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/usertoken"
 	"github.com/kith-id/kith/internal/usertoken/usertokentest"
@@ -64,7 +65,7 @@ func mutate(t *rapid.T, p Policy, forge *usertokentest.Forge, url string) Policy
 		r := policy.Rule{
 			Name: "r" + name("rule"), From: []string{rapid.SampledFrom([]string{"web", "edge", "any", "/vms/b"}).Draw(t, "from")}, To: name("to"),
 			Allow: []string{rapid.SampledFrom([]string{"GET /x", "* /{**}", "POST /y", "GET no path"}).Draw(t, "action")},
-			When:  rapid.SampledFrom([]string{"", "", `jwt.sub == "alice"`, `source.ip in "192.0.2.0/24"`}).Draw(t, "when"),
+			When:  rapid.SampledFrom([]string{"", "", `jwt.sub == "alice"`, `request.source_ip.within("192.0.2.0/24")`}).Draw(t, "when"),
 		}
 		p.Book.PutRule(r)
 	}
@@ -113,6 +114,7 @@ func TestIncrementalIsCompiledFromNothing(t *testing.T) {
 				in.ContextExtensions = map[string]string{"kith.service": rapid.SampledFrom(append(slices.Clone(incrementalServices), "")).Draw(t, "asked")}
 				in.Request.Http.Method = rapid.SampledFrom([]string{"GET", "POST"}).Draw(t, "method")
 				in.Request.Http.Headers = map[string]string{"x-forwarded-for": "192.0.2.1"}
+				in.Source.Address = &envoypb.Address{Address: &envoypb.Address_SocketAddress{SocketAddress: &envoypb.SocketAddress{Address: "198.51.100.1"}}}
 				if rapid.Bool().Draw(t, "token") {
 					in.Request.Http.Headers["authorization"] = token
 				}
