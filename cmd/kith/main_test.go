@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,7 +19,7 @@ import (
 // TestMain makes this binary kith itself for the scripts, and app the
 // unmodified HTTP server that they put behind it.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(suite{m}, map[string]func(){
 		"kith": main,
 		"app":  func() { os.Exit(unmodified(os.Args[1:])) },
 
@@ -95,6 +96,9 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(60 * time.Second)
 	tick := time.NewTicker(30 * time.Millisecond)
 	defer tick.Stop()
+	if strings.Join(args, " ") == "kith status" {
+		awaitServer(ts, deadline, tick.C)
+	}
 	for last := ""; ; {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Dir, cmd.Env = ts.Getenv("WORK"), environOf(ts)
@@ -107,9 +111,27 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 			last = text
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s: not as wanted within 20 s", strings.Join(args, " "))
+			ts.Fatalf("%s: not as wanted within 60 s", strings.Join(args, " "))
 		}
 		<-tick.C
+	}
+}
+
+// awaitServer returns once a server or an agent listens on the script's sockets.
+// Until then nobody has to be asked: the processes that do would take their CPU
+// from the start that they wait for.
+func awaitServer(ts *testscript.TestScript, deadline time.Time, tick <-chan time.Time) {
+	for {
+		for _, name := range []string{"admin.sock", "agent.sock"} {
+			if conn, err := net.Dial("unix", filepath.Join(ts.Getenv("KITH_RUN_DIR"), name)); err == nil {
+				conn.Close()
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no server and no agent within 60 s")
+		}
+		<-tick
 	}
 }
 
