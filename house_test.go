@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -95,9 +96,19 @@ func (s source) line(n ast.Node) string {
 	return s.name + ":" + strconv.Itoa(s.fset.Position(n.Pos()).Line)
 }
 
-// sources parses every Go file, whatever its build tags.
+// sources has every Go file of the repository, whatever its build tags; nobody
+// changes them.
 func sources(t *testing.T) []source {
 	t.Helper()
+	all, err := parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// parsed parses what sources tells, once for all tests.
+var parsed = sync.OnceValues(func() ([]source, error) {
 	var all []source
 	modules := []string{}
 	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
@@ -130,11 +141,8 @@ func sources(t *testing.T) []source {
 		})
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
+	return all, err
+})
 
 func TestEveryPackageHasAFloor(t *testing.T) {
 	known, seen := floors(), map[string]bool{}

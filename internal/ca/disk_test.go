@@ -71,8 +71,11 @@ func (d *disk) Sync() error {
 	if d.syncErr != nil {
 		return d.syncErr
 	}
-	copy(d.durable, d.written)
-	d.dirty = map[int]bool{}
+	for s := range d.dirty { // the detector makes copies of the whole disk dear
+		at, end := s*sector, min(len(d.written), (s+1)*sector)
+		copy(d.durable[at:end], d.written[at:end])
+	}
+	clear(d.dirty)
 	return nil
 }
 

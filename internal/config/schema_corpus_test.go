@@ -180,11 +180,11 @@ func mappings(text string) []*yaml.Node {
 	return docs
 }
 
-// badForm is true of errors that a schema can know: unknown keys, wrong types,
+// formError matches errors that a schema can know: unknown keys, wrong types,
 // words that are not in a set, numbers out of bounds, what is missing.
-func badForm(err error) bool {
-	return err != nil && regexp.MustCompile(`unknown key|does not belong here|: want (text|a list|keys and values|true or false|a whole number)|, not text|is not one of|is not possible|is not a (duration|size|number)|without a (name|service)|a test needs`).MatchString(err.Error())
-}
+var formError = regexp.MustCompile(`unknown key|does not belong here|: want (text|a list|keys and values|true or false|a whole number)|, not text|is not one of|is not possible|is not a (duration|size|number)|without a (name|service)|a test needs`)
+
+func badForm(err error) bool { return err != nil && formError.MatchString(err.Error()) }
 
 // What is read fits the schema, and what is refused for its form does not fit:
 // every document of the repository, by each reader and the schema of that reader.
