@@ -16,7 +16,7 @@ import (
 )
 
 // limit is how long any one test may wait for the store.
-const limit = 20 * time.Second
+const limit = time.Minute
 
 // Store runs the suite. open returns a new, empty store, closed by the test's
 // cleanup.
