@@ -36,7 +36,7 @@ func (n *node) envoy(pid int32) asks {
 // may asks for web and returns the answer's word and reason.
 func (a asks) may(method, path string) (code int32, reason, decision string) {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := a.client.Check(ctx, &envoypb.CheckRequest{Attributes: &envoypb.AttributeContext{
 		Source: &envoypb.AttributeContext_Peer{Principal: "spiffe://" + domain + "/vms/web"},

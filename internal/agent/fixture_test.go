@@ -261,7 +261,7 @@ func (n *node) dial() *grpc.ClientConn {
 // svids opens a Workload API stream and reads its first message.
 func (n *node) svids() (grpc.ServerStreamingClient[workloadpb.X509SVIDResponse], *workloadpb.X509SVIDResponse, error) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	n.t.Cleanup(cancel)
 	ctx = metadata.AppendToOutgoingContext(ctx, "workload.spiffe.io", "true")
 	stream, err := workloadpb.NewSpiffeWorkloadAPIClient(n.dial()).FetchX509SVID(ctx, &workloadpb.X509SVIDRequest{})
@@ -282,7 +282,7 @@ type attached struct {
 func (n *node) attach(open *pb.Open) *attached {
 	n.t.Helper()
 	open.Schema = 1
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	n.t.Cleanup(cancel)
 	stream, err := pb.NewEnforcementClient(n.dial()).Enforce(ctx)
 	if err != nil {

@@ -15,7 +15,7 @@ func TestExplainShowsEveryRule(t *testing.T) {
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	client := pb.NewInspectionClient(n.dial())
 	got, err := client.Explain(ctx, &pb.ExplainIdentityRequest{As: "orders"})
@@ -46,7 +46,7 @@ func TestExplainOnlyOnesOwnProcesses(t *testing.T) {
 	n := newNode(t, s)
 	n.start()
 	n.agent.uid = 77
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ask := func(uid uint32, pid int32) error {
 		n.people.be(50, uid)
@@ -76,7 +76,7 @@ func TestStatusAndMetrics(t *testing.T) {
 	if _, _, err := n.svids(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	got, err := pb.NewInspectionClient(n.dial()).Status(ctx, &pb.AgentStatusRequest{})
 	if err != nil {

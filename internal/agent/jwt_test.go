@@ -88,7 +88,7 @@ func withJWTs(inner *testServer) jwtServer {
 // jwt fetches the caller's token for an audience.
 func (n *node) jwt(audience string) (string, error) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(n.t.Context(), "workload.spiffe.io", "true"), 20*time.Second)
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(n.t.Context(), "workload.spiffe.io", "true"), time.Minute)
 	defer cancel()
 	resp, err := workloadpb.NewSpiffeWorkloadAPIClient(n.dial()).FetchJWTSVID(ctx, &workloadpb.JWTSVIDRequest{Audience: []string{audience}})
 	if err != nil {

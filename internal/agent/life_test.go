@@ -185,7 +185,7 @@ func TestJoinFailsClearly(t *testing.T) {
 		c.change(&n.cfg)
 		a, err := New(n.cfg)
 		if err == nil {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			err = a.Run(ctx)
 			cancel()
 		}

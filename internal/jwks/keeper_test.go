@@ -98,7 +98,7 @@ func keep(t *testing.T, p *publisher, change func(*Keeper)) (*Keeper, *clock) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	limit, look := time.NewTimer(20*time.Second), time.NewTicker(2*time.Millisecond)
+	limit, look := time.NewTimer(time.Minute), time.NewTicker(2*time.Millisecond)
 	defer limit.Stop()
 	defer look.Stop()
 	for !ok() {

@@ -109,7 +109,7 @@ func (r *rig) attestBy(line, method string, key *ecdsa.PrivateKey, prover func(t
 		return nil, err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
 	defer cancel()
 	stream, err := pb.NewAdmissionClient(conn).Attest(ctx)
 	if err != nil {

@@ -301,7 +301,7 @@ func secured(ctx context.Context) context.Context {
 // fetch opens a stream and returns it with its first message.
 func (e *endpoint) fetch(t *testing.T) (grpc.ServerStreamingClient[workloadpb.X509SVIDResponse], *workloadpb.X509SVIDResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(secured(t.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
 	t.Cleanup(cancel)
 	stream, err := e.api().FetchX509SVID(ctx, &workloadpb.X509SVIDRequest{})
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 // jwtBundles opens the stream of bundles and returns a reader of it.
 func (e *endpoint) jwtBundles(t *testing.T) func() (map[string][]byte, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(secured(t.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
 	t.Cleanup(cancel)
 	stream, err := e.api().FetchJWTBundles(ctx, &workloadpb.JWTBundlesRequest{})
 	if err != nil {
@@ -186,7 +186,7 @@ func TestServerAwayForANewAudience(t *testing.T) {
 	w := newWorld(t)
 	w.away = errors.New("connection refused")
 	e := start(t, w, 0)
-	ctx, cancel := context.WithTimeout(secured(t.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
 	defer cancel()
 	_, err := e.api().FetchJWTSVID(ctx, &workloadpb.JWTSVIDRequest{Audience: []string{"orders"}})
 	wantCode(t, err, codes.Unavailable)

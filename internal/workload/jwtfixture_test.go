@@ -101,7 +101,7 @@ func (w *world) signed() int {
 // fetchJWT is one call of FetchJWTSVID.
 func (e *endpoint) fetchJWT(t testing.TB, id string, audience ...string) (*workloadpb.JWTSVIDResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(secured(t.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
 	defer cancel()
 	return e.api().FetchJWTSVID(ctx, &workloadpb.JWTSVIDRequest{Audience: audience, SpiffeId: id})
 }
@@ -109,7 +109,7 @@ func (e *endpoint) fetchJWT(t testing.TB, id string, audience ...string) (*workl
 // validateJWT is one call of ValidateJWTSVID.
 func (e *endpoint) validateJWT(t testing.TB, audience, token string) (*workloadpb.ValidateJWTSVIDResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(secured(t.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
 	defer cancel()
 	return e.api().ValidateJWTSVID(ctx, &workloadpb.ValidateJWTSVIDRequest{Audience: audience, Svid: token})
 }

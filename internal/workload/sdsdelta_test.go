@@ -26,7 +26,7 @@ type delta struct {
 
 func (e *endpoint) delta(t *testing.T, first *envoypb.DeltaDiscoveryRequest) delta {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	stream, err := envoypb.NewSecretDiscoveryServiceClient(e.conn).DeltaSecrets(ctx)
 	if err != nil {
@@ -122,7 +122,7 @@ func FuzzSecretRequests(f *testing.F) {
 	e := start(f, w, 0)
 	lease := e.identities.Acquire(NewEvaluation(w.ev.Attributes, w.ev.Matches, nil))
 	f.Cleanup(lease.Release)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := lease.Wait(ctx); err != nil {
 		f.Fatal(err)

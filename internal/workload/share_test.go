@@ -27,7 +27,7 @@ func (m *Identities) count() (leases, held int) {
 // eventually waits for what other goroutines are about to do.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	limit, tick := time.After(20*time.Second), time.NewTicker(time.Millisecond)
+	limit, tick := time.After(time.Minute), time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {

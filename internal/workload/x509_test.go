@@ -164,7 +164,7 @@ func TestRule87And89EveryFieldIsSet(t *testing.T) {
 // Rule 91, 92: an X.509 bundle holds roots only, and the own one is there.
 func TestRule88And91And92BundlesByTrustDomain(t *testing.T) {
 	e := start(t, newWorld(t), 0)
-	ctx, cancel := context.WithTimeout(secured(t.Context()), 10*time.Second)
+	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
 	defer cancel()
 	stream, err := e.api().FetchX509Bundles(ctx, &workloadpb.X509BundlesRequest{})
 	if err != nil {

@@ -31,7 +31,7 @@ func identify(t *testing.T, h *lab.Host) *workloadapi.X509Source {
     require: 'workload.unix.uid == %d'
 `, os.Getuid()))
 	h.Kith("apply", "-f", state)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	source, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(workloadapi.WithAddr("unix://"+h.AgentSocket())))
 	if err != nil {

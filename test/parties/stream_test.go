@@ -68,7 +68,7 @@ func (echoServer) FullDuplexCall(stream testgrpc.TestService_FullDuplexCallServe
 // grpcClient is an ordinary grpc-go client: it finds the proxy in its
 // environment and sends CONNECT by itself.
 func grpcClient(target string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -27,7 +27,7 @@ import (
 const Domain = "test.example"
 
 // Patience is how long a test waits for an event before it fails.
-const Patience = 20 * time.Second
+const Patience = time.Minute
 
 // Agent is a running test agent.
 type Agent struct {
