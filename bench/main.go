@@ -152,6 +152,7 @@ func roles() map[string]func(context.Context, []string) error {
 
 		"alone-agents": aloneAgentsRole,
 		"streams":      streamsRole,
+		"connections":  connectionsRole,
 		"first":        firstRole,
 		"backend":      backendRole,
 		"bare":         bareRole,

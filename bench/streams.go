@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
@@ -105,4 +107,33 @@ func openStream(ctx context.Context, socket string) (grpc.ServerStreamingClient[
 	ctx = metadata.AppendToOutgoingContext(ctx, "workload.spiffe.io", "true")
 	stream, err := workloadpb.NewSpiffeWorkloadAPIClient(conn).FetchX509SVID(ctx, &workloadpb.X509SVIDRequest{})
 	return stream, conn, err
+}
+
+// connectionsRole opens connections over which nothing is asked, connections
+// <socket> <n>, says how many, and keeps them until its standard input ends.
+func connectionsRole(ctx context.Context, args []string) error {
+	if len(args) != 2 {
+		return errors.New("connections SOCKET N")
+	}
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	for range n {
+		conn, err := grpc.NewClient("unix://"+args[0], grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithIdleTimeout(0))
+		if err != nil {
+			return err
+		}
+		conn.Connect()
+		for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+			if !conn.WaitForStateChange(ctx, state) {
+				return ctx.Err()
+			}
+		}
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(n); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
 }
