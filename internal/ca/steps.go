@@ -81,7 +81,8 @@ func (c *CA) ready(ctx context.Context, now time.Time, n int) error {
 	return nil
 }
 
-// journalIntents sends what is about to be signed on its way to the disk.
+// journalIntents writes what is about to be signed to the journal. A batch of more
+// than one is on its way to the disk when it returns.
 func (c *CA) journalIntents(now time.Time, intents []intent) *pending {
 	entries := make([]Entry, 0, len(intents))
 	for i := range intents {
@@ -121,7 +122,8 @@ func (c *CA) make(i *intent) {
 	}
 }
 
-// awaitDisk waits until the intents are on disk. Nothing else says that they are,
+// awaitDisk returns when the intents are on disk, or it is known that they are
+// not, or the caller has gone. Nothing else says that they are,
 // and without that nothing is released.
 func (c *CA) awaitDisk(ctx context.Context, writing *pending, intents []intent) {
 	if writing == nil {
