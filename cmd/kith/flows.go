@@ -130,6 +130,8 @@ With --denied also what was denied, to choose from. Nothing is changed.`,
 	}
 	to := cmd.Flags().String("to", "", "only rules to this service")
 	denied := cmd.Flags().Bool("denied", false, "also what was denied")
+	f := outputFlag(cmd)
+	*f, cmd.Flags().Lookup("output").DefValue = asYAML, string(asYAML)
 	vary := cmd.Flags().Int("vary", 8, "so many different values in one place of a path become {any}; 0: never")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		reply, err := a.flows(cmd.Context(), *to)
@@ -156,7 +158,10 @@ With --denied also what was denied, to choose from. Nothing is changed.`,
 			return fault.Hint(fault.NotFoundf("nothing was seen that could be allowed"), "kith rules flows, or with --denied what was denied")
 		}
 		a.incomplete(reply.GetNodes(), reply.GetAnswered(), reply.GetUncounted())
-		return a.printSuggestions(suggested, seen)
+		if *f == asYAML {
+			return a.printSuggestions(suggested, seen)
+		}
+		return a.print(*f, suggestionTable(suggested))
 	}
 	return cmd
 }
@@ -248,6 +253,35 @@ func calls(n uint64) string {
 		return "1 call"
 	}
 	return fmt.Sprintf("%d calls", n)
+}
+
+// suggestedAction is an action of a suggested rule, for machines.
+type suggestedAction struct {
+	Rule    string   `json:"rule"`
+	From    []string `json:"from"`
+	To      string   `json:"to"`
+	Allow   string   `json:"allow"`
+	Calls   uint64   `json:"calls"`
+	Last    string   `json:"last"`
+	Samples []string `json:"samples,omitempty"`
+	Wider   []string `json:"wider,omitempty"` // where it allows more than was seen
+}
+
+// suggestionTable is the suggestions as a list, one action a row.
+func suggestionTable(suggested []policy.Suggestion) table {
+	values := []suggestedAction{}
+	out := table{head: []string{"RULE", "FROM", "ACTION", "TO", "CALLS", "WIDER THAN SEEN"}}
+	for _, s := range suggested {
+		for _, e := range s.Evidence {
+			values = append(values, suggestedAction{
+				Rule: s.Rule.Name, From: s.Rule.From, To: s.Rule.To, Allow: e.Action, Calls: e.Calls,
+				Last: time.Unix(e.Last, 0).UTC().Format(time.RFC3339), Samples: e.Samples, Wider: e.Wider,
+			})
+			out.rows = append(out.rows, []string{s.Rule.Name, strings.Join(s.Rule.From, ","), e.Action, s.Rule.To, strconv.FormatUint(e.Calls, 10), strings.Join(e.Wider, ", ")})
+		}
+	}
+	out.values = values
+	return out
 }
 
 // printSuggestions writes a state file with the evidence as comments.

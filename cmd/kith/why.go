@@ -68,8 +68,12 @@ for your own processes, root for all.`,
 			return usagef(cmd, `want: last, a decision id, or FROM "ACTION" on TO`)
 		}
 		req := &pb.WhyRequest{Id: args[0]}
-		if args[0] == "last" {
+		switch {
+		case args[0] == "last":
 			req = &pb.WhyRequest{Last: *limit <= 1, Limit: *limit, DeniedOnly: *denied}
+		case !isDecisionID(args[0]):
+			err := fault.Invalidf("%q is no decision: an id has 16 characters of a-z and 2-7", args[0])
+			return fault.Hint(err, `kith why last; of a service, what would be decided: kith why %s "GET /" on TO`, args[0])
 		}
 		decisions, err := a.decisions(cmd.Context(), req)
 		if err != nil {
@@ -78,6 +82,11 @@ for your own processes, root for all.`,
 		return a.printDecisions(cmd.Context(), *f, decisions)
 	}
 	return cmd
+}
+
+// isDecisionID reports whether text can be the id of a decision.
+func isDecisionID(text string) bool {
+	return len(text) == 16 && strings.Trim(text, "abcdefghijklmnopqrstuvwxyz234567") == ""
 }
 
 // decisions asks the server, which asks the nodes, newest first.

@@ -1,6 +1,9 @@
 package fault
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // Nearest is the word a person most likely meant by a misspelt one, or "" if
 // none is within a third of its letters. Swapped neighbours count as one slip.
@@ -17,6 +20,14 @@ func Nearest(word string, candidates []string) string {
 		}
 		if d := distance(word, c); d < limit {
 			best, limit = c, d
+		}
+	}
+	if best != "" || len(word) < 3 {
+		return best
+	}
+	for _, c := range candidates { // names that were made have endings nobody types
+		if strings.HasPrefix(c, word) && len(c) <= longest && (best == "" || len(c) < len(best) || len(c) == len(best) && c < best) {
+			best = c
 		}
 	}
 	return best
