@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -95,18 +94,7 @@ func (h hook) run(ctx context.Context, a *app) error {
 	if h.signal == "" {
 		return nil
 	}
-	text, err := os.ReadFile(h.pidFile)
-	if err != nil {
-		return fmt.Errorf("--pid-file: %w", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 1 { // 0 and below are groups, 1 is init
-		return fault.Invalidf("--pid-file %s holds no number of a process", h.pidFile)
-	}
-	if err := unix.Kill(pid, h.number()); err != nil {
-		return fmt.Errorf("--signal %s to %d: %w", h.signal, pid, err)
-	}
-	return nil
+	return tell(h.pidFile, h.number())
 }
 
 // watchFiles keeps the files of an identity current until ctx ends. A hook that
