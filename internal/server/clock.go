@@ -24,7 +24,11 @@ func checkClock(ctx context.Context, store registry.Store, now time.Time) error 
 	if err != nil {
 		return err
 	}
-	return clockFault(now, last)
+	if err := clockFault(now, last); err != nil {
+		return fault.Hint(err, "set the clock of this host: timedatectl. If it is right now, it was ahead before: start the server again after %s, "+
+			"or begin anew where the trust domain is new (stop it, move its state directory away)", last.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // clockSlack is how far the clock may step back: time daemons do by seconds.
