@@ -11,6 +11,7 @@ import (
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -24,6 +25,7 @@ type directory struct {
 	services map[string]*destination
 	names    []string // sorted
 	known    bool     // a view has arrived
+	balanced bool     // some service is called through a load balancer
 }
 
 // destination is one service as callers see it.
@@ -33,6 +35,7 @@ type destination struct {
 	identities map[spiffe.ID]struct{}
 	endpoints  []string // host:port
 	generation string   // names the identities in the keys of pooled connections
+	proof      policy.Proof
 }
 
 // chart puts a directory view in force. Entries that make no sense are left
@@ -47,6 +50,7 @@ func (w *Workload) chart(view *pb.DirectoryView) {
 		}
 		next.services[dest.name] = dest
 		next.names = append(next.names, dest.name)
+		next.balanced = next.balanced || dest.proof.Via != ""
 	}
 	slices.Sort(next.names)
 	w.directory.Store(next)
@@ -55,7 +59,10 @@ func (w *Workload) chart(view *pb.DirectoryView) {
 }
 
 func parseEntry(entry *pb.DirectoryEntry) (*destination, error) {
-	dest := &destination{name: entry.GetService(), protocol: Protocol(entry.GetProtocol()), identities: make(map[spiffe.ID]struct{})}
+	dest := &destination{
+		name: entry.GetService(), protocol: Protocol(entry.GetProtocol()), identities: make(map[spiffe.ID]struct{}),
+		proof: policy.ProofFromPB(entry.GetProof()),
+	}
 	if dest.name == "" || strings.ContainsAny(dest.name, "./:@%") {
 		return nil, fault.Invalidf("name %q", dest.name)
 	}
@@ -108,6 +115,36 @@ func (d *destination) expects(address string) func(spiffe.ID) error {
 		}
 		return &IdentityError{Service: d.name, Address: address, Got: id}
 	}
+}
+
+// Balanced is how a service is called whose callers' mutual TLS ends at a load
+// balancer.
+type Balanced struct {
+	// Via is the load balancer, https://host[:port].
+	Via string
+	// Audience is whom proofs are for, and Proof the kind to prove by; Only says that
+	// no other kind counts.
+	Audience string
+	Proof    ProofKind
+	Only     bool
+	// CA verifies the load balancer, in PEM, in place of whom this host trusts for the
+	// web; empty: these.
+	CA string
+}
+
+// Balanced says through which load balancer a service is to be called, if it says so
+// itself: each request then has to prove whose it is ([Workload.SigningTransport]).
+func (w *Workload) Balanced(service string) (Balanced, bool) {
+	directory := w.directory.Load()
+	if !directory.balanced {
+		return Balanced{}, false
+	}
+	dest, ok := directory.services[strings.ToLower(service)]
+	if !ok || dest.proof.Via == "" {
+		return Balanced{}, false
+	}
+	p := dest.proof
+	return Balanced{Via: p.Via, Audience: p.Audience, Proof: ProofKind(p.Kind()), Only: p.Accept != "", CA: p.CA}, true
 }
 
 // Services returns the names of the services this program can call, sorted.

@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/wimse"
 	"github.com/kith-id/kith/spiffe"
 )
@@ -38,17 +40,17 @@ const DefaultSignedBody = 1 << 20
 type ProofConfig struct {
 	// Audience is the receiver's name, as https://orders.acme.example. Both ends are
 	// configured with it; it is never read from a request.
+	// Empty: the one that the own service says (proof: of services), which no other
+	// may contradict.
 	Audience string
-	// Accept is which proofs count; none: both kinds.
+	// Accept is which proofs count; none: both kinds. Of these, those count that the own
+	// service accepts as well.
 	Accept []ProofKind
 	// MaxBody bounds a signed body; 0 is DefaultSignedBody.
 	MaxBody int64
 }
 
 func (c ProofConfig) withDefaults() (ProofConfig, error) {
-	if c.Audience == "" {
-		return c, fault.Hint(fault.Invalidf("no audience: whom proofs are for must be configured"), "as https://orders.acme.example, the same at caller and receiver")
-	}
 	if len(c.Accept) == 0 {
 		c.Accept = []ProofKind{ProofSignature, ProofToken}
 	}
@@ -59,6 +61,28 @@ func (c ProofConfig) withDefaults() (ProofConfig, error) {
 	}
 	if c.MaxBody <= 0 {
 		c.MaxBody = DefaultSignedBody
+	}
+	return c, nil
+}
+
+// under is what counts where the service demands something itself: what is configured
+// here may be less, and never more or something else.
+func (c ProofConfig) under(demand policy.Proof) (ProofConfig, error) {
+	switch {
+	case demand.Audience == "" && c.Audience == "":
+		return c, fault.Hint(fault.Invalidf("no audience: whom proofs are for must be configured"), "as https://orders.acme.example: proof: {audience: …} of the service, or audience=… here")
+	case demand.Audience == "":
+		return c, nil
+	case c.Audience != "" && c.Audience != demand.Audience:
+		return c, fault.Hint(fault.Conflictf("audience %q is configured here, and the service says %q", clip(c.Audience, maxReportShort), demand.Audience), "leave audience=… out")
+	}
+	c.Audience = demand.Audience
+	switch kind := ProofKind(demand.Accept); {
+	case kind == "":
+	case !slices.Contains(c.Accept, kind):
+		return c, fault.Hint(fault.Conflictf("accept=%s is configured here, and the service says %s", c.Accept[0], kind), "leave accept=… out")
+	default:
+		c.Accept = []ProofKind{kind}
 	}
 	return c, nil
 }
@@ -76,8 +100,13 @@ type prover struct {
 // decides. Requests without TLS, without a proof, with a proof that was shown
 // before or is for somebody else get 400, and nothing is asked of policy. All
 // handlers of a Workload have one memory of proofs; other processes have their own.
+// What the own service says of proofs holds from when it says so: a configuration
+// that contradicts it is an error here, and later refuses everybody.
 func (w *Workload) ProofHandler(next http.Handler, port uint16, cfg ProofConfig, options ...Option) (http.Handler, error) {
 	cfg, err := cfg.withDefaults()
+	if err == nil {
+		_, err = cfg.under(w.policy.Load().proof)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +131,10 @@ func (p *prover) prove(rw http.ResponseWriter, r *http.Request) (*Peer, error) {
 	if !secure { // WIT-SVID 7.3
 		return nil, errors.New("the connection is not TLS")
 	}
+	cfg, err := p.cfg.under(p.w.policy.Load().proof)
+	if err != nil {
+		return nil, err
+	}
 	token, err := wimse.TokenOf(r.Header)
 	if err != nil {
 		return nil, err
@@ -111,8 +144,8 @@ func (p *prover) prove(rw http.ResponseWriter, r *http.Request) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	check := wimse.Check{Audience: p.cfg.Audience, Seen: &p.w.proofs, Now: now}
-	for _, kind := range p.cfg.Accept {
+	check := wimse.Check{Audience: cfg.Audience, Seen: &p.w.proofs, Now: now}
+	for _, kind := range cfg.Accept {
 		check.Accept = append(check.Accept, wimse.Kind(kind))
 	}
 	message := wimse.Message{
@@ -207,7 +240,11 @@ func (p *prover) refuse(rw http.ResponseWriter, r *http.Request, err error) {
 // [http.DefaultTransport]. It refuses what is not https, and shows nothing to the
 // target of a redirect elsewhere.
 func (w *Workload) SigningTransport(base http.RoundTripper, audience string, kind ProofKind) (http.RoundTripper, error) {
-	if _, err := (ProofConfig{Audience: audience, Accept: []ProofKind{kind}}).withDefaults(); err != nil {
+	cfg, err := (ProofConfig{Audience: audience, Accept: []ProofKind{kind}}).withDefaults()
+	if err == nil {
+		_, err = cfg.under(policy.Proof{})
+	}
+	if err != nil {
 		return nil, err
 	}
 	if base == nil {

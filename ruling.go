@@ -19,6 +19,7 @@ type ruling struct {
 	service  string
 	protocol Protocol
 	paths    policy.PathOptions
+	proof    policy.Proof // that the own service demands
 	node     string
 	dev      bool
 	tokens   *usertoken.Checker // of end users
@@ -35,7 +36,7 @@ func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
 	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
 	if err != nil {
 		ack.Error = clip(err.Error(), maxReportText)
-		next = &ruling{revision: slice.GetRevision(), service: next.service, protocol: next.protocol, node: slice.GetNode(), dev: slice.GetDev(), recording: next.recording}
+		next = &ruling{revision: slice.GetRevision(), service: next.service, protocol: next.protocol, proof: next.proof, node: slice.GetNode(), dev: slice.GetDev(), recording: next.recording}
 		w.cfg.Log.Error("policy refused, everything is denied", "revision", slice.GetRevision(), "error", err)
 	}
 	if next.externals, err = w.externals.adopt(next.table); err != nil { // Compile has checked what can be
@@ -75,7 +76,7 @@ func compileSlice(slice *pb.Slice, cfg Config, keys map[string]*spiffe.JWKSet) (
 		return next, err
 	}
 	service := set.Services[next.service]
-	next.protocol, next.paths = Protocol(service.Protocol.String()), service.Paths
+	next.protocol, next.paths, next.proof = Protocol(service.Protocol.String()), service.Paths, service.Proof
 	table, err := policy.Compile(set, next.service)
 	if err != nil {
 		return next, fmt.Errorf("policy of %s: %w", next.service, err)

@@ -88,7 +88,7 @@ func (f *proxyFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.expose, "expose", nil, "let callers in: [HOST:]PORT=PORT, or PORT=unix:/path")
 	flags.StringArrayVar(&f.upstreams, "upstream", nil, "a local port to a service: NAME=127.0.0.1:PORT")
 	flags.StringVar(&f.decisions, "decisions", "", "a local port where the program asks for decisions, by OPA's data API or AuthZEN: 127.0.0.1:8181")
-	flags.StringArrayVar(&f.prove, "prove", nil, "let callers in through a load balancer that ends mutual TLS: PORT=PORT,audience=URL")
+	flags.StringArrayVar(&f.prove, "prove", nil, "let callers in through a load balancer that ends mutual TLS: PORT=PORT[,audience=URL]")
 	flags.StringArrayVar(&f.via, "via", nil, "call a service through such a load balancer: NAME=https://HOST,audience=URL")
 	flags.StringArrayVar(&f.advertise, "advertise", nil, "where callers dial the exposed ports, if not where they listen: HOST:PORT")
 	flags.BoolVar(&f.unsafeUpstream, "unsafe-upstream", false, "let the exposed application be on another host, in plain text")

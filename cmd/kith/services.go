@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,6 +32,39 @@ type serviceView struct {
 	Live       []string `json:"live"`
 	Team       string   `json:"team,omitempty"`
 	Owner      string   `json:"owner,omitempty"`
+
+	Proof *proofView `json:"proof,omitempty"`
+}
+
+// proofView is how callers of a service prove each request, for machines.
+type proofView struct {
+	Audience string `json:"audience"`
+	Accept   string `json:"accept,omitempty"`
+	Via      string `json:"via,omitempty"`
+	CA       string `json:"ca,omitempty"`
+}
+
+func proofOf(s *pb.Service) *proofView {
+	p := s.GetProof()
+	if p == nil {
+		return nil
+	}
+	return &proofView{p.GetAudience(), p.GetAccept(), p.GetVia(), p.GetCa()}
+}
+
+// String is the proof in one word.
+func (p *proofView) String() string {
+	if p == nil {
+		return "-"
+	}
+	out := p.Audience
+	if p.Accept != "" {
+		out += "," + p.Accept
+	}
+	if p.Via != "" {
+		out += ",via=" + p.Via
+	}
+	return out
 }
 
 func (a *app) servicesList() *cobra.Command {
@@ -47,17 +83,23 @@ func (a *app) servicesList() *cobra.Command {
 			return err
 		}
 		views := []serviceView{}
+		proven := slices.ContainsFunc(objects, func(o *pb.Object) bool { return o.GetService().GetProof() != nil })
 		t := table{head: []string{"NAME", "PROTOCOL", "IDENTITIES", "RUN AS", "ENDPOINTS", "OWNER"}, empty: "no services"}
+		if proven { // few installations have a load balancer in between
+			t.head = append(t.head, "PROOF")
+		}
 		for _, o := range objects {
 			s := o.GetService()
 			at := live[s.GetName()]
 			if at == nil {
 				at = []string{}
 			}
-			views = append(views, serviceView{s.GetName(), protocol(s), s.GetIdentities(), s.GetRunAs(), s.GetEndpoints(), at, s.GetTeam(), s.GetOwner()})
-			t.rows = append(t.rows, []string{
-				s.GetName(), protocol(s), dash(s.GetIdentities()), dash(s.GetRunAs()), dash(at), s.GetOwner(),
-			})
+			views = append(views, serviceView{s.GetName(), protocol(s), s.GetIdentities(), s.GetRunAs(), s.GetEndpoints(), at, s.GetTeam(), s.GetOwner(), proofOf(s)})
+			row := []string{s.GetName(), protocol(s), dash(s.GetIdentities()), dash(s.GetRunAs()), dash(at), s.GetOwner()}
+			if proven {
+				row = append(row, proofOf(s).String())
+			}
+			t.rows = append(t.rows, row)
 		}
 		t.values = views
 		return a.print(*f, t)
@@ -101,6 +143,7 @@ type serviceFlags struct {
 	identities, runAs, endpoints []string
 	encodedSlash, doubleSlash    bool
 	mode, team                   string
+	audience, accept, via, ca    string
 }
 
 func addServiceFlags(cmd *cobra.Command) *serviceFlags {
@@ -114,13 +157,18 @@ func addServiceFlags(cmd *cobra.Command) *serviceFlags {
 	flags.BoolVar(&f.doubleSlash, "keep-double-slash", false, "match // as it was sent instead of refusing it")
 	flags.StringVar(&f.mode, "mode", "enforce", "enforce, or observe: decide and report, deny only what the platform denies")
 	flags.StringVar(&f.team, "team", "", "whose operators may change it and the rules to it")
+	flags.StringVar(&f.audience, "audience", "", "behind a load balancer that ends mutual TLS: whom proofs of requests are for, as https://orders.acme.example; empty for none")
+	flags.StringVar(&f.accept, "accept", "", "with --audience: the kind of proof that counts, signature or wpt; empty for either")
+	flags.StringVar(&f.via, "via", "", "with --audience: the load balancer that callers go through, as https://lb.acme.example")
+	flags.StringVar(&f.ca, "via-ca", "", "with --via: file with the certificates, in PEM, that it is verified by in place of the web's")
+	complete(cmd, "accept", "signature", "wpt")
 	complete(cmd, "mode", "enforce", "observe")
 	complete(cmd, "protocol", "http", "grpc", "tcp")
 	return f
 }
 
 // set copies the flags that were given into s.
-func (f *serviceFlags) set(cmd *cobra.Command, s *pb.Service) {
+func (f *serviceFlags) set(cmd *cobra.Command, s *pb.Service) error {
 	changed := func(name string) bool { return cmd.Flags().Changed(name) }
 	if changed("protocol") || s.GetProtocol() == "" {
 		s.Protocol = f.protocol
@@ -153,6 +201,40 @@ func (f *serviceFlags) set(cmd *cobra.Command, s *pb.Service) {
 			s.Paths.KeepDoubleSlash = f.doubleSlash
 		}
 	}
+	return f.setProof(changed, s)
+}
+
+func (f *serviceFlags) setProof(changed func(string) bool, s *pb.Service) error {
+	if changed("audience") && f.audience == "" {
+		s.Proof = nil
+		return nil
+	}
+	if !slices.ContainsFunc([]string{"audience", "accept", "via", "via-ca"}, changed) {
+		return nil
+	}
+	if s.GetProof() == nil {
+		s.Proof = &pb.ServiceProof{}
+	}
+	if changed("audience") {
+		s.Proof.Audience = f.audience
+	}
+	if changed("accept") {
+		s.Proof.Accept = f.accept
+	}
+	if changed("via") {
+		s.Proof.Via = f.via
+	}
+	if changed("via-ca") {
+		s.Proof.Ca = ""
+		if f.ca != "" {
+			text, err := os.ReadFile(f.ca)
+			if err != nil {
+				return fmt.Errorf("--via-ca: %w", err)
+			}
+			s.Proof.Ca = string(text)
+		}
+	}
+	return nil
 }
 
 func (a *app) servicesAdd() *cobra.Command {
@@ -164,7 +246,9 @@ func (a *app) servicesAdd() *cobra.Command {
 	fields, f := addServiceFlags(cmd), addChangeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s := &pb.Service{Name: args[0], Owner: ownerCLI}
-		fields.set(cmd, s)
+		if err := fields.set(cmd, s); err != nil {
+			return err
+		}
 		if len(s.GetIdentities()) == 0 {
 			if !a.dev(cmd.Context()) {
 				return usagef(cmd, "service %s: say which IDs it is, as in --identity /vms/%s", s.GetName(), s.GetName())
@@ -181,7 +265,8 @@ func (a *app) servicesAdd() *cobra.Command {
 func (a *app) servicesEdit() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "edit NAME", Short: "change fields of a service; those not given stay", Args: exactly(1),
-		Example: "  kith services edit orders --run-as orders,%ops --dry-run",
+		Example: "  kith services edit orders --run-as orders,%ops --dry-run\n" +
+			"  kith services edit orders --audience https://orders.acme.example --accept signature --via https://lb.acme.example",
 	}
 	fields, f := addServiceFlags(cmd), addChangeFlags(cmd)
 	cmd.ValidArgsFunction = a.completeNames("service")
@@ -194,7 +279,9 @@ func (a *app) servicesEdit() *cobra.Command {
 			return a.unknown(cmd.Context(), "service", args[0])
 		}
 		s := objects[0].GetService()
-		fields.set(cmd, s)
+		if err := fields.set(cmd, s); err != nil {
+			return err
+		}
 		if s.GetOwner() == "kith" {
 			s.Owner = ownerCLI // who edits what dev declared takes it over
 		}

@@ -81,6 +81,9 @@ func (f *stateFile) put(o *pb.Object) error {
 		for _, e := range s.GetExternal() {
 			b.External = append(b.External, externalOf(e))
 		}
+		if p := s.GetProof(); p != nil {
+			b.Proof = &proof{Audience: p.GetAudience(), Accept: proofKind(p.GetAccept()), Via: p.GetVia(), CA: p.GetCa()}
+		}
 		if f := s.GetForwarded(); len(f.GetBy()) > 0 || f.GetHops() != 0 {
 			b.Forwarded = &forwarded{By: f.GetBy(), Hops: count(f.GetHops())}
 		}

@@ -202,6 +202,14 @@ func (m *serviceMode) UnmarshalText(text []byte) error {
 	return err
 }
 
+// proofKind is how a request proves whose it is.
+type proofKind string
+
+func (proofKind) words() []string { return []string{"signature", "wpt"} }
+
+// UnmarshalText refuses a kind that does not exist.
+func (k *proofKind) UnmarshalText(text []byte) error { return choose((*string)(k), text, k.words()) }
+
 // count is a small number.
 type count uint16
 

@@ -96,6 +96,9 @@ type serviceBody struct {
 	Mode serviceMode `yaml:"mode,omitempty"`
 	// Forwarded says whose X-Forwarded-For is believed.
 	Forwarded *forwarded `yaml:"forwarded,omitempty,flow"`
+	// Proof is how requests prove whose they are, behind a load balancer that ends
+	// mutual TLS.
+	Proof *proof `yaml:"proof,omitempty"`
 	// External are programs that are asked about what rules allow.
 	External []external `yaml:"external,omitempty"`
 	// Team is whose operators may change the service and the rules to it.
@@ -107,6 +110,17 @@ type forwarded struct {
 	By sources `yaml:"by,omitempty,flow" form:"one-or-list"`
 	// Hops is which entry from the right is the caller's; 1 if left out.
 	Hops count `yaml:"hops,omitempty"`
+}
+
+type proof struct {
+	// Audience is whom proofs are for: https://orders.acme.example.
+	Audience string `yaml:"audience"`
+	// Accept is signature or wpt; either if left out.
+	Accept proofKind `yaml:"accept,omitempty"`
+	// Via is the load balancer that callers go through: https://lb.acme.example.
+	Via string `yaml:"via,omitempty"`
+	// CA holds the certificates, in PEM, that via is verified by; the web's if left out.
+	CA string `yaml:"ca,omitempty"`
 }
 
 type pathOptions struct {
@@ -298,6 +312,9 @@ func (b serviceBody) object(name, owner string) *pb.Object {
 	}
 	for _, e := range b.External {
 		s.External = append(s.External, e.message())
+	}
+	if p := b.Proof; p != nil {
+		s.Proof = &pb.ServiceProof{Audience: p.Audience, Accept: string(p.Accept), Via: p.Via, Ca: p.CA}
 	}
 	if f := b.Forwarded; f != nil && (len(f.By) > 0 || f.Hops != 0) {
 		s.Forwarded = &pb.Forwarded{By: f.By, Hops: uint32(f.Hops)}

@@ -251,6 +251,7 @@ type Service struct {
 	Forwarded     *Forwarded             `protobuf:"bytes,9,opt,name=forwarded,proto3" json:"forwarded,omitempty"` // whose word on a caller's address is taken
 	Team          string                 `protobuf:"bytes,20,opt,name=team,proto3" json:"team,omitempty"`          // whose operators may change it and the rules to it
 	External      []*External            `protobuf:"bytes,12,rep,name=external,proto3" json:"external,omitempty"`  // who must agree to what rules allow, in this order
+	Proof         *ServiceProof          `protobuf:"bytes,13,opt,name=proof,proto3" json:"proof,omitempty"`        // how callers are known behind a load balancer that ends mutual TLS
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -362,6 +363,82 @@ func (x *Service) GetExternal() []*External {
 	return nil
 }
 
+func (x *Service) GetProof() *ServiceProof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+// ServiceProof is how callers of a service prove each request.
+type ServiceProof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Audience      string                 `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"` // whom proofs are for
+	Accept        string                 `protobuf:"bytes,2,opt,name=accept,proto3" json:"accept,omitempty"`     // signature | wpt; empty: either
+	Via           string                 `protobuf:"bytes,3,opt,name=via,proto3" json:"via,omitempty"`           // https://host[:port] that callers go through; empty: none
+	Ca            string                 `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"`             // PEM: verifies via instead of the web's authorities
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceProof) Reset() {
+	*x = ServiceProof{}
+	mi := &file_kith_v1_object_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceProof) ProtoMessage() {}
+
+func (x *ServiceProof) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_object_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceProof.ProtoReflect.Descriptor instead.
+func (*ServiceProof) Descriptor() ([]byte, []int) {
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ServiceProof) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *ServiceProof) GetAccept() string {
+	if x != nil {
+		return x.Accept
+	}
+	return ""
+}
+
+func (x *ServiceProof) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
+}
+
+func (x *ServiceProof) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
+}
+
 // An external decision: a program that is asked about what rules allow.
 type External struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -379,7 +456,7 @@ type External struct {
 
 func (x *External) Reset() {
 	*x = External{}
-	mi := &file_kith_v1_object_proto_msgTypes[4]
+	mi := &file_kith_v1_object_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +468,7 @@ func (x *External) String() string {
 func (*External) ProtoMessage() {}
 
 func (x *External) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[4]
+	mi := &file_kith_v1_object_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +481,7 @@ func (x *External) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use External.ProtoReflect.Descriptor instead.
 func (*External) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{4}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *External) GetName() string {
@@ -475,7 +552,7 @@ type Forwarded struct {
 
 func (x *Forwarded) Reset() {
 	*x = Forwarded{}
-	mi := &file_kith_v1_object_proto_msgTypes[5]
+	mi := &file_kith_v1_object_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +564,7 @@ func (x *Forwarded) String() string {
 func (*Forwarded) ProtoMessage() {}
 
 func (x *Forwarded) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[5]
+	mi := &file_kith_v1_object_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +577,7 @@ func (x *Forwarded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forwarded.ProtoReflect.Descriptor instead.
 func (*Forwarded) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Forwarded) GetBy() []string {
@@ -536,7 +613,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_kith_v1_object_proto_msgTypes[6]
+	mi := &file_kith_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +625,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[6]
+	mi := &file_kith_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +638,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rule) GetName() string {
@@ -657,7 +734,7 @@ type Federation struct {
 
 func (x *Federation) Reset() {
 	*x = Federation{}
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +746,7 @@ func (x *Federation) String() string {
 func (*Federation) ProtoMessage() {}
 
 func (x *Federation) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[7]
+	mi := &file_kith_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +759,7 @@ func (x *Federation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Federation.ProtoReflect.Descriptor instead.
 func (*Federation) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Federation) GetTrustDomain() string {
@@ -746,7 +823,7 @@ type Provider struct {
 
 func (x *Provider) Reset() {
 	*x = Provider{}
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +835,7 @@ func (x *Provider) String() string {
 func (*Provider) ProtoMessage() {}
 
 func (x *Provider) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[8]
+	mi := &file_kith_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +848,7 @@ func (x *Provider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provider.ProtoReflect.Descriptor instead.
 func (*Provider) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Provider) GetName() string {
@@ -858,7 +935,7 @@ type Team struct {
 
 func (x *Team) Reset() {
 	*x = Team{}
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +947,7 @@ func (x *Team) String() string {
 func (*Team) ProtoMessage() {}
 
 func (x *Team) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[9]
+	mi := &file_kith_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +960,7 @@ func (x *Team) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Team.ProtoReflect.Descriptor instead.
 func (*Team) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Team) GetName() string {
@@ -940,7 +1017,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1029,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[10]
+	mi := &file_kith_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1042,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Object) GetKind() isObject_Kind {
@@ -1096,7 +1173,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1185,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[11]
+	mi := &file_kith_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1198,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Key) GetKind() string {
@@ -1148,7 +1225,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_kith_v1_object_proto_msgTypes[12]
+	mi := &file_kith_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1237,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[12]
+	mi := &file_kith_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1250,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -1197,13 +1274,14 @@ type DirectoryEntry struct {
 	Protocol      string                 `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Identities    []string               `protobuf:"bytes,3,rep,name=identities,proto3" json:"identities,omitempty"` // whole SPIFFE IDs that may answer
 	Endpoints     []*Endpoint            `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Proof         *ServiceProof          `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"` // where callers go through a load balancer
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DirectoryEntry) Reset() {
 	*x = DirectoryEntry{}
-	mi := &file_kith_v1_object_proto_msgTypes[13]
+	mi := &file_kith_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1293,7 @@ func (x *DirectoryEntry) String() string {
 func (*DirectoryEntry) ProtoMessage() {}
 
 func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[13]
+	mi := &file_kith_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1306,7 @@ func (x *DirectoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryEntry.ProtoReflect.Descriptor instead.
 func (*DirectoryEntry) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DirectoryEntry) GetService() string {
@@ -1259,6 +1337,13 @@ func (x *DirectoryEntry) GetEndpoints() []*Endpoint {
 	return nil
 }
 
+func (x *DirectoryEntry) GetProof() *ServiceProof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
 type Endpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // host:port
@@ -1270,7 +1355,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_kith_v1_object_proto_msgTypes[14]
+	mi := &file_kith_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1367,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[14]
+	mi := &file_kith_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1380,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1357,7 +1442,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_kith_v1_object_proto_msgTypes[15]
+	mi := &file_kith_v1_object_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1454,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_object_proto_msgTypes[15]
+	mi := &file_kith_v1_object_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1467,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_kith_v1_object_proto_rawDescGZIP(), []int{15}
+	return file_kith_v1_object_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Decision) GetId() string {
@@ -1608,7 +1693,7 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x05owner\x18\b \x01(\tR\x05owner\"g\n" +
 	"\vPathOptions\x12,\n" +
 	"\x12keep_encoded_slash\x18\x01 \x01(\bR\x10keepEncodedSlash\x12*\n" +
-	"\x11keep_double_slash\x18\x02 \x01(\bR\x0fkeepDoubleSlash\"\xd9\x02\n" +
+	"\x11keep_double_slash\x18\x02 \x01(\bR\x0fkeepDoubleSlash\"\x86\x03\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -1622,7 +1707,13 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x04mode\x18\b \x01(\tR\x04mode\x120\n" +
 	"\tforwarded\x18\t \x01(\v2\x12.kith.v1.ForwardedR\tforwarded\x12\x12\n" +
 	"\x04team\x18\x14 \x01(\tR\x04team\x12-\n" +
-	"\bexternal\x18\f \x03(\v2\x11.kith.v1.ExternalR\bexternal\"\xde\x01\n" +
+	"\bexternal\x18\f \x03(\v2\x11.kith.v1.ExternalR\bexternal\x12+\n" +
+	"\x05proof\x18\r \x01(\v2\x15.kith.v1.ServiceProofR\x05proof\"d\n" +
+	"\fServiceProof\x12\x1a\n" +
+	"\baudience\x18\x01 \x01(\tR\baudience\x12\x16\n" +
+	"\x06accept\x18\x02 \x01(\tR\x06accept\x12\x10\n" +
+	"\x03via\x18\x03 \x01(\tR\x03via\x12\x0e\n" +
+	"\x02ca\x18\x04 \x01(\tR\x02ca\"\xde\x01\n" +
 	"\bExternal\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aactions\x18\x02 \x03(\tR\aactions\x12\x10\n" +
@@ -1695,14 +1786,15 @@ const file_kith_v1_object_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"?\n" +
 	"\x06Bundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x12\n" +
-	"\x04jwks\x18\x02 \x01(\fR\x04jwks\"\x97\x01\n" +
+	"\x04jwks\x18\x02 \x01(\fR\x04jwks\"\xc4\x01\n" +
 	"\x0eDirectoryEntry\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x1e\n" +
 	"\n" +
 	"identities\x18\x03 \x03(\tR\n" +
 	"identities\x12/\n" +
-	"\tendpoints\x18\x04 \x03(\v2\x11.kith.v1.EndpointR\tendpoints\"U\n" +
+	"\tendpoints\x18\x04 \x03(\v2\x11.kith.v1.EndpointR\tendpoints\x12+\n" +
+	"\x05proof\x18\x05 \x01(\v2\x15.kith.v1.ServiceProofR\x05proof\"U\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
@@ -1763,51 +1855,54 @@ func file_kith_v1_object_proto_rawDescGZIP() []byte {
 	return file_kith_v1_object_proto_rawDescData
 }
 
-var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_kith_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_kith_v1_object_proto_goTypes = []any{
 	(*NodeRule)(nil),            // 0: kith.v1.NodeRule
 	(*IdentityRule)(nil),        // 1: kith.v1.IdentityRule
 	(*PathOptions)(nil),         // 2: kith.v1.PathOptions
 	(*Service)(nil),             // 3: kith.v1.Service
-	(*External)(nil),            // 4: kith.v1.External
-	(*Forwarded)(nil),           // 5: kith.v1.Forwarded
-	(*Rule)(nil),                // 6: kith.v1.Rule
-	(*Federation)(nil),          // 7: kith.v1.Federation
-	(*Provider)(nil),            // 8: kith.v1.Provider
-	(*Team)(nil),                // 9: kith.v1.Team
-	(*Object)(nil),              // 10: kith.v1.Object
-	(*Key)(nil),                 // 11: kith.v1.Key
-	(*Bundle)(nil),              // 12: kith.v1.Bundle
-	(*DirectoryEntry)(nil),      // 13: kith.v1.DirectoryEntry
-	(*Endpoint)(nil),            // 14: kith.v1.Endpoint
-	(*Decision)(nil),            // 15: kith.v1.Decision
-	nil,                         // 16: kith.v1.Decision.HeadersEntry
-	nil,                         // 17: kith.v1.Decision.QueryEntry
-	nil,                         // 18: kith.v1.Decision.ClaimsEntry
-	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
+	(*ServiceProof)(nil),        // 4: kith.v1.ServiceProof
+	(*External)(nil),            // 5: kith.v1.External
+	(*Forwarded)(nil),           // 6: kith.v1.Forwarded
+	(*Rule)(nil),                // 7: kith.v1.Rule
+	(*Federation)(nil),          // 8: kith.v1.Federation
+	(*Provider)(nil),            // 9: kith.v1.Provider
+	(*Team)(nil),                // 10: kith.v1.Team
+	(*Object)(nil),              // 11: kith.v1.Object
+	(*Key)(nil),                 // 12: kith.v1.Key
+	(*Bundle)(nil),              // 13: kith.v1.Bundle
+	(*DirectoryEntry)(nil),      // 14: kith.v1.DirectoryEntry
+	(*Endpoint)(nil),            // 15: kith.v1.Endpoint
+	(*Decision)(nil),            // 16: kith.v1.Decision
+	nil,                         // 17: kith.v1.Decision.HeadersEntry
+	nil,                         // 18: kith.v1.Decision.QueryEntry
+	nil,                         // 19: kith.v1.Decision.ClaimsEntry
+	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
 }
 var file_kith_v1_object_proto_depIdxs = []int32{
-	19, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
+	20, // 0: kith.v1.IdentityRule.ttl:type_name -> google.protobuf.Duration
 	2,  // 1: kith.v1.Service.paths:type_name -> kith.v1.PathOptions
-	5,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
-	4,  // 3: kith.v1.Service.external:type_name -> kith.v1.External
-	19, // 4: kith.v1.External.timeout:type_name -> google.protobuf.Duration
-	0,  // 5: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
-	1,  // 6: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
-	3,  // 7: kith.v1.Object.service:type_name -> kith.v1.Service
-	6,  // 8: kith.v1.Object.rule:type_name -> kith.v1.Rule
-	8,  // 9: kith.v1.Object.provider:type_name -> kith.v1.Provider
-	7,  // 10: kith.v1.Object.federation:type_name -> kith.v1.Federation
-	9,  // 11: kith.v1.Object.team:type_name -> kith.v1.Team
-	14, // 12: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
-	16, // 13: kith.v1.Decision.headers:type_name -> kith.v1.Decision.HeadersEntry
-	17, // 14: kith.v1.Decision.query:type_name -> kith.v1.Decision.QueryEntry
-	18, // 15: kith.v1.Decision.claims:type_name -> kith.v1.Decision.ClaimsEntry
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	6,  // 2: kith.v1.Service.forwarded:type_name -> kith.v1.Forwarded
+	5,  // 3: kith.v1.Service.external:type_name -> kith.v1.External
+	4,  // 4: kith.v1.Service.proof:type_name -> kith.v1.ServiceProof
+	20, // 5: kith.v1.External.timeout:type_name -> google.protobuf.Duration
+	0,  // 6: kith.v1.Object.node_rule:type_name -> kith.v1.NodeRule
+	1,  // 7: kith.v1.Object.identity_rule:type_name -> kith.v1.IdentityRule
+	3,  // 8: kith.v1.Object.service:type_name -> kith.v1.Service
+	7,  // 9: kith.v1.Object.rule:type_name -> kith.v1.Rule
+	9,  // 10: kith.v1.Object.provider:type_name -> kith.v1.Provider
+	8,  // 11: kith.v1.Object.federation:type_name -> kith.v1.Federation
+	10, // 12: kith.v1.Object.team:type_name -> kith.v1.Team
+	15, // 13: kith.v1.DirectoryEntry.endpoints:type_name -> kith.v1.Endpoint
+	4,  // 14: kith.v1.DirectoryEntry.proof:type_name -> kith.v1.ServiceProof
+	17, // 15: kith.v1.Decision.headers:type_name -> kith.v1.Decision.HeadersEntry
+	18, // 16: kith.v1.Decision.query:type_name -> kith.v1.Decision.QueryEntry
+	19, // 17: kith.v1.Decision.claims:type_name -> kith.v1.Decision.ClaimsEntry
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_object_proto_init() }
@@ -1815,7 +1910,7 @@ func file_kith_v1_object_proto_init() {
 	if File_kith_v1_object_proto != nil {
 		return
 	}
-	file_kith_v1_object_proto_msgTypes[10].OneofWrappers = []any{
+	file_kith_v1_object_proto_msgTypes[11].OneofWrappers = []any{
 		(*Object_NodeRule)(nil),
 		(*Object_IdentityRule)(nil),
 		(*Object_Service)(nil),
@@ -1830,7 +1925,7 @@ func file_kith_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_object_proto_rawDesc), len(file_kith_v1_object_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -14,6 +14,7 @@ func TestSameServiceIsTheSameInEveryField(t *testing.T) {
 	whole := Service{
 		Name: "orders", Identities: []string{"/vms/orders"}, Protocol: HTTP, RunAs: []string{"orders"}, Paths: PathOptions{KeepEncodedSlash: true},
 		Endpoints: []string{"10.0.0.7:8443"}, Mode: Observe, Forwarded: Forwarded{By: []string{"edge"}, Hops: 1}, Externals: []External{{}}, Owner: "shop", Team: "shop",
+		Proof: Proof{Audience: "https://orders.acme.example"},
 	}
 	if !whole.same(whole) {
 		t.Error("a service is not the same as itself")

@@ -19,7 +19,7 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 	if m == nil {
 		return Service{}, fault.Invalidf("service is missing")
 	}
-	if err := understood(m, m.GetPaths(), m.GetForwarded()); err != nil {
+	if err := understood(m, m.GetPaths(), m.GetForwarded(), m.GetProof()); err != nil {
 		return Service{}, fault.Invalidf("service %q: %w", clip(m.GetName()), err)
 	}
 	protocol, err := ParseProtocol(m.GetProtocol())
@@ -29,6 +29,9 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 	mode, err := parseMode(m.GetMode(), Observe)
 	if err != nil {
 		return Service{}, at("services."+clip(m.GetName())+".mode", err)
+	}
+	if m.GetProof() != nil && m.GetProof().GetAudience() == "" { // also where nothing else is said
+		return Service{}, at("services."+clip(m.GetName())+".proof.audience", noAudience())
 	}
 	externals, err := externalsFromPB(m.GetExternal())
 	if err != nil {
@@ -41,6 +44,7 @@ func ServiceFromPB(m *pb.Service) (Service, error) {
 			KeepDoubleSlash:  m.GetPaths().GetKeepDoubleSlash(),
 		},
 		Endpoints: m.GetEndpoints(), Owner: m.GetOwner(), Team: m.GetTeam(), Mode: mode, Externals: externals,
+		Proof:     ProofFromPB(m.GetProof()),
 		Forwarded: Forwarded{By: m.GetForwarded().GetBy(), Hops: int(min(m.GetForwarded().GetHops(), math.MaxInt32))},
 	}, nil
 }
@@ -50,6 +54,7 @@ func (s Service) PB() *pb.Service {
 	m := &pb.Service{
 		Name: s.Name, Identities: s.Identities, Protocol: s.Protocol.String(), RunAs: s.RunAs,
 		Endpoints: s.Endpoints, Owner: s.Owner, Team: s.Team, Mode: s.Mode.String(),
+		Proof: s.Proof.PB(),
 	}
 	if len(s.Forwarded.By) > 0 || s.Forwarded.Hops != 0 {
 		m.Forwarded = &pb.Forwarded{By: s.Forwarded.By, Hops: uint32(s.Forwarded.Hops)}

@@ -61,12 +61,15 @@ const (
 	lintTeams       = "overlapping-teams"
 	lintPrefix      = "prefix-without-boundary"
 	lintShadowed    = "shadowed-by-deny"
+	lintAudience    = "shared-audience"
 	lintShared      = "shared-identity"
+	lintStreams     = "streams-unsigned"
 	lintSlash       = "trailing-slash-gap"
 	lintUnfinished  = "unfinished"
 	lintUnscoped    = "unscoped-identity"
 	lintUnscopedTo  = "unscoped-target"
 	lintSubstring   = "unanchored-match"
+	lintProof       = "weak-proof"
 	lintWiderExists = "wider-rule-exists"
 )
 
@@ -85,12 +88,15 @@ func Lints() []LintKind {
 		{lintTeams, "two teams may each name a workload of the other as their service"},
 		{lintPrefix, "a prefix without its boundary also matches names that only begin alike: /admin and /administrators"},
 		{lintShadowed, "a deny beats every allow"},
+		{lintAudience, "a proof that one service is shown is as good at the other, before it has ended"},
 		{lintShared, "whoever has the identity is bound by the rules of both services"},
+		{lintStreams, "a message of a stream comes after what would have to be signed"},
 		{lintSlash, "a trailing slash is another path, and many back ends serve both alike"},
 		{lintUnfinished, "the set is too large to compare every rule with every other one"},
 		{lintUnscoped, "a source that does not say which part of a trust domain: nodes of every class can mint such IDs"},
 		{lintUnscopedTo, "an allow to a pattern opens services that do not exist yet"},
 		{lintSubstring, "text found anywhere in a name is found in names nobody thought of"},
+		{lintProof, "a Workload Proof Token binds the path alone, a signature the whole request"},
 		{lintWiderExists, "a wider rule allows or denies all of it, so taking it away changes nothing"},
 	}
 }

@@ -26,6 +26,7 @@ func (v *validation) findings(all bool) []Finding {
 	var out finder
 	v.lintServices(&out)
 	v.lintTeams(&out)
+	v.lintProofs(&out)
 	byService := map[string]*sides{}
 	order := 0
 	for _, r := range v.rulesInOrder() {

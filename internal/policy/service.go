@@ -29,6 +29,7 @@ type Service struct {
 	Endpoints  []string // static host:port
 	Mode       Mode     // Enforce or Observe
 	Forwarded  Forwarded
+	Proof      Proof      // of requests that come through a load balancer
 	Externals  []External // asked in this order about what rules allow
 	Team       string     // whose operators may change it and the rules to it; empty: nobody's who is bound to a team
 	Owner      string
@@ -82,6 +83,7 @@ func (s Service) check(f *faults) {
 	f.bound(at+".endpoints", len(s.Endpoints), maxEndpoints)
 	f.owner(at, s.Owner)
 	s.checkMode(at, f)
+	s.checkProof(at, f)
 	s.checkExternals(at, f)
 	for i, identity := range s.Identities {
 		if err := checkIdentity(identity); err != nil {
@@ -105,7 +107,7 @@ func (s Service) check(f *faults) {
 // same says whether two services are the very same: lists that are equal but not
 // the same ones are different here, which costs a look at them and no more.
 func (s Service) same(other Service) bool {
-	return s.Name == other.Name && s.Protocol == other.Protocol && s.Mode == other.Mode && s.Owner == other.Owner && s.Team == other.Team && s.Paths == other.Paths &&
+	return s.Name == other.Name && s.Protocol == other.Protocol && s.Mode == other.Mode && s.Owner == other.Owner && s.Team == other.Team && s.Paths == other.Paths && s.Proof == other.Proof &&
 		s.Forwarded.Hops == other.Forwarded.Hops && sameList(s.Forwarded.By, other.Forwarded.By) &&
 		sameList(s.Identities, other.Identities) && sameList(s.RunAs, other.RunAs) &&
 		sameList(s.Endpoints, other.Endpoints) && sameList(s.Externals, other.Externals)

@@ -32,7 +32,7 @@ func (o *outLane) takes(h *head) bool {
 	authority, path, ok := cutTarget(h.target)
 	return ok && len(path) > 0 && path[0] == '/' && bytes.IndexByte(path, '#') < 0 &&
 		string(h.method) != http.MethodConnect && !h.grpc && !h.eventStream && o.o.isService(serviceOf(authority)) &&
-		(len(o.o.balanced) == 0 || o.o.balanced[strings.ToLower(serviceOf(authority))] == nil)
+		!o.o.balanced.has(serviceOf(authority))
 }
 
 // cutTarget splits a target in absolute form. The authority of one that names a

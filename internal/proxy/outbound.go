@@ -31,8 +31,8 @@ type outbound struct {
 	before   *before
 	services *httputil.ReverseProxy
 	others   *httputil.ReverseProxy
-	balanced map[string]*httputil.ReverseProxy // services reached through load balancers
-	plain    *http.Transport                   // to hosts that are no services
+	balanced *balancing      // services reached through load balancers
+	plain    *http.Transport // to hosts that are no services
 	tunnels  group
 	lane     *outLane
 	queue    *handover // to net/http
@@ -52,11 +52,8 @@ func newOutbound(p *Proxy) (*outbound, error) {
 	}
 	o.services = o.forwarder(p.cfg.Workload.TransportHTTP1())
 	o.others = o.forwarder(o.plain)
-	o.balanced = make(map[string]*httputil.ReverseProxy)
-	for _, v := range p.cfg.Via {
-		if o.balanced[v.Service], err = o.via(v); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
+	if o.balanced, err = newBalancing(o, p.cfg.Via); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return o, nil
 }
@@ -79,6 +76,7 @@ func (o *outbound) forwarder(transport http.RoundTripper) *httputil.ReverseProxy
 func (o *outbound) closeIdle() {
 	o.plain.CloseIdleConnections()
 	o.lane.pool.close()
+	o.balanced.closeIdle()
 }
 
 func (o *outbound) serve(ctx, work context.Context) error {
@@ -115,10 +113,16 @@ func (o *outbound) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		duplex(rw, r, o.enterUpgrade(r, o.others))
 	case r.URL.Scheme != "http":
 		answer(rw, r, http.StatusBadGateway, "use http://"+r.URL.Hostname()+": Kith encrypts between the proxies")
-	case o.balanced[strings.ToLower(r.URL.Hostname())] != nil:
-		duplex(rw, r, o.enterUpgrade(r, o.balanced[strings.ToLower(r.URL.Hostname())]))
 	default:
-		duplex(rw, r, o.enterUpgrade(r, o.services))
+		way, err := o.balanced.way(r.URL.Hostname())
+		switch {
+		case err != nil:
+			o.fail(rw, r, err)
+		case way != nil:
+			duplex(rw, r, o.enterUpgrade(r, way.handler))
+		default:
+			duplex(rw, r, o.enterUpgrade(r, o.services))
+		}
 	}
 }
 

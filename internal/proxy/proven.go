@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"net"
@@ -23,7 +24,8 @@ type Proven struct {
 }
 
 // ParseProven reads what ParseExposure does, then options with commas between:
-// audience=URL, which must be there, and accept=signature or accept=wpt.
+// audience=URL, which may be left out where the service says it, and accept=signature
+// or accept=wpt.
 func ParseProven(text string) (Proven, error) {
 	const form = "as in 8444=8080,audience=https://orders.acme.example"
 	exposure, options, _ := strings.Cut(text, ",")
@@ -43,9 +45,6 @@ func ParseProven(text string) (Proven, error) {
 		}
 		return true
 	})
-	if err == nil && out.Proof.Audience == "" {
-		err = fault.Invalidf("no audience")
-	}
 	if err == nil && len(out.Proof.Accept) > 0 {
 		err = checkProof(out.Proof.Accept[0])
 	}
@@ -61,7 +60,8 @@ type Via struct {
 	URL      *url.URL // https, without a path
 	Audience string
 	Proof    kith.ProofKind
-	CAFile   string // PEM; empty: whom this host trusts for the web
+	CAFile   string // PEM; empty: CA
+	CA       string // PEM; empty: whom this host trusts for the web
 }
 
 // ParseVia reads service=https://host[:port], then options with commas between:
@@ -146,21 +146,25 @@ func (in *inbound) serveProven(conn *tls.Conn) {
 }
 
 // via is the way to a service through its load balancer.
-func (o *outbound) via(v Via) (*httputil.ReverseProxy, error) {
+func (o *outbound) via(v Via) (*balancedWay, error) {
 	base := &http.Transport{
 		DisableCompression: true, ForceAttemptHTTP2: false,
 		MaxIdleConns: 256, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: time.Second, MaxResponseHeaderBytes: 256 << 10,
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
+	roots := []byte(v.CA)
 	if v.CAFile != "" {
 		text, err := os.ReadFile(v.CAFile)
 		if err != nil {
 			return nil, fault.Invalidf("via %s: ca: %w", v.Service, err)
 		}
+		roots = text
+	}
+	if len(roots) > 0 {
 		base.TLSClientConfig.RootCAs = x509.NewCertPool()
-		if !base.TLSClientConfig.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fault.Invalidf("via %s: %s holds no certificate in PEM", v.Service, v.CAFile)
+		if !base.TLSClientConfig.RootCAs.AppendCertsFromPEM(roots) {
+			return nil, fault.Invalidf("via %s: ca: %s holds no certificate in PEM", v.Service, cmp.Or(v.CAFile, "what the service says"))
 		}
 	}
 	signing, err := o.p.cfg.Workload.SigningTransport(base, v.Audience, v.Proof)
@@ -175,5 +179,5 @@ func (o *outbound) via(v Via) (*httputil.ReverseProxy, error) {
 		strip(pr.Out.Header)
 		trail(pr)
 	}
-	return out, nil
+	return &balancedWay{handler: out, base: base}, nil
 }

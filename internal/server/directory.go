@@ -258,6 +258,9 @@ func (d *directory) build(snap *snapshot, now time.Time) (entries []*pb.Director
 	for _, name := range snap.policy.ServiceNames() {
 		s, _ := snap.policy.Service(name)
 		entry := &pb.DirectoryEntry{Service: name, Protocol: s.Protocol.String(), Identities: snap.identitiesOf(name)}
+		if s.Proof.Via != "" {
+			entry.Proof = s.Proof.PB()
+		}
 		for _, address := range s.Endpoints {
 			entry.Endpoints = append(entry.Endpoints, &pb.Endpoint{Address: address})
 		}
