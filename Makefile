@@ -29,7 +29,7 @@ demo: build ## the main job: two services that know each other, shown in seconds
 	bin/kith demo
 
 .PHONY: test
-test: deps build lint test-generate test-darwin demo test-unit test-vectors ## everything, fuzz targets for 5 s each
+test: deps build lint test-generate test-darwin demo test-unit test-whole test-vectors ## everything, fuzz targets for 5 s each
 	$(MAKE) test-fuzz FUZZTIME=5s
 	$(MAKE) test-parties test-interop test-hosts test-attacks test-chaos
 
@@ -45,6 +45,10 @@ deps: ## install what the tests need and this host lacks (Debian packages)
 .PHONY: test-unit
 test-unit: deps ## unit tests and every CLI verb, with the race detector
 	$(GO) test -race ./...
+
+.PHONY: test-whole
+test-whole: ## what tries fewer cases with the race detector, with all of them and without it
+	$(GO) test ./internal/adopt ./internal/ca ./internal/config ./internal/policy
 
 .PHONY: test-parties
 test-parties: deps build ## real programs of other makers behind kith

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/kith-id/kith/internal/run/runtest"
 )
 
 // clients is the kith of the scripts of a race test. What lives is this binary,
@@ -24,7 +26,7 @@ exec '%s' "$@"
 type suite struct{ m *testing.M }
 
 func (s suite) Run() int {
-	if !raced {
+	if !runtest.Raced {
 		return s.m.Run()
 	}
 	dir, err := os.MkdirTemp("", "kith-clients")

@@ -1,6 +1,7 @@
 package adopt_test
 
 import (
+	"flag"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/kith-id/kith/internal/adopt"
 	"github.com/kith-id/kith/internal/policy"
+	"github.com/kith-id/kith/internal/run/runtest"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -120,9 +122,21 @@ func drawIntentions(t *rapid.T, destination string) consulIntentions {
 	return in
 }
 
+// check checks a property on as many draws as rapid has by itself, on fewer with
+// the race detector.
+func check(t *testing.T, property func(*rapid.T)) {
+	t.Helper()
+	if runtest.Raced {
+		if err := flag.Set("rapid.checks", "30"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rapid.Check(t, property)
+}
+
 func TestAdoptedIntentionsDecideAsConsulDoes(t *testing.T) {
 	ids := map[string]string{"web": "spiffe://acme.example/eks/shop/web", "db": "spiffe://acme.example/eks/data/db", "other": "spiffe://acme.example/eks/shop/other"}
-	rapid.Check(t, func(t *rapid.T) {
+	check(t, func(t *rapid.T) {
 		all := []consulIntentions{drawIntentions(t, "orders")}
 		if rapid.Bool().Draw(t, "wild") {
 			all = append(all, drawIntentions(t, "*"))

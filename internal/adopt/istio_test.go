@@ -269,7 +269,7 @@ func compiled(t interface {
 
 func TestAdoptedIstioPoliciesDecideAsIstioDoes(t *testing.T) {
 	adopted := 0
-	rapid.Check(t, func(t *rapid.T) {
+	check(t, func(t *rapid.T) {
 		var policies []istioPolicy
 		var files []adopt.File
 		for n := range rapid.IntRange(1, 3).Draw(t, "policies") {

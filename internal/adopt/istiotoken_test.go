@@ -181,7 +181,7 @@ func drawSeen(t *rapid.T) seen {
 // bad token never gets in, none is no reason to deny, and DENY reads what is not
 // there as not matching.
 func TestAdoptedTokenPoliciesDecideAsIstioDoes(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	check(t, func(t *rapid.T) {
 		var policies []tokenPolicy
 		text := signIn
 		for n := range rapid.IntRange(0, 3).Draw(t, "policies") {

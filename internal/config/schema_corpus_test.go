@@ -19,6 +19,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/kith-id/kith/internal/run/runtest"
 )
 
 // editor judges files by a published schema, as an editor does.
@@ -218,7 +220,9 @@ func TestSchemasSayWhatIsRead(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				broken++
+				if broken++; runtest.Raced && broken%5 != 0 {
+					return
+				}
 				check(what, string(out), mappings(string(out)))
 			})
 		}

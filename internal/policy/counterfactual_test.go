@@ -77,7 +77,7 @@ func TestFixesAllowWhatWasDeniedAndOthersAreNotShown(t *testing.T) {
 	checks(t)
 	td := trustDomain(t)
 	fixed, hopeless := 0, 0
-	rapid.Check(t, func(rt *rapid.T) {
+	until(t, func() bool { return fixed > 0 && hopeless > 0 }, func(rt *rapid.T) {
 		set := genSet(rt, td)
 		service := rapid.SampledFrom([]string{"orders", "calls", "db", "seen"}).Draw(rt, "service")
 		table := mustCompile(t, set, service)
@@ -123,7 +123,7 @@ func TestWithoutAllThatIsCitedTheDecisionFlips(t *testing.T) {
 	checks(t)
 	td := trustDomain(t)
 	flips := 0
-	rapid.Check(t, func(rt *rapid.T) {
+	until(t, func() bool { return flips > 0 }, func(rt *rapid.T) {
 		set := genSet(rt, td)
 		service := rapid.SampledFrom([]string{"orders", "calls", "db"}).Draw(rt, "service")
 		peer := rapid.SampledFrom(propertyPeers()).Draw(rt, "peer")

@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/kith-id/kith/internal/run/runtest"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -19,12 +20,27 @@ import (
 func checks(t *testing.T) {
 	t.Helper()
 	n := os.Getenv("KITH_POLICY_CHECKS")
-	if n == "" {
+	switch {
+	case n != "":
+	case runtest.Raced:
+		n = "40"
+	default:
 		n = "150"
 	}
 	for name, value := range map[string]string{"rapid.checks": n, "rapid.nofailfile": "true"} {
 		if err := flag.Set(name, value); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// until checks a property, and again, at most ten times, until enough says that
+// its rare cases came up: what is drawn is random.
+func until(t *testing.T, enough func() bool, property func(*rapid.T)) {
+	t.Helper()
+	for range 10 {
+		if rapid.Check(t, property); enough() {
+			return
 		}
 	}
 }
