@@ -51,9 +51,15 @@ func (p *interpreted) eval(in *input) outcome {
 	if p == nil {
 		return unknown
 	}
-	a := p.d.activations.Get().(*activation)
+	a, ok := p.d.activations.Get().(*activation)
+	if !ok {
+		var err error
+		if a, err = newActivation(); err != nil {
+			return unknown
+		}
+	}
 	a.fill(p, in)
-	value, _, err := p.program.Eval(a)
+	value, _, err := p.program.Eval(a.frame)
 	a.clear()
 	p.d.activations.Put(a)
 	switch {
@@ -71,6 +77,7 @@ func (p *interpreted) eval(in *input) outcome {
 // activation gives a program its variables. One is used for many requests, one
 // after the other.
 type activation struct {
+	frame    *interpreter.ExecutionFrame // that evaluates with it: nothing of a request stays in it
 	of       *interpreted
 	in       input
 	request  Request
@@ -84,13 +91,15 @@ type activation struct {
 // dictionaryNames are the keys of dictionaries, in the order of activation.dicts.
 var dictionaryNames = [...]string{"request.headers", "request.query", presentName, claimDict + "text", claimDict + "number", claimDict + "flag", claimDict + "list"}
 
-func newActivation() *activation {
+func newActivation() (*activation, error) {
 	a := &activation{}
+	var err error
+	a.frame, err = interpreter.NewExecutionFrame(a)
 	a.in.r, a.in.peer, a.peer.r = &a.request, &a.peer, &a.resolved
 	for i, name := range dictionaryNames {
 		a.dicts[i] = dictionary{a, name}
 	}
-	return a
+	return a, err
 }
 
 // fill copies what the program may read. Texts are copied too: what is kept here
@@ -177,6 +186,14 @@ func (a *activation) value(r *fact) (any, bool) {
 		return address{ip}, ok
 	default:
 		text, ok := in.text(r)
+		if r.on == onMethod { // constants need no memory
+			switch text {
+			case "GET":
+				return types.String("GET"), ok
+			case "POST":
+				return types.String("POST"), ok
+			}
+		}
 		return types.String(text), ok
 	}
 }

@@ -93,7 +93,6 @@ var standardDialect = sync.OnceValues(newDialect)
 // what cannot loosen the types (no dyn, no conversions, no has).
 func newDialect() (*dialect, error) {
 	d := &dialect{variables: variables(), dicts: dictionaries()}
-	d.activations.New = func() any { return newActivation() }
 	options := []cel.EnvOption{
 		cel.StdLib(cel.StdLibSubset(whenLibrary())),
 		cel.Macros(cel.GlobalMacro("present", 1, d.expandPresent)),
