@@ -22,10 +22,12 @@ var epoch = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
 const smallJournal = ringStart + minCapacity
 
 // blank is the content of a new journal.
-func blank(t testing.TB) []byte {
+func blank(t testing.TB) []byte { return blankOf(t, smallJournal) }
+
+func blankOf(t testing.TB, size int64) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "journal")
-	if err := createJournal(path, smallJournal); err != nil {
+	if err := createJournal(path, size); err != nil {
 		t.Fatal(err)
 	}
 	content, err := os.ReadFile(path)
@@ -278,6 +280,24 @@ func TestJournalFindsDamage(t *testing.T) {
 		// The last record may be one a crash has torn.
 		if place < lastRecord || !cmp.Equal(got, want[:29]) {
 			t.Errorf("bit flipped at %d: entries %v", place, got)
+		}
+	}
+}
+
+// Where the first of two entries is gone, the later one tells, wherever it stands:
+// also where a search that reads chunks meets its end.
+func TestJournalFindsDamageBeforeARecordAnywhere(t *testing.T) {
+	const chunk = 64 << 10
+	payload := mustEncode(t, numbered(1))
+	for _, pos := range []uint64{48, chunk - 16, chunk - 8, chunk, chunk + 8, 2*chunk - 8, 3 * chunk} {
+		d := newDisk(blankOf(t, ringStart+4*chunk))
+		r := onDisk(t, d).ring
+		r.head = pos // as it was when the record was written
+		if err := r.writeAt(r.appendRecord(nil, pos, payload, epoch), pos); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newJournal("test", d, int64(len(d.written))); err == nil || !strings.Contains(err.Error(), "is damaged at position 0") {
+			t.Errorf("an entry at %d that follows a lost one: got %v", pos, err)
 		}
 	}
 }

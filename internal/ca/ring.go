@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -134,18 +135,24 @@ func (r *ring) recover() error {
 	return r.searchDamage()
 }
 
-// searchDamage looks for records beyond the head, a chunk at a time.
+// searchDamage looks for records beyond the head, a chunk at a time. Most of what
+// is there is nothing, so it is searched for the first word of a record only.
 func (r *ring) searchDamage() error {
-	const chunk = 64 << 10
-	buf := make([]byte, chunk)
+	const chunk, word = 64 << 10, 8 // all sizes are multiples of a word
+	magic := binary.LittleEndian.AppendUint32(nil, recordMagic)
+	buf := make([]byte, chunk+word) // with the position of a record that begins at the chunk's end
 	for from, end := r.head, r.tail+r.capacity; from < end; from += chunk {
-		part := buf[:min(chunk, end-from)]
+		part := buf[:min(uint64(len(buf)), end-from)]
 		if err := r.readAt(part, from); err != nil {
 			return err
 		}
-		for i := 0; i+16 <= len(part); i += 8 { // all sizes are multiples of 8
+		for i := 0; ; i++ {
+			next := bytes.Index(part[i:], magic)
+			if i += next; next < 0 || i+2*word > len(part) {
+				break
+			}
 			pos := from + uint64(i)
-			if binary.LittleEndian.Uint32(part[i:]) != recordMagic || binary.LittleEndian.Uint64(part[i+8:]) != pos {
+			if i%word != 0 || binary.LittleEndian.Uint64(part[i+word:]) != pos {
 				continue
 			}
 			record, err := r.read(pos)
