@@ -79,7 +79,9 @@ func OpenEtcd(ctx context.Context, cfg Config) (*Etcd, error) {
 		e.child.close()
 		return nil, err
 	}
-	if _, err := e.current(ctx); err != nil {
+	first, cancel := context.WithTimeout(ctx, memberReadyLimit) // a disk that is busy now may be so since the start
+	defer cancel()
+	if _, err := e.current(first); err != nil {
 		e.Close()
 		return nil, fmt.Errorf("open store: %w", err)
 	}
