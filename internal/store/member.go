@@ -51,9 +51,9 @@ const (
 	maxEngineOps     = 2*registry.MaxTxnOps + 2
 	memberTick       = 500 // ms; a lone member has nobody to keep in step with
 	memberElection   = 5 * memberTick
-	memberBatch      = time.Second // until the database has what the log has
-	memberGCPercent  = 50          // when it serves; its start makes little but what stays
-	memberProcessors = 1           // when it serves
+	memberBatch      = 500 * time.Millisecond // until the database has what the log has
+	memberGCPercent  = 50                     // when it serves; its start makes little but what stays
+	memberProcessors = 1                      // when it serves
 	memberStopLimit  = 5 * time.Second
 	memberReadyLimit = 60 * time.Second
 	electAgain       = 10 * time.Millisecond

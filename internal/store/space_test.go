@@ -58,7 +58,7 @@ func TestFullDatabaseRecovers(t *testing.T) {
 	defer behind.Close()
 	value := make([]byte, registry.MaxValue)
 	var acked registry.Version
-	for range 64 {
+	for range 1024 { // the database grows by batches of half a second
 		version, err := e.Commit(ctx, registry.Txn{Do: []registry.Op{registry.Put("a/x", value)}})
 		if err != nil {
 			if !isAway(err) || !strings.Contains(err.Error(), "quota") {
