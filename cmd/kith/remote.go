@@ -245,7 +245,7 @@ func (a *app) joinAdmin(ctx context.Context, text string) error {
 		return fault.Hint(err, again)
 	}
 	token, err := base64.RawURLEncoding.Strict().DecodeString(line.token)
-	if err != nil || len(token) != 32 {
+	if err != nil || len(token) != 32 || len(line.token) != base64.RawURLEncoding.EncodedLen(32) {
 		return fault.Hint(fault.Invalidf("malformed admin token"), again)
 	}
 	// Whatever can go wrong here goes wrong before the token is spent.

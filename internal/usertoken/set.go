@@ -221,8 +221,8 @@ func confirmation(cnf json.RawMessage) ([]byte, error) {
 	if json.Unmarshal(members["x5t#S256"], &text) != nil {
 		return nil, errors.New("is bound to something else than a certificate")
 	}
-	hash, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(hash) != sha256.Size {
+	hash, err := base64.RawURLEncoding.Strict().DecodeString(text) // skips line ends, so both lengths count
+	if err != nil || len(hash) != sha256.Size || len(text) != base64.RawURLEncoding.EncodedLen(sha256.Size) {
 		return nil, errors.New("is bound to a malformed certificate hash")
 	}
 	return hash, nil

@@ -226,6 +226,7 @@ func TestAttack53TokenReplay(t *testing.T) {
 	for name, cnf := range map[string]any{
 		"DPoP key": map[string]any{"jkt": "abc"}, "key": map[string]any{"jwk": map[string]any{}}, "two": map[string]any{"x5t#S256": "abc", "jkt": "abc"},
 		"empty": map[string]any{}, "text": "abc", "malformed": map[string]any{"x5t#S256": "abc"}, "number": map[string]any{"x5t#S256": 1},
+		"line end": map[string]any{"x5t#S256": strings.Repeat("A", 42) + "\nA"},
 	} {
 		_, err := check.Check(shown(ours.Token(now(), map[string]any{"cnf": cnf})), &leaf, now())
 		refused(t, name, err, "bound")

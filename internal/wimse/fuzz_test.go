@@ -1,6 +1,7 @@
 package wimse
 
 import (
+	"encoding/base64"
 	"net/http"
 	"strings"
 	"testing"
@@ -33,14 +34,23 @@ func FuzzParseInputs(f *testing.F) {
 	})
 }
 
-// FuzzParseBytes holds that each value has one name.
+// FuzzParseBytes holds that each value has one name, and one spelling.
 func FuzzParseBytes(f *testing.F) {
-	for _, text := range []string{"wimse=:AAAA:", "sha-256=:AAAA:, sha-512=:AA==:", "a=::", "a=:A:", ""} {
+	for _, text := range []string{"wimse=:AAAA:", "wimse=:AA\r\nAA:", "sha-256=:AAAA:, sha-512=:AA==:", "a=::", "a=:A:", ""} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		if out, err := parseBytes(text); err == nil && (len(out) == 0 || len(out) > maxMembers) {
+		out, err := parseBytes(text)
+		if err != nil {
+			return
+		}
+		if len(out) == 0 || len(out) > maxMembers {
 			t.Fatalf("%q is read as %v", text, out)
+		}
+		for label, value := range out {
+			if spelled := label + "=:" + base64.StdEncoding.EncodeToString(value) + ":"; !strings.Contains(text, spelled) {
+				t.Fatalf("%q is read as if it had %q", text, spelled)
+			}
 		}
 	})
 }

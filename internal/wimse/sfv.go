@@ -245,7 +245,7 @@ func parseBytes(text string) (map[string][]byte, error) {
 			return nil, errForm
 		}
 		value, err := base64.StdEncoding.Strict().DecodeString(encoded)
-		if err != nil {
+		if err != nil || strings.ContainsAny(encoded, "\r\n") { // strict mode skips line ends
 			return nil, errForm
 		}
 		if _, twice := out[label]; twice || len(out) == maxMembers {

@@ -178,7 +178,7 @@ func TestTokenNeverShowsItself(t *testing.T) {
 	if err != nil || back != token {
 		t.Errorf("parse of the text form: %v", err)
 	}
-	for _, bad := range []string{"", text[1:], text + "A", text + "=", " " + text, strings.Repeat("!", 43)} {
+	for _, bad := range []string{"", text[1:], text + "A", text + "=", " " + text, text[:9] + "\r" + text[9:], text + "\n", strings.Repeat("!", 43)} {
 		if _, err := ParseToken(bad); !fault.Is(err, fault.Invalid) {
 			t.Errorf("ParseToken(%q): got %v, want Invalid", bad, err)
 		}
@@ -311,6 +311,7 @@ func TestExchangeEndsWithItsContext(t *testing.T) {
 
 func FuzzToken(f *testing.F) {
 	f.Add("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+	f.Add("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\rAAAAAAAAAA")
 	f.Fuzz(func(t *testing.T, text string) {
 		if token, err := ParseToken(text); err == nil && token.Encode() != text {
 			t.Fatalf("%q is not the text form of what it parses to", text)

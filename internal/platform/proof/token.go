@@ -19,10 +19,11 @@ const TokenSize = 32
 // Token is a join token. It never shows itself in a log or an error.
 type Token [TokenSize]byte
 
-// ParseToken reads the text form: base64url without padding.
+// ParseToken reads the text form: base64url without padding. Both lengths are
+// looked at: the standard library's strict mode skips line ends.
 func ParseToken(text string) (Token, error) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) != TokenSize {
+	if err != nil || len(raw) != TokenSize || len(text) != base64.RawURLEncoding.EncodedLen(TokenSize) {
 		return Token{}, fault.Hint(fault.Invalidf("malformed join token"),
 			"copy the whole join line printed by: kith nodes add NAME --class CLASS")
 	}
