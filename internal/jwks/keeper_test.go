@@ -222,6 +222,35 @@ func TestAttack43FetchFails(t *testing.T) {
 	}
 }
 
+// Attack 43: a token that names a new key ends no agent when its provider has been
+// away for so long that its keys count no more.
+func TestAttack43MissingKeyOfASetThatIsTooOld(t *testing.T) {
+	p := publish(t)
+	k, c := keep(t, p, seldom)
+	k.Need([]usertoken.Provider{p.provider()})
+	eventually(t, "the first key", func() bool { return k.has("k1") })
+	p.answer(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusServiceUnavailable) })
+	c.move(holdFor + time.Minute)
+	k.Missing("login", "k2")
+	eventually(t, "a failure", func() bool { s := k.Status(); return s[0].Err != nil && s[0].Fetched.IsZero() })
+	p.answer(nil)
+	eventually(t, "the keys are back", func() bool { return k.has("k1") })
+}
+
+// A fetch for a missing key that fails is made again, without another token.
+func TestMissingKeyIsLookedForUntilAFetchWorks(t *testing.T) {
+	p := publish(t)
+	k, _ := keep(t, p, seldom)
+	k.Need([]usertoken.Provider{p.provider()})
+	eventually(t, "the first key", func() bool { return k.has("k1") })
+	p.answer(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusServiceUnavailable) })
+	p.forge.Rotate("k2")
+	k.Missing("login", "k2")
+	eventually(t, "a failure", func() bool { return k.Status()[0].Err != nil })
+	p.answer(nil)
+	eventually(t, "the key that was asked for", func() bool { return k.has("k2") })
+}
+
 // Attack 50: where keys are fetched is written by people; it leads nowhere that
 // nobody listed.
 func TestAttack50WhereKeysAreFetched(t *testing.T) {

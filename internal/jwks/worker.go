@@ -70,40 +70,48 @@ func (w *worker) restore(s Saved) bool {
 func (w *worker) run(ctx context.Context) {
 	t := w.k.times
 	backoff := run.Backoff{Min: t.first, Max: min(time.Minute, t.refresh)}
-	gap, next := t.again, time.Time{}
-	for {
-		err := w.fetch(ctx)
-		if ctx.Err() != nil {
-			return
-		}
+	s := search{gap: t.again}
+	for err := w.fetch(ctx); ctx.Err() == nil; {
 		wait := backoff.Next()
 		if err == nil {
 			backoff.Reset()
 			wait = t.refresh - rand.N(t.refresh/10+1)
 		}
-		timer := time.NewTimer(wait)
-		for sleeping := true; sleeping; {
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return
-			case <-timer.C:
-				sleeping = false
-			case id := <-w.missing:
-				now := w.k.cfg.Now()
-				if h := w.held.Load(); h == nil || h.set.Has(id) || now.Before(next) {
-					continue // it has come since, or is looked for anyway
-				}
-				w.fetch(ctx) //nolint:errcheck // told by fetch; the timer goes on
-				if w.held.Load().set.Has(id) {
-					gap = t.again
-				} else {
-					gap = min(2*gap, t.rarely)
-				}
-				next = now.Add(gap)
+		err = w.rest(ctx, wait, &s)
+	}
+}
+
+// search spaces fetches for keys that tokens name.
+type search struct {
+	gap  time.Duration
+	next time.Time // none before
+}
+
+// rest waits until it is time for a fetch, or a key is missing that may be looked
+// for, and fetches.
+func (w *worker) rest(ctx context.Context, wait time.Duration, s *search) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return w.fetch(ctx)
+		case id := <-w.missing:
+			now, t := w.k.cfg.Now(), w.k.times
+			if h := w.held.Load(); h == nil || h.set.Has(id) || now.Before(s.next) {
+				continue // it has come since, or is looked for anyway
 			}
+			err := w.fetch(ctx)
+			if h := w.held.Load(); h != nil && h.set.Has(id) {
+				s.gap = t.again
+			} else {
+				s.gap = min(2*s.gap, t.rarely)
+			}
+			s.next = now.Add(s.gap)
+			return err
 		}
-		timer.Stop()
 	}
 }
 
