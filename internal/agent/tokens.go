@@ -21,11 +21,13 @@ func (s *points) need() {
 	s.needed(slices.Collect(maps.Values(needed)))
 }
 
-// know brings fetched keys to the points whose slices name their provider.
-func (s *points) know(keys map[string][]byte) {
+// know brings fetched keys to the points whose slices name their provider. They are
+// asked for with the lock held: of two changes at once the later to arrive must not
+// bring back what the other took away.
+func (s *points) know(current func() map[string][]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keys = keys
+	s.keys = current()
 	for p := range s.all {
 		if len(p.slice.GetProviders()) > 0 {
 			p.poke()
@@ -70,7 +72,7 @@ func (a *Agent) needKeys(providers []*pb.Provider) {
 
 // keysChanged brings keys to the points and into the cache.
 func (a *Agent) keysChanged() {
-	a.points.know(a.keys.Keys())
+	a.points.know(a.keys.Keys)
 	a.keep.stateChanged()
 }
 

@@ -151,3 +151,29 @@ func TestProviderOfANewerSchemaIsPassedOn(t *testing.T) {
 		t.Errorf("the server is not told: %q", faults)
 	}
 }
+
+// Of two changes of keys at once the points know in the end what is so in the end: a
+// key that was withdrawn does not come back with the change that was overtaken.
+func TestKeysOfAChangeThatWasOvertakenDoNotComeBack(t *testing.T) {
+	h := newHarness(t)
+	now := map[string][]byte{"https://login.example": []byte("k1 and k2")}
+	overtaken := make(chan struct{})
+	h.know(func() map[string][]byte {
+		before := now
+		now = map[string][]byte{"https://login.example": []byte("k2")}
+		later := func() { h.know(func() map[string][]byte { return now }); close(overtaken) }
+		if h.mu.TryLock() { // nothing keeps the other back: it is first
+			h.mu.Unlock()
+			later()
+		} else {
+			go later()
+		}
+		return before
+	})
+	<-overtaken
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if got := string(h.keys["https://login.example"]); got != "k2" {
+		t.Errorf("got %q, want what is so now", got)
+	}
+}
