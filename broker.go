@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,8 +51,9 @@ type Broker struct {
 	wait   time.Duration
 
 	mu     sync.Mutex
-	line   *brokerLine // that new calls take; guarded by mu
-	closed bool        // guarded by mu
+	line   *brokerLine              // that new calls take; guarded by mu
+	lines  map[*brokerLine]struct{} // all that are open; guarded by mu
+	closed bool                     // guarded by mu
 }
 
 // Broker makes a client that proves itself by this program's X509-SVID. It connects
@@ -61,7 +63,7 @@ func (w *Workload) Broker(cfg BrokerConfig) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{w: w, at: at, expect: cfg.Expect, wait: cfg.Wait}
+	b := &Broker{w: w, at: at, expect: cfg.Expect, wait: cfg.Wait, lines: make(map[*brokerLine]struct{})}
 	if b.wait <= 0 {
 		b.wait = brokerWait
 	}
@@ -82,16 +84,24 @@ func (w *Workload) Broker(cfg BrokerConfig) (*Broker, error) {
 // Expects is the ID that the endpoint must prove.
 func (b *Broker) Expects() spiffe.ID { return b.expect }
 
-// Close ends the connection, and with it what [Broker.Follow] has returned.
+// Close ends the connections, and with them what [Broker.Follow] has returned.
 func (b *Broker) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.closed = true
-	if b.line == nil {
+	b.closed, b.line = true, nil
+	var errs []error
+	for line := range b.lines {
+		errs = append(errs, b.hangUp(line))
+	}
+	return errors.Join(errs...)
+}
+
+// hangUp closes a connection. The caller holds mu.
+func (b *Broker) hangUp(line *brokerLine) error {
+	if _, open := b.lines[line]; !open {
 		return nil
 	}
-	line := b.line
-	b.line = nil
+	delete(b.lines, line)
 	return line.conn.Close()
 }
 
@@ -123,9 +133,10 @@ func (b *Broker) take() (*brokerLine, error) {
 			return nil, err
 		}
 		if b.line != nil && b.line.calls == 0 {
-			b.line.conn.Close()
+			_ = b.hangUp(b.line)
 		}
 		b.line = line
+		b.lines[line] = struct{}{}
 	}
 	b.line.calls++
 	return b.line, nil
@@ -135,7 +146,7 @@ func (b *Broker) give(line *brokerLine) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if line.calls--; line.calls == 0 && line != b.line {
-		line.conn.Close()
+		_ = b.hangUp(line)
 	}
 }
 
@@ -147,6 +158,8 @@ func (b *Broker) once(ctx context.Context, what string, ref spiffe.Reference, as
 	}
 	limit, cancel := context.WithTimeout(ctx, b.wait)
 	defer cancel()
+	held := holdProcess(ref)
+	defer held.release()
 	pause := newBackoff()
 	var last error
 	for {
@@ -157,6 +170,9 @@ func (b *Broker) once(ctx context.Context, what string, ref spiffe.Reference, as
 		err = ask(metadata.AppendToOutgoingContext(limit, brokerHeader, "true"), line)
 		other := line.other.Load()
 		b.give(line)
+		if err == nil || again(err, other) {
+			err = cmp.Or(held.ended(), err)
+		}
 		if err == nil {
 			return nil
 		}

@@ -25,6 +25,7 @@ import (
 type Brokered struct {
 	b       *Broker
 	ref     spiffe.Reference
+	held    heldProcess
 	state   atomic.Pointer[identity]
 	renewal atomic.Pointer[chan struct{}]
 	stop    context.CancelFunc
@@ -46,7 +47,7 @@ func (b *Broker) Follow(ctx context.Context, ref spiffe.Reference) (*Brokered, e
 		return nil, err
 	}
 	life, stop := context.WithCancel(ctx)
-	f := &Brokered{b: b, ref: ref, stop: stop, done: make(chan struct{})}
+	f := &Brokered{b: b, ref: ref, held: holdProcess(ref), stop: stop, done: make(chan struct{})}
 	renewal := make(chan struct{})
 	f.renewal.Store(&renewal)
 	go f.run(life, request)
@@ -101,6 +102,9 @@ func final(code codes.Code) bool {
 
 // follow is one stream; other is why the endpoint is not the expected one.
 func (f *Brokered) follow(ctx context.Context, request *pb.BrokerRequest, progress func()) (other *error, err error) {
+	if err := f.held.ended(); err != nil {
+		return nil, err
+	}
 	line, err := f.b.take()
 	if err != nil {
 		f.stop()
@@ -110,7 +114,10 @@ func (f *Brokered) follow(ctx context.Context, request *pb.BrokerRequest, progre
 	stream, err := openStream(metadata.AppendToOutgoingContext(ctx, brokerHeader, "true"), line.conn, brokerService+"SubscribeToX509SVID", request)
 	for err == nil {
 		answer := new(pb.X509SVIDResponse)
-		if err = stream.RecvMsg(answer); err != nil {
+		if err = stream.RecvMsg(answer); err == nil {
+			err = f.held.ended()
+		}
+		if err != nil {
 			break
 		}
 		progress()
@@ -141,6 +148,7 @@ func (f *Brokered) tell() {
 
 // end forgets all there is (Broker API 4.9), and says so.
 func (f *Brokered) end() {
+	f.held.release()
 	f.state.Store(nil)
 	close(f.done)
 	f.tell()

@@ -3,6 +3,7 @@ package kith
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -92,7 +93,7 @@ func findBroker(configured string) (brokerAddress, error) {
 		return invalid("has no port")
 	}
 	ip, err := netip.ParseAddr(host)
-	if err != nil && !hostName(host) {
+	if err != nil && !hostName(host) || ip.Zone() != "" && !hostName(ip.Zone()) {
 		return invalid("has no host: an IP address or a name")
 	}
 	local := err == nil && ip.IsLoopback() || err != nil && strings.EqualFold(host, "localhost")
@@ -140,10 +141,12 @@ func (b *Broker) dial(leaf string) (*brokerLine, error) {
 	if b.at.unix {
 		network = "unix"
 	}
-	conn, err := grpc.NewClient("passthrough:///"+b.at.address,
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+	// The address is none of gRPC's to read: it would take what follows a ? or # of a
+	// path for something else, and a % for an escape.
+	conn, err := grpc.NewClient("passthrough:///broker",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			dialer := net.Dialer{Timeout: dialTimeout}
-			return dialer.DialContext(ctx, network, address)
+			return dialer.DialContext(ctx, network, b.at.address)
 		}),
 		grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithNoProxy(),
@@ -193,7 +196,11 @@ func brokerRequest(ref spiffe.Reference) (*pb.BrokerRequest, error) {
 func (b *Broker) explain(what string, ref spiffe.Reference, err error, other *error) error {
 	doing := fmt.Sprintf("fetch %s of %s", what, ref)
 	if other != nil {
-		return fault.Hint(fault.Deniedf("%s: %w", doing, *other), "--expect names whose endpoint it is; kith nodes has the names of nodes")
+		hint := "kith doctor"
+		if errors.As(*other, new(otherBroker)) {
+			hint = "--expect names whose endpoint it is; kith nodes has the names of nodes"
+		}
+		return fault.Hint(fault.Deniedf("%s: %w", doing, *other), "%s", hint)
 	}
 	s := status.Convert(err)
 	failed := fmt.Errorf("%s: %s", doing, clip(s.Message(), maxReportText))

@@ -43,6 +43,7 @@ func TestRule101FormsOfTheEndpoint(t *testing.T) {
 		"tcp://:8000":                         "has no host",
 		"tcp://a_b:8000":                      "has no host",
 		"tcp://-a:8000":                       "has no host",
+		"tcp://[fe80::1%25%20]:8000":          "has no host", // no interface has such a name
 		"tcp://127.0.0.1:8000/":               "has a path",
 		"tcp://127.0.0.1:8000/foo":            "has a path",
 		"tcp:127.0.0.1:8000":                  "has a path",
@@ -115,7 +116,7 @@ func TestRule102WhatIsAskedAgain(t *testing.T) {
 }
 
 func FuzzFindBroker(f *testing.F) {
-	for _, seed := range []string{"unix:///run/b", "tcp://[::1]:80", "tcp://a.b:1", "unix:x", "%", "tcp://[::1%25eth0]:1"} {
+	for _, seed := range []string{"unix:///run/b", "tcp://[::1]:80", "tcp://a.b:1", "unix:x", "%", "tcp://[::1%25eth0]:1", "tcp://[::1%25%20]:1", "unix:///%23%3f%25"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
