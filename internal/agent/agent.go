@@ -127,6 +127,9 @@ func (a *Agent) open() error {
 		return err
 	}
 	a.files.sweep()
+	if err = a.files.sealAll(); err != nil {
+		return err
+	}
 	if a.key, err = readKey(a.files); err != nil {
 		return err
 	}

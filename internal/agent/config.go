@@ -36,7 +36,8 @@ type Config struct {
 	Socket string
 
 	// KEK seals every file of StateDir but the lock; nil leaves them plain, mode
-	// 0600. Files that are plain still are read, and sealed from then on.
+	// 0600. Where the node key is plain still all are read, and sealed from then on;
+	// after that plain ones are refused.
 	KEK *keys.KEK
 
 	// AuthzSocket is the path proxies and applications ask on over HTTP; empty for none.
@@ -124,6 +125,7 @@ func (c Config) check() error {
 type files struct {
 	dir string
 	kek *keys.KEK // nil: nothing is sealed
+	all bool      // under the KEK everything is, so what is plain is nobody's
 }
 
 func (f files) lock() string    { return filepath.Join(f.dir, "agent.lock") }
@@ -184,8 +186,35 @@ func (f files) read(path string, limit int64) ([]byte, error) {
 	return f.open(path, data)
 }
 
-// open unseals what write sealed. A plain file that lies where sealed ones
-// belong is from before the KEK, and is sealed now.
+// sealAll seals what is from before the KEK; from then on a plain file is refused:
+// whoever can write here and has not the KEK could put any policy there. The node key
+// comes last, when it is read, and says that all else is done.
+func (f *files) sealAll() error {
+	if f.kek == nil {
+		return nil
+	}
+	key, err := os.ReadFile(f.key())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err == nil && !keys.Sealed(key) {
+		_, err = f.read(f.node(), maxSmallFile)
+		for path, limit := range map[string]int64{f.state(): maxCache, f.svids(): maxCache, f.points(): maxSmallFile} {
+			_, _ = f.read(path, limit) // a cache that cannot be read is refused later
+		}
+		if err == nil {
+			_, err = f.read(f.key(), maxSmallFile)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	f.all = true
+	return nil
+}
+
+// open unseals what write sealed. A plain file is from before the KEK, and is sealed
+// now, unless all are already.
 func (f files) open(path string, data []byte) ([]byte, error) {
 	switch sealed := keys.Sealed(data); {
 	case f.kek == nil && sealed:
@@ -194,6 +223,8 @@ func (f files) open(path string, data []byte) ([]byte, error) {
 		return data, nil
 	case sealed:
 		return f.kek.Open(purpose(path), data)
+	case f.all:
+		return nil, fault.Hint(fault.Invalidf("%s is not sealed, and all that this agent keeps is", path), "somebody else put it there: move it away")
 	default:
 		return data, f.write(path, data)
 	}

@@ -55,6 +55,63 @@ func TestFilesAreSealedUnderAKEK(t *testing.T) {
 	}
 }
 
+// Attack: whoever can write the state directory and has not the KEK puts a policy of
+// his own there, which needs no seal: only what is from before the KEK needs none.
+func TestNothingPlainIsReadOnceAllIsSealed(t *testing.T) {
+	s := newServer(t)
+	n := newNode(t, s)
+	n.start()
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	of := n.agent.files
+	paths := []string{of.key(), of.node(), of.state()}
+	plain := make(map[string][]byte)
+	for _, path := range paths {
+		raw, err := os.ReadFile(path)
+		if err != nil || keys.Sealed(raw) {
+			t.Fatalf("%s before there is a KEK: %v", path, err)
+		}
+		plain[path] = raw
+	}
+	s.down()
+	n.cfg.Join, n.cfg.KEK = nil, testKEK(t)
+	n.start() // from the cache, and seals it
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		sealed, err := os.ReadFile(path)
+		if err != nil || !keys.Sealed(sealed) {
+			t.Fatalf("%s is not sealed: %v", path, err)
+		}
+		if path == of.key() {
+			continue // without it this is another node
+		}
+		if err := os.WriteFile(path, plain[path], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a, err := New(n.cfg)
+		switch {
+		case path == of.state() && (err != nil || a.world.Load() != nil):
+			t.Errorf("%s that is plain: got %v, want a start without it", path, err)
+		case path == of.node() && (!fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "not sealed")):
+			t.Errorf("%s that is plain: got %v, want Invalid", path, err)
+		}
+		if a != nil {
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if raw, err := os.ReadFile(path); err != nil || !bytes.Equal(raw, plain[path]) {
+			t.Errorf("%s was sealed for whoever put it there: %v", path, err)
+		}
+		if err := os.WriteFile(path, sealed, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestSealedAgentServesFromCache(t *testing.T) {
 	s := newServer(t)
 	n := newNode(t, s)

@@ -190,7 +190,7 @@ func readKey(f files) (crypto.Signer, error) {
 		return nil, fmt.Errorf("make node key: %w", err)
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if err := f.write(f.key(), text); err != nil {
+	if err := errors.Join(f.write(f.key(), text), f.sync()); err != nil {
 		return nil, fmt.Errorf("keep node key: %w", err)
 	}
 	return key, nil

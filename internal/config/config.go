@@ -187,7 +187,10 @@ type Agent struct {
 	AuthzListen string `yaml:"authz_listen"`
 	// KEKFile holds the 32-byte key that seals what the agent keeps of itself and
 	// its workloads, mode 0400, made when it is missing. Keep it outside the state
-	// directory, or it guards nothing. Empty: files of mode 0600, not sealed.
+	// directory, or it guards nothing. What lies there from before is sealed at the
+	// next start; after that plain files are refused. A seal does not say that a file
+	// is the newest: a whole older state counts until a server is heard. Empty: files
+	// of mode 0600, not sealed.
 	KEKFile string `yaml:"kek_file"`
 	// UserTokens says where the keys of providers (kith ids providers) may be
 	// fetched. Public https addresses always may.
