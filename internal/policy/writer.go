@@ -39,8 +39,7 @@ func (w Writer) MayChangeService(before, after Set, name string) error {
 	was, had := before.Services[name]
 	is, has := after.Services[name]
 	switch {
-	case len(w.Teams) == 0:
-		return staysGuarded(before, after, was, is)
+	case len(w.Teams) == 0: // all services are theirs
 	case had && !w.owns(was):
 		return w.foreign("service "+name, was)
 	case has && is.Team == "":
@@ -55,6 +54,11 @@ func (w Writer) MayChangeService(before, after Set, name string) error {
 	return w.mayBe(before, after, was, is)
 }
 
+// beyond is the IDs that are none of others.
+func beyond(ids, others []spiffe.ID) []spiffe.ID {
+	return slices.DeleteFunc(slices.Clone(ids), func(id spiffe.ID) bool { return slices.Contains(others, id) })
+}
+
 // staysGuarded refuses a change by which a workload could answer for a service
 // that a guardrail or boundary does not bind, where it binds one by name that has
 // the same ID: that would leave the platform's tier.
@@ -67,8 +71,7 @@ func staysGuarded(before, after Set, was, is Service) error {
 	if err != nil {
 		return err
 	}
-	gone := slices.DeleteFunc(slices.Clone(old), func(id spiffe.ID) bool { return slices.Contains(ids, id) })
-	added := slices.DeleteFunc(slices.Clone(ids), func(id spiffe.ID) bool { return slices.Contains(old, id) })
+	gone, added := beyond(old, ids), beyond(ids, old)
 	for _, set := range []Set{before, after} {
 		for name, r := range set.Rules {
 			guarded, one := set.Services[r.To]
@@ -77,18 +80,34 @@ func staysGuarded(before, after Set, was, is Service) error {
 			case r.To == was.Name && len(gone) > 0:
 				return fault.Hint(fault.Deniedf("rule %s of the platform binds service %s by its name, and would not bind %s any more", name, r.To, gone[0]),
 					"ask an admin; a rule to %s instead of %s binds whatever has that ID", gone[0].Path(), r.To)
-			case r.To != is.Name && len(added) > 0:
-				others, err := guarded.IDs(set.TrustDomain)
-				if err != nil {
+			case len(added) == 0:
+			case r.To != is.Name:
+				if err := leavesGuard(set, r, is.Name, guarded, added); err != nil {
 					return err
 				}
-				for _, id := range added {
-					if slices.Contains(others, id) {
-						return fault.Hint(fault.Deniedf("service %s: %s is service %s too, which rule %s of the platform binds by its name: it would not bind %s", is.Name, id, r.To, name, is.Name),
-							"give %s an ID of its own, or ask an admin for a rule to %s instead", is.Name, id.Path())
+			default: // it may be another's already that it gets
+				for _, other := range set.serviceNames() {
+					if err := leavesGuard(set, r, other, set.Services[other], added); err != nil {
+						return err
 					}
 				}
 			}
+		}
+	}
+	return nil
+}
+
+// leavesGuard refuses IDs that the service of a rule of the platform would share
+// with another one, which the rule does not bind. has is the service that has them.
+func leavesGuard(set Set, r Rule, other string, has Service, ids []spiffe.ID) error {
+	theirs, err := has.IDs(set.TrustDomain)
+	if err != nil || other == r.To {
+		return err
+	}
+	for _, id := range ids {
+		if slices.Contains(theirs, id) {
+			return fault.Hint(fault.Deniedf("%s would be service %s and service %s, which rule %s of the platform binds by its name: it would not bind %s", id, other, r.To, r.Name, other),
+				"give %s an ID of its own, or ask an admin for a rule to %s instead", other, id.Path())
 		}
 	}
 	return nil
@@ -105,22 +124,21 @@ func (w Writer) mayBe(before, after Set, was, is Service) error {
 	if err != nil {
 		return err
 	}
-	changed := len(old) != len(ids)
-	for _, id := range ids {
-		if slices.Contains(old, id) {
-			continue
+	added := beyond(ids, old)
+	for _, id := range added {
+		if len(w.Teams) == 0 {
+			break // every ID is theirs to give
 		}
-		changed = true
 		if err := w.mayHave(before, after, is, id); err != nil {
 			return err
 		}
 	}
-	if was.Name == "" || !changed {
+	if was.Name == "" || len(added) == 0 && len(old) == len(ids) {
 		return nil
 	}
-	if by, svc := w.namedBy(before, was.Name); by != "" {
+	if by, keeper := w.namedBy(before, was.Name); by != "" {
 		return fault.Hint(fault.Deniedf("%s names service %s, and its identities decide whom that lets in there", by, was.Name),
-			"ask %s to change the identities, or an admin", keeper(svc))
+			"ask %s to change the identities", keeper)
 	}
 	return nil
 }
@@ -152,23 +170,24 @@ func (w Writer) mayHave(before, after Set, svc Service, id spiffe.ID) error {
 }
 
 // namedBy is what beyond the writer's own services takes a service's name for
-// its identities, and the service it is about.
-func (w Writer) namedBy(set Set, service string) (what string, about Service) {
+// its identities, and who may change it, in words.
+func (w Writer) namedBy(set Set, service string) (what, ask string) {
 	for _, r := range sortedRules(set.Rules) {
-		svc, one := set.Services[r.To]
-		if one = one && r.ToOne(); one && w.owns(svc) && !r.ofPlatform() {
+		svc := set.Services[r.To]
+		if w.owns(svc) && !r.ofPlatform() || !slices.Contains(r.From, service) && !slices.Contains(r.Except, service) {
 			continue
 		}
-		if slices.Contains(r.From, service) || slices.Contains(r.Except, service) {
-			return "rule " + r.Name, svc
+		if r.ofPlatform() {
+			return "rule " + r.Name + " of the platform", "an admin"
 		}
+		return "rule " + r.Name, keeper(svc) + ", or an admin,"
 	}
 	for _, name := range set.serviceNames() {
 		if svc := set.Services[name]; !w.owns(svc) && slices.Contains(svc.Forwarded.By, service) {
-			return "service " + name, svc
+			return "service " + name, keeper(svc) + ", or an admin,"
 		}
 	}
-	return "", Service{}
+	return "", ""
 }
 
 // MayChangeRule is MayChangeService for a rule.

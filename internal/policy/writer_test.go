@@ -258,6 +258,7 @@ func TestNoServiceLeavesAGuardrailByAnotherName(t *testing.T) {
 		{"its ID taken out", set(orders), set(named("orders", "/n")), "orders", true},
 		{"an ID of its own", set(orders), set(orders, named("twin", "/n/twin")), "twin", false},
 		{"one ID more", set(orders), set(named("orders", "/n/orders", "/n", "/n/more")), "orders", false},
+		{"the ID of a second name", set(orders, named("twin", "/n/x")), set(named("orders", "/n/orders", "/n", "/n/x"), named("twin", "/n/x")), "orders", true},
 		{"another field", set(orders, named("twin", "/n/orders")), set(orders, Service{Name: "twin", Identities: []string{"/n/orders"}, Protocol: HTTP, Team: "shop", Mode: Observe}), "twin", false},
 	} {
 		for _, w := range []Writer{{Teams: []string{"shop"}}, {}} {
@@ -277,5 +278,38 @@ func TestNoServiceLeavesAGuardrailByAnotherName(t *testing.T) {
 		return f.At == "rules.fence.to" && strings.HasPrefix(f.What, "binds orders by its name, and not twin") && f.Fix == "to: /n/orders"
 	}) {
 		t.Errorf("the platform is not told: %v %+v", err, found)
+	}
+}
+
+// Attack 69: nor does a caller leave a guardrail, or join those it excepts, by what a
+// service is that it names, for one who has all services and not the platform's tier.
+func TestNoCallerLeavesAGuardrailByItsServicesIDs(t *testing.T) {
+	web := Service{Name: "web", Identities: []string{"/n/web", "/n/batch"}, Protocol: HTTP}
+	orders := Service{Name: "orders", Identities: []string{"/n/orders"}, Protocol: HTTP}
+	set := func(web Service, r Rule) Set { r.Name = "r"; return newSet(t, []Service{orders, web}, r) }
+	get := []string{"GET /{**}"}
+	fewer, more, other := web, web, web
+	fewer.Identities, more.Identities, other.Mode = []string{"/n/web"}, []string{"/n/web", "/n/batch", "/n/evil"}, Observe
+	for name, c := range map[string]struct {
+		rule    Rule
+		refused bool
+	}{
+		"a guardrail from it":           {Rule{From: []string{"web"}, To: "orders", Deny: get, Guardrail: true}, true},
+		"a guardrail that excepts it":   {Rule{From: []string{"any"}, To: "orders", Deny: get, Guardrail: true, Except: []string{"web"}}, true},
+		"a boundary from it":            {Rule{From: []string{"web"}, To: "orders", Boundary: get}, true},
+		"a rule to many from it":        {Rule{From: []string{"web"}, To: "/n/*", Allow: get}, true},
+		"a rule of the service's own":   {Rule{From: []string{"web"}, To: "orders", Allow: get}, false},
+		"a guardrail that is of others": {Rule{From: []string{"/n/web"}, To: "orders", Deny: get, Guardrail: true}, false},
+	} {
+		for _, after := range []Service{fewer, more, other} {
+			refused := c.refused && after.Mode != Observe
+			err := (Writer{}).MayChangeService(set(web, c.rule), set(after, c.rule), "web")
+			if refused != fault.Is(err, fault.Denied) || refused != strings.Contains(fault.HintOf(err), "ask an admin") {
+				t.Errorf("%s, then %v: got %v (%s), want refused: %t", name, after.Identities, err, fault.HintOf(err), refused)
+			}
+			if err := (Writer{Teams: []string{"sre"}}).MayChangeService(teamed(set(web, c.rule)), teamed(set(after, c.rule)), "web"); err != nil {
+				t.Errorf("%s, by the platform: %v", name, err)
+			}
+		}
 	}
 }
