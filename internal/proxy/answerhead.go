@@ -22,7 +22,8 @@ type answerHead struct {
 	reason []byte // may be empty
 	fields []field
 
-	length  int64 // of the body; -1 if it is not said
+	length  int64  // of the body; -1 if it is not said
+	said    []byte // length, as it was said
 	chunked bool
 	bodied  bool // a body follows, be it empty
 	closes  bool // the connection ends with it
@@ -74,17 +75,18 @@ func (a *answerHead) readStrictly(text []byte, method string) error {
 	if a.fields, rest, err = readFields(rest, a.fields); err != nil || len(rest) > 0 {
 		return errAnswer
 	}
-	keeps := false
+	keeps, trails := false, false
 	for i := range a.fields {
 		f := &a.fields[i]
 		if f.kind == connectionField {
 			keeps = keeps || hasToken(f.value, "keep-alive")
 		}
+		trails = trails || f.kind == trailerField && framesByTrailer(f.value)
 		if err := a.note(f); err != nil {
 			return err
 		}
 	}
-	if a.chunked && (a.length >= 0 || old) {
+	if a.chunked && (a.length >= 0 || old || trails) {
 		return errAnswer
 	}
 	a.closes = a.closes || old && !keeps
@@ -101,12 +103,12 @@ func (a *answerHead) note(f *field) error {
 	switch f.kind {
 	case lengthField:
 		n, err := strconv.ParseUint(string(f.value), 10, 63)
-		if err != nil || a.length >= 0 && a.length != int64(n) {
+		if err != nil || a.length >= 0 && !bytes.Equal(a.said, f.value) {
 			return errAnswer
 		}
-		a.length = int64(n)
+		a.length, a.said = int64(n), f.value
 	case encodingField:
-		if a.chunked || !bytes.EqualFold(f.value, []byte("chunked")) {
+		if a.chunked || !sameWord(f.value, "chunked") {
 			return errAnswer
 		}
 		a.chunked = true
@@ -115,6 +117,12 @@ func (a *answerHead) note(f *field) error {
 		a.closes, a.names = a.closes || closes, a.names || names
 	}
 	return nil
+}
+
+// framesByTrailer says whether a Trailer field announces what frames a message,
+// which RFC 9110 6.5.1 forbids.
+func framesByTrailer(value []byte) bool {
+	return hasToken(value, "Transfer-Encoding") || hasToken(value, "Content-Length") || hasToken(value, "Trailer")
 }
 
 // named says whether a Connection field names this one: then it is for this hop.

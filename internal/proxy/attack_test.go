@@ -113,6 +113,7 @@ func TestSmuggling(t *testing.T) {
 		"TE.TE":                       "POST /a HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n" + body,
 		"chunked, identity":           "POST /a HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked, identity\r\n\r\n" + body,
 		"xchunked":                    "POST /a HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: xchunked\r\n\r\n" + body,
+		"chunked with a Kelvin sign":  "POST /a HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chun\u212aed\r\n\r\n" + body,
 		"space before colon":          "POST /a HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding : chunked\r\n\r\n" + body,
 		"vertical tab":                "POST /a HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding:\x0bchunked\r\n\r\n" + body,
 		"two lengths":                 "POST /a HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\nContent-Length: 40\r\n\r\n" + hidden,

@@ -46,9 +46,10 @@ func FuzzChunks(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
+	const most = 16 << 10 // net/http refuses as much in extensions alone
 	f.Fuzz(func(t *testing.T, text []byte) {
 		body, length := walk(text)
-		if length < 0 {
+		if length < 0 || len(text) > most {
 			return
 		}
 		theirs, err := io.ReadAll(httputil.NewChunkedReader(bytes.NewReader(text[:length])))

@@ -114,7 +114,8 @@ func ParseUpstream(text string) (Upstream, error) {
 func hostPort(text string) (host, port string, err error) {
 	port = text
 	if strings.Contains(text, ":") {
-		if host, port, err = net.SplitHostPort(text); err != nil {
+		// Brackets are for IPv6 alone: [unix]:80 would be written unix:80, another thing.
+		if host, port, err = net.SplitHostPort(text); err != nil || text[0] == '[' && !strings.Contains(host, ":") {
 			return "", "", fault.Invalidf("%q is no host:port", text)
 		}
 	}

@@ -107,8 +107,8 @@ func readFields(text []byte, into []field) (fields []field, rest []byte, err err
 func connectionSays(value []byte) (closes, names bool) {
 	for token := range bytes.SplitSeq(value, []byte(",")) {
 		switch token = bytes.Trim(token, " \t"); {
-		case len(token) == 0, bytes.EqualFold(token, []byte("keep-alive")):
-		case bytes.EqualFold(token, []byte("close")):
+		case len(token) == 0, sameWord(token, "keep-alive"):
+		case sameWord(token, "close"):
 			closes = true
 		default:
 			names = true
@@ -120,9 +120,30 @@ func connectionSays(value []byte) (closes, names bool) {
 // hasToken says whether a comma-separated value holds a word.
 func hasToken(value []byte, word string) bool {
 	for token := range bytes.SplitSeq(value, []byte(",")) {
-		if bytes.EqualFold(bytes.Trim(token, " \t"), []byte(word)) {
+		if sameWord(bytes.Trim(token, " \t"), word) {
 			return true
 		}
 	}
 	return false
+}
+
+// sameWord compares two words in any case. bytes.EqualFold would take "chunKed",
+// with the sign for Kelvin, for "chunked", and no other program does.
+func sameWord[T string | []byte](text T, word string) bool {
+	if len(text) != len(word) {
+		return false
+	}
+	for i := range len(text) {
+		if lower(text[i]) != lower(word[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
 }

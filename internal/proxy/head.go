@@ -75,7 +75,7 @@ func (h *head) read(text []byte) error {
 		hosts == 0 && !h.http10:
 		return errHead
 	}
-	if authority, absolute := authorityOf(target); absolute && !bytes.EqualFold(authority, h.host) {
+	if authority, absolute := authorityOf(target); absolute && !sameWord(authority, string(h.host)) {
 		return errHead
 	}
 	return nil
@@ -93,7 +93,7 @@ func (h *head) note(f *field) error {
 		}
 		h.length = int64(n)
 	case encodingField:
-		if h.chunked || !bytes.EqualFold(f.value, []byte("chunked")) {
+		if h.chunked || !sameWord(f.value, "chunked") {
 			return errHead
 		}
 		h.chunked = true

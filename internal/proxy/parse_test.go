@@ -95,7 +95,7 @@ func TestListenTo(t *testing.T) {
 }
 
 func FuzzParseExposure(f *testing.F) {
-	for _, seed := range []string{"8443=8080", "[::1]:1=[::1]:2", "1=unix:/a", "=", "a:b=c:d"} {
+	for _, seed := range []string{"8443=8080", "[::1]:1=[::1]:2", "1=unix:/a", "=", "a:b=c:d", "1=[unix]:80", "[a]:1=2"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -72,7 +72,7 @@ func ParseVia(text string) (Via, error) {
 	service, address, ok := strings.Cut(first, "=")
 	out := Via{Service: strings.ToLower(service), Proof: kith.ProofSignature}
 	u, err := url.Parse(address)
-	if !ok || service == "" || err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil || u.Fragment != "" {
+	if !ok || service == "" || err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil || u.Fragment != "" {
 		return Via{}, fault.Hint(fault.Invalidf("via %q: want a service and an https address without a path", text), form)
 	}
 	out.URL = &url.URL{Scheme: "https", Host: u.Host}

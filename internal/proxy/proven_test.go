@@ -32,7 +32,7 @@ func TestParseVia(t *testing.T) {
 	for _, bad := range []string{
 		"", "orders", "orders=", "orders=http://lb.example,audience=x", "orders=https://lb.example", "=https://lb.example,audience=x",
 		"orders=https://lb.example/path,audience=x", "orders=https://u@lb.example,audience=x", "orders=https://lb.example?x,audience=x",
-		"orders=https://lb.example,audience=x,proof=none", "orders=https://lb.example,audience=x,more=y",
+		"orders=https://lb.example,audience=x,proof=none", "orders=https://:443,audience=x", "orders=https://lb.example,audience=x,more=y",
 	} {
 		if v, err := ParseVia(bad); err == nil {
 			t.Errorf("%q is read as %+v", bad, v)
@@ -43,11 +43,11 @@ func TestParseVia(t *testing.T) {
 // FuzzParseVia holds that what is read leads to an https address and names whom its
 // proofs are for.
 func FuzzParseVia(f *testing.F) {
-	for _, text := range []string{"orders=https://lb.example,audience=x", "a=https://b,audience=c,proof=wpt,ca=d", "a=b,c=d", "8444=8080,audience=x"} {
+	for _, text := range []string{"orders=https://lb.example,audience=x", "a=https://b,audience=c,proof=wpt,ca=d", "a=b,c=d", "a=https://:443,audience=c", "8444=8080,audience=x"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		if v, err := ParseVia(text); err == nil && (v.URL.Scheme != "https" || v.URL.Host == "" || v.Audience == "" || v.Service == "" || checkProof(v.Proof) != nil) {
+		if v, err := ParseVia(text); err == nil && (v.URL.Scheme != "https" || v.URL.Hostname() == "" || v.Audience == "" || v.Service == "" || checkProof(v.Proof) != nil) {
 			t.Fatalf("%q is read as %+v", text, v)
 		}
 		if p, err := ParseProven(text); err == nil && (!strings.Contains(text, p.Proof.Audience)) {

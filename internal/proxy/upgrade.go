@@ -25,7 +25,7 @@ func upgrades(head http.Header) upgrade {
 	if len(values) == 0 {
 		return noUpgrade
 	}
-	if len(values) == 1 && strings.EqualFold(strings.TrimSpace(values[0]), "websocket") {
+	if len(values) == 1 && sameWord(strings.TrimSpace(values[0]), "websocket") {
 		return webSocket
 	}
 	for _, value := range values {
