@@ -133,8 +133,14 @@ func parseHTTP(verb, path string, room *actionRoom) (Action, error) {
 		}
 	}
 	var err error
-	a.path, err = parseTemplate(path, room)
-	return a, err
+	if a.path, err = parseTemplate(path, room); err != nil {
+		return Action{}, err
+	}
+	// Its canonical text is read back; escapes are three bytes for one.
+	if len(verb)+3*len(path) >= maxAction && len(a.String()) > maxAction {
+		return Action{}, fault.Invalidf("action is longer than %d bytes once escaped", maxAction)
+	}
+	return a, nil
 }
 
 // checkMethod accepts an RFC 9110 token, less the * that would look like a pattern.

@@ -147,7 +147,7 @@ func refMatching(set Set, service, peer string, r Request, mode Mode) matching {
 		from := slices.ContainsFunc(rule.From, func(s string) bool { return refSource(set, s, peer, false) })
 		free := slices.ContainsFunc(rule.Except, func(s string) bool { return refSource(set, s, peer, false) })
 		fromDeny := !free && slices.ContainsFunc(rule.From, func(s string) bool { return refSource(set, s, peer, true) })
-		fits := slices.ContainsFunc(rule.Allow, func(a string) bool { return strings.HasPrefix(a, "tcp") == tcp })
+		fits := slices.ContainsFunc(rule.Allow, func(a string) bool { return (strings.Fields(a)[0] == "tcp") == tcp })
 		m.named = m.named || from && fits
 		when := refWhen(rule.When, peer, r)
 		asked := func(actions []string, deny bool) bool {

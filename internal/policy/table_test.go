@@ -264,6 +264,7 @@ func TestOneTableServesManyGoroutines(t *testing.T) {
 
 func FuzzCompileDecide(f *testing.F) {
 	f.Add("web", "orders", "GET /v1/{**}", "any", "* /v1/{x}/", "/n/web", "GET", "/v1/a/", "/n/*", uint16(0), true)
+	f.Add("web", "orders", "tcpish /v1/{**}", "any", "* /v1/{x}/", "/n/web", "GET", "/v2", "/n/*", uint16(0), true)
 	f.Add("/n/*", "any", "tcp 5432", "anonymous", "tcp", "", "", "", "any", uint16(5432), false)
 	f.Add("spiffe://other.example/**", "/n/orders", "grpc a.B/*", "/**", "POST /a.B/%21", "spiffe://other.example/x", "POST", "/a.B/!", "web", uint16(1), true)
 	f.Fuzz(func(t *testing.T, from, to, allow, denyFrom, deny, peer, method, path, except string, port uint16, http bool) {

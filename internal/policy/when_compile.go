@@ -68,9 +68,10 @@ func (d *dialect) compile(text string) (*condition, error) {
 	return c, nil
 }
 
-// program plans a clause for CEL's interpreter.
+// program plans a clause for CEL's interpreter. It is within the bounds already,
+// but not in CEL's own spelling, which has more blanks, escapes and parentheses.
 func (d *dialect) program(text string) (cel.Program, error) {
-	checked, issues := d.env.Compile(text)
+	checked, issues := d.written.Compile(text)
 	if issues.Err() != nil {
 		return nil, issueError(issues)
 	}

@@ -27,6 +27,7 @@ const (
 	maxWhenCost     = 500_000
 	maxRegexProgram = 500
 	maxClaimDepth   = 8
+	maxWriting      = 16 // times: how much longer and deeper CEL may write what it has read
 )
 
 // Names that conditions cannot spell: what present() and jwt.text() turn into.
@@ -79,6 +80,7 @@ func variables() map[string]fact {
 // be used again.
 type dialect struct {
 	env       *cel.Env
+	written   *cel.Env // for clauses of a condition that was read, as CEL writes them
 	variables map[string]fact
 	names     []string // all that can be spelt, sorted
 	dicts     map[string]*cel.Type
@@ -121,7 +123,10 @@ func newDialect() (*dialect, error) {
 	d.names = append(d.names, "request.headers", "request.query")
 	slices.Sort(d.names)
 	var err error
-	d.env, err = cel.NewCustomEnv(options...)
+	if d.env, err = cel.NewCustomEnv(options...); err != nil {
+		return nil, err
+	}
+	d.written, err = d.env.Extend(cel.ParserExpressionSizeLimit(maxWriting*maxWhen), cel.ParserRecursionLimit(maxWriting*maxWhenDepth))
 	return d, err
 }
 

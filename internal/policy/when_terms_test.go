@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 )
 
@@ -96,12 +97,45 @@ func TestWhatTheInterpreterIsAskedAbout(t *testing.T) {
 	}
 }
 
+// CEL writes more blanks and parentheses than people do: a condition is measured as
+// it was written.
+func TestConditionsAreAsLongAsTheyAreWritten(t *testing.T) {
+	for name, text := range spacious() {
+		c, err := compileCondition(text)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		d, err := standardDialect()
+		if err == nil {
+			_, err = d.interpret(c.clauses[0].text, c.clauses[0].refs)
+		}
+		if err != nil {
+			t.Errorf("%s, in CEL's spelling: %v", name, err)
+		}
+	}
+}
+
+// spacious are conditions within the bounds whose own spelling in CEL is not.
+func spacious() map[string]string {
+	return map[string]string{
+		"no blanks":              strings.Repeat("request.port==1||", 118) + "false",
+		"no blanks, no ops":      strings.Repeat(`jwt.flag("a")==jwt.flag("b")||`, 67) + "false",
+		"control characters":     `request.path == "` + strings.Repeat("\u0085", 1000) + `"`,
+		"no parentheses":         strings.Repeat("request.port == 1 ? true : ", 28) + "false",
+		"no parentheses, no ops": strings.Repeat(`jwt.flag("a") == jwt.flag("b") ? true : `, 28) + "false",
+	}
+}
+
 // Whatever condition compiles comes to the same by its ops and in the interpreter.
 func FuzzOpsAndInterpreterAgree(f *testing.F) {
 	for _, text := range []string{
 		`request.headers["x-env"] != request.method`, `peer.path.exists(s, s == jwt.sub)`, `jwt.scope.all(s, s in ["a", "b"] || s.startsWith(request.host))`,
 		`["a"].exists(p, request.path.contains(p)) ? size(jwt.groups) >= request.port : "a" in jwt.scope`, `request.query["q"] in jwt.groups && !(peer.path[1] < jwt.sub)`,
 	} {
+		f.Add(text, "GET", "/a", "a.example:80", uint16(80), "prod", "q=a", "alice", "read write", "/eks/shop/web")
+	}
+	for _, text := range spacious() {
 		f.Add(text, "GET", "/a", "a.example:80", uint16(80), "prod", "q=a", "alice", "read write", "/eks/shop/web")
 	}
 	d, err := standardDialect()
