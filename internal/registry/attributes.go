@@ -29,11 +29,17 @@ const (
 // value that is not of its attribute's type. Names the schema does not know
 // are allowed: an agent may be newer, and no rule can name them.
 func (a Attributes) Validate() error {
-	total := 0
 	for name, value := range a {
 		if err := validateAttribute(name, value); err != nil {
 			return err
 		}
+	}
+	return a.checkSize()
+}
+
+func (a Attributes) checkSize() error {
+	total := 0
+	for name, value := range a {
 		total += len(name) + len(value) + 2
 	}
 	if total > MaxAttributesBytes {
@@ -134,7 +140,7 @@ func ParseAttributes(text []byte) (Attributes, error) {
 		}
 		attrs[name] = value
 	}
-	return attrs, nil
+	return attrs, attrs.checkSize() // a last line without its end is one byte shorter than it counts
 }
 
 // Combine makes the set that rules are evaluated on: node.* only from the

@@ -88,6 +88,12 @@ func FuzzParseAttributes(f *testing.F) {
 	f.Add(workload().Text())
 	f.Add([]byte("workload.unix.groups=a,b\n#\n\nnode.name=x"))
 	f.Add([]byte("=\n"))
+	full := []byte{}
+	for i := range 4 { // as long as may be, without the last line's end
+		full = fmt.Appendf(full, "workload.x.a%d=%s\n", i, strings.Repeat("a", MaxAttributesBytes/4-15))
+	}
+	f.Add(full[:len(full)-1])
+	f.Add(append(full[:len(full)-1:len(full)-1], 'a'))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		attrs, err := ParseAttributes(text)
 		if err != nil {
