@@ -96,7 +96,11 @@ func FuzzParseJWTKeys(f *testing.F) {
 	}
 	f.Add(document)
 	f.Add([]byte(`{"keys":[{"use":"jwt-svid","kty":"RSA","kid":"a","n":"AQAB","e":"AQAB"}]}`))
+	f.Add([]byte(`{"keys":[{"use":"jwt-svid","kty":"EC","kid":"<\u2028","crv":"P-256","x":"AA","y":"AA"}]}`))
 	f.Fuzz(func(t *testing.T, document []byte) {
+		if len(document) > maxFuzzedDocument {
+			return
+		}
 		b, err := spiffe.ParseBundle(td, document)
 		if err != nil {
 			return

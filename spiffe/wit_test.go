@@ -334,8 +334,12 @@ func FuzzParseProofKey(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q goes out with %v", text, err)
 		}
-		if _, err := spiffe.ParseProofKey(again); err != nil {
+		back, err := spiffe.ParseProofKey(again)
+		if err != nil {
 			t.Fatalf("%q comes back as %s: %v", text, again, err)
+		}
+		if third, err := back.MarshalJWK(); err != nil || string(third) != string(again) {
+			t.Fatalf("%q goes out as %s, then as %s, %v", text, again, third, err)
 		}
 	})
 }
