@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -113,7 +114,8 @@ func checkOwners(path string, uid int) error {
 // proxy variables of the environment are never used for it: under `kith run`
 // they lead to ourselves.
 func dialAgent(path string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("unix://"+path,
+	target := url.URL{Scheme: "unix", Path: path} // gRPC reads a URL: a percent sign is no escape here
+	return grpc.NewClient(target.String(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
 		grpc.WithIdleTimeout(0),

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/kith-id/kith/internal/fault"
 )
@@ -50,5 +51,37 @@ func TestSocketOfAnotherUserIsRefused(t *testing.T) {
 	}
 	if err := checkOwners(filepath.Join(shared, "nobody", "agent.sock"), owner); err != nil {
 		t.Errorf("nothing there: %v", err)
+	}
+}
+
+// A percent sign in a socket's path stands for itself.
+func TestSocketPathsAreNoURLs(t *testing.T) {
+	dir, err := os.MkdirTemp("", "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path, err := parseSocket("test", "unix://"+filepath.Join(dir, "100%41 %.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := dialAgent(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.Connect()
+	if came, err := l.Accept(); err != nil {
+		t.Errorf("nobody came to %s: %v", path, err)
+	} else {
+		came.Close()
 	}
 }
