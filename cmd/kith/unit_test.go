@@ -103,15 +103,19 @@ func TestParseJoinRefusesAllElse(t *testing.T) {
 }
 
 func FuzzParseJoin(f *testing.F) {
-	f.Add("control.example:8440/sha256-" + strings.Repeat("ab", 32) + "/AAAA")
-	f.Add("kith join x/y/z")
-	f.Fuzz(func(t *testing.T, text string) {
+	pin := "sha256-" + strings.Repeat("ab", 32)
+	const token = "Zm9yIG5vIGV5ZXMgYnV0IHRoZSBzZXJ2ZXIncyBvd24" // its Z is part of no escape
+	for _, seed := range [][2]string{{"control.example:8440", pin}, {"kith join x", "y"}, {"x/y:1", pin}, {"x:1", strings.ToUpper(pin)}, {" [::1]:1", pin}, {"", ""}} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, address, pin string) {
+		text := address + "/" + pin + "/" + token
 		line, err := parseJoin(text)
-		if err != nil && strings.Contains(err.Error(), line.token) && line.token != "" {
+		switch {
+		case err == nil && line.server+"/"+line.pin.String()+"/"+line.token != strings.TrimSpace(text):
+			t.Errorf("%q is read as %q, %s and %q", text, line.server, line.pin, line.token)
+		case err != nil && !strings.Contains(address+"/"+pin, token) && strings.Contains(err.Error()+fault.HintOf(err), token):
 			t.Errorf("the error repeats the token: %v", err)
-		}
-		if err == nil && line.pin.String() == "" {
-			t.Errorf("a line without a pin was taken: %q", text)
 		}
 	})
 }

@@ -1,12 +1,12 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -146,6 +146,9 @@ func FuzzAgentSocket(f *testing.F) {
 		f.Add(uint8(i), "TRUE", []byte{}, []byte{})
 	}
 	f.Fuzz(func(t *testing.T, method uint8, header string, one, two []byte) {
+		if len(one) > 1<<20 || len(two) > 1<<20 {
+			return // too much for a message is gRPC's own to refuse
+		}
 		name := all[int(method)%len(all)]
 		err := talk(t, conn, name, header, one, two)
 		if s := status.Convert(err); !mayAnswer(name, s, header) {
@@ -203,6 +206,7 @@ func FuzzAuthzSocket(f *testing.F) {
 	n := newNode(f, shopServer(f))
 	n.start()
 	n.people.be(200, 2000)
+	granted := regexp.MustCompile(`(?mi)^(Kith-Caller:|HTTP/1\.[01] 500 )`)
 	for _, seed := range []string{
 		"GET /auth?verify=NONE&cert=&method=GET&uri=/v1/x HTTP/1.1\r\nHost: kith\r\n\r\n",
 		"GET /auth/shop?via=forwarded&headers=all&verify=NONE&cert= HTTP/1.1\r\nHost: kith\r\nX-Forwarded-Method: GET\r\nX-Forwarded-Uri: /v1/x\r\n\r\n",
@@ -210,6 +214,7 @@ func FuzzAuthzSocket(f *testing.F) {
 		"GET /auth HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
 		"GET /health HTTP/1.1\r\nHost: kith\r\n\r\n", "POST /v1/data/kith/allow HTTP/1.1\r\nHost: kith\r\nContent-Length: 12\r\n\r\n{\"input\":{}}",
 		"POST /access/v1/evaluation HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+		"GET /v1/Kith-Caller:%20500%20 HTTP/1.1\r\nHost: kith\r\n\r\n", "GET /access/ HTTP/1.1\r\nHost: kith\r\nX-Request-ID: a 500 Kith-Caller: b\r\n\r\n",
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01\x00\x05hello", "",
 	} {
 		f.Add([]byte(seed))
@@ -230,7 +235,8 @@ func FuzzAuthzSocket(f *testing.F) {
 			t.Errorf("%q: %v", sent, err)
 		}
 		// A proxy that may forward is told for whom; applications that ask get other answers.
-		if bytes.Contains(said, []byte("Kith-Caller:")) || bytes.Contains(said, []byte(" 500 ")) {
+		// Only at the start of a line: a path or an X-Request-ID may come back with such words in it.
+		if granted.Match(said) {
 			t.Errorf("%q: got %q", sent, said)
 		}
 	})

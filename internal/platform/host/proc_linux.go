@@ -120,12 +120,16 @@ func readOwner(pid int32) (owner, error) {
 
 func parseOwner(text string) (owner, error) {
 	var o owner
-	found := 0
+	found := map[string]bool{}
 	for line := range strings.Lines(text) {
 		key, value, ok := strings.Cut(line, ":")
-		if !ok {
+		if !ok || key != "Uid" && key != "Gid" && key != "Groups" {
 			continue
 		}
+		if found[key] {
+			return owner{}, fmt.Errorf("process status: %s twice", key)
+		}
+		found[key] = true
 		var err error
 		switch key {
 		case "Uid", "Gid": // real, effective, saved, file system
@@ -138,7 +142,6 @@ func parseOwner(text string) (owner, error) {
 				into = &o.gid
 			}
 			*into, err = number(fields[1])
-			found++
 		case "Groups":
 			for field := range strings.FieldsSeq(value) {
 				var gid uint32
@@ -147,13 +150,12 @@ func parseOwner(text string) (owner, error) {
 				}
 				o.groups = append(o.groups, gid)
 			}
-			found++
 		}
 		if err != nil {
 			return owner{}, fmt.Errorf("process status: %s: %w", key, err)
 		}
 	}
-	if found != 3 {
+	if len(found) != 3 {
 		return owner{}, fmt.Errorf("process status names no user or no groups")
 	}
 	return o, nil

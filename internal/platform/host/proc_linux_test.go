@@ -1,6 +1,8 @@
 package host
 
 import (
+	"bytes"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -37,7 +39,7 @@ func TestOwnerIsTheEffectiveUser(t *testing.T) {
 	if err != nil || !cmp.Equal(got, want, cmp.AllowUnexported(owner{})) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
-	for _, bad := range []string{"", "Uid:\t1 2 3\nGid:\t1 2 3 4\nGroups:\n", "Uid:\t1 x 3 4\nGid:\t1 2 3 4\nGroups:\n", "Uid:\t1 2 3 4\nGid:\t1 2 3 4\n"} {
+	for _, bad := range []string{"", "Uid:\t1 2 3\nGid:\t1 2 3 4\nGroups:\n", "Uid:\t1 x 3 4\nGid:\t1 2 3 4\nGroups:\n", "Uid:\t1 2 3 4\nGid:\t1 2 3 4\n", "Uid:\t1 2 3 4\nUid:\t1 2 3 4\nGroups:\n"} {
 		if got, err := parseOwner(bad); err == nil {
 			t.Errorf("%q: got %+v, want an error", bad, got)
 		}
@@ -47,8 +49,22 @@ func TestOwnerIsTheEffectiveUser(t *testing.T) {
 func FuzzProcFiles(f *testing.F) {
 	f.Add(stat("a) b", "1", "2"))
 	f.Add([]byte("Uid:\t1 2 3 4\nGid:\t1 2 3 4\nGroups:\t1\n"))
-	f.Fuzz(func(_ *testing.T, text []byte) {
-		_, _ = parseStat(text)
-		_, _ = parseOwner(string(text))
+	f.Add([]byte("Uid:\t1 2 3 4\nUid:\t0 0 0 0\nGroups:\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if got, err := parseStat(text); err == nil && !bytes.Contains(text, strconv.AppendUint(nil, got.started, 10)) {
+			t.Errorf("%q: started at %d", text, got.started)
+		}
+		got, err := parseOwner(string(text))
+		if err != nil {
+			return
+		}
+		lines := "\n" + string(text)
+		for key, id := range map[string]uint32{"\nUid:": got.uid, "\nGid:": got.gid} {
+			_, after, _ := strings.Cut(lines, key)
+			fields := strings.Fields(strings.SplitN(after, "\n", 2)[0])
+			if said, err := strconv.ParseUint(fields[1], 10, 32); err != nil || uint32(said) != id || strings.Count(lines, key) != 1 {
+				t.Errorf("%q: got %d for %q", text, id, key)
+			}
+		}
 	})
 }
