@@ -16,6 +16,7 @@ import (
 const (
 	endpointDrain  = 2 * time.Second
 	maxConnections = 256
+	maxOfOne       = 64 // connections of one address, where addresses are the callers'
 )
 
 // Serve serves handler over TLS on l, which it closes, until ctx ends; without a
@@ -31,7 +32,11 @@ func Serve(ctx context.Context, l net.Listener, config *tls.Config, handler http
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    8 << 10,
 	}
-	listener := bound(l, maxConnections)
+	ofOne := maxOfOne
+	if config == nil {
+		ofOne = 0 // all come from the reverse proxy
+	}
+	listener := bound(l, maxConnections, ofOne)
 	if config != nil {
 		listener = tls.NewListener(listener, config)
 	}
@@ -115,55 +120,4 @@ func writeJSON(rw http.ResponseWriter, document []byte) {
 	head.Set("Cache-Control", "no-cache")
 	head.Set("X-Content-Type-Options", "nosniff")
 	_, _ = rw.Write(document) // the caller may have gone
-}
-
-// bound lets so many connections be open at a time; the others wait.
-func bound(l net.Listener, limit int) net.Listener {
-	return &boundListener{Listener: l, slots: make(chan struct{}, limit), closed: make(chan struct{})}
-}
-
-type boundListener struct {
-	net.Listener
-
-	slots  chan struct{}
-	ended  atomic.Bool
-	closed chan struct{}
-}
-
-// Accept waits for a slot and then for a connection.
-func (b *boundListener) Accept() (net.Conn, error) {
-	select {
-	case b.slots <- struct{}{}:
-	case <-b.closed:
-		return nil, net.ErrClosed
-	}
-	conn, err := b.Listener.Accept()
-	if err != nil {
-		<-b.slots
-		return nil, err
-	}
-	return &boundConn{Conn: conn, free: b.slots}, nil
-}
-
-// Close ends Accept, one that waits for a slot as well.
-func (b *boundListener) Close() error {
-	if b.ended.CompareAndSwap(false, true) {
-		close(b.closed)
-	}
-	return b.Listener.Close()
-}
-
-type boundConn struct {
-	net.Conn
-
-	ended atomic.Bool
-	free  chan struct{}
-}
-
-// Close frees the slot, once.
-func (c *boundConn) Close() error {
-	if c.ended.CompareAndSwap(false, true) {
-		<-c.free
-	}
-	return c.Conn.Close()
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -157,7 +158,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := bound(inner, 2)
+	l := bound(inner, 2, 0)
 	accepted := make(chan net.Conn)
 	ended := make(chan error, 1)
 	go func() {
@@ -194,4 +195,78 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 	second.Close()
 	third.Close()
+}
+
+// callers is a listener to which connections come from where a test says.
+type callers struct {
+	net.Listener
+
+	next chan net.Conn
+}
+
+func (c *callers) Accept() (net.Conn, error) {
+	conn, ok := <-c.next
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+type from struct {
+	net.Conn
+
+	addr net.Addr
+}
+
+func (f from) RemoteAddr() net.Addr { return f.addr }
+
+// Threat T5: a stranger who takes all the connections he gets leaves room for others.
+// An IPv6 host has a whole network of addresses.
+func TestThreatT05ConnectionsOfOneAddressAreBounded(t *testing.T) {
+	const limit, ofOne = 8, 2
+	c := &callers{next: make(chan net.Conn, 1)}
+	l := bound(c, limit, ofOne)
+	call := func(address string) (there net.Conn) {
+		near, far := net.Pipe()
+		t.Cleanup(func() { near.Close(); far.Close() })
+		c.next <- from{far, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address))}
+		return near
+	}
+	accept := func() net.Conn {
+		t.Helper()
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	for _, stranger := range [][]string{
+		{"192.0.2.1:1", "192.0.2.1:2", "[::ffff:192.0.2.1]:3"},
+		{"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3:4]:1"},
+	} {
+		call(stranger[0])
+		first := accept()
+		call(stranger[1])
+		accept()
+		refused := call(stranger[2])
+		ended := make(chan error, 1)
+		go func() {
+			_, err := refused.Read(make([]byte, 1))
+			ended <- err
+			call("198.51.100.1:1") // Accept goes on to who comes next
+		}()
+		if other := accept(); other.RemoteAddr().String() != "198.51.100.1:1" {
+			t.Errorf("after %v: %s was let in", stranger[:2], other.RemoteAddr())
+		} else {
+			other.Close()
+		}
+		if err := <-ended; err == nil {
+			t.Errorf("%s was not closed", stranger[2])
+		}
+		first.Close()
+		call(stranger[2])
+		if again := accept(); !strings.Contains(stranger[2], again.RemoteAddr().(*net.TCPAddr).IP.String()) {
+			t.Errorf("after one of %v had gone: got %s", stranger, again.RemoteAddr())
+		}
+	}
 }
