@@ -26,8 +26,11 @@ const (
 	steadyAfter = 500 * time.Millisecond // a member that ran this long is restarted at once
 
 	// startAttempts is how often a member that is killed before it serves is
-	// started again. One that says why it cannot is not: that will not pass.
+	// started again, and panicAttempts one that panics: raft does where its clock
+	// has it campaign in the moment in which etcd drops what it has read. One that
+	// says why it cannot is not: that will not pass.
 	startAttempts = 10
+	panicAttempts = 3
 )
 
 // child runs the member process and starts it again whenever it ends.
@@ -89,8 +92,7 @@ func (c *child) run(ctx context.Context, first chan<- error) {
 			report(ctx.Err())
 			return
 		}
-		var killed killedError
-		if first != nil && (attempt == startAttempts || !errors.As(err, &killed)) {
+		if first != nil && attempt >= attempts(err) {
 			report(err)
 			return
 		}
@@ -250,11 +252,30 @@ func (w *memberWords) reason(state string) error {
 	case w.failed != "":
 		return fmt.Errorf("%s", w.failed)
 	case w.worst != "":
-		return fmt.Errorf("%s: %s", state, w.worst)
+		return panicError{state, w.worst}
 	default:
 		return killedError{state}
 	}
 }
+
+// attempts is how often a first start is tried that ends so.
+func attempts(err error) int {
+	var killed killedError
+	var panicked panicError
+	switch {
+	case errors.As(err, &killed):
+		return startAttempts
+	case errors.As(err, &panicked):
+		return panicAttempts
+	default:
+		return 1
+	}
+}
+
+// panicError is the end of a member that logged what ended it.
+type panicError struct{ state, worst string }
+
+func (p panicError) Error() string { return p.state + ": " + p.worst }
 
 // killedError is the end of a member that said nothing about it: somebody
 // killed it.

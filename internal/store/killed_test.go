@@ -4,33 +4,57 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
 
-// A server and its store member may be killed in any order, also while the
-// server waits for a member that has just been started.
-func TestMemberKilledBeforeItServesIsStartedAgain(t *testing.T) {
+// ending is a member's program that first ends so often in some way.
+func ending(t *testing.T, times int, how string) string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := testConfig(t)
 	dir := t.TempDir()
-	marker := filepath.Join(dir, "killed-once")
-	binary := filepath.Join(dir, "member")
-	script := fmt.Sprintf("#!/bin/sh\nif mkdir %q 2>/dev/null; then kill -9 $$; fi\nexec %q \"$@\"\n", marker, self)
-	if err := os.WriteFile(binary, []byte(script), 0o700); err != nil {
+	binary, script := filepath.Join(dir, "member"), "#!/bin/sh\n"
+	for i := range times {
+		script += fmt.Sprintf("if mkdir %q 2>/dev/null; then %s; fi\n", filepath.Join(dir, fmt.Sprint(i)), how)
+	}
+	if err := os.WriteFile(binary, []byte(script+fmt.Sprintf("exec %q \"$@\"\n", self)), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cfg.Binary = binary
-	e, err := OpenEtcd(t.Context(), cfg)
-	if err != nil {
-		t.Fatalf("open a store whose first member was killed: %v", err)
-	}
-	defer e.Close()
-	if _, err := os.Stat(marker); err != nil {
-		t.Errorf("the first member was not killed: %v", err)
+	return binary
+}
+
+// A server and its store member may be killed in any order, also while the
+// server waits for a member that has just been started. A panic may pass, too;
+// what a member says for itself does not.
+func TestMemberThatEndsBeforeItServesIsStartedAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		times int
+		how   string
+		works bool
+	}{
+		"killed":               {1, "kill -9 $$", true},
+		"a panic":              {panicAttempts - 1, `echo '{"level":"panic","msg":"scanning"}' >&2; exit 2`, true},
+		"panics without end":   {panicAttempts, `echo 'panic: scanning' >&2; exit 2`, false},
+		"said why it does not": {1, "echo 'failed scanning'; exit 1", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig(t)
+			cfg.Binary = ending(t, c.times, c.how)
+			e, err := OpenEtcd(t.Context(), cfg)
+			if (err == nil) != c.works || err != nil && !strings.Contains(err.Error(), "scanning") {
+				t.Errorf("open: got %v, want it to work: %t", err, c.works)
+			}
+			if e != nil {
+				e.Close()
+			}
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(cfg.Binary), "[0-9]*")); len(left) != c.times {
+				t.Errorf("ended %d times, want %d", len(left), c.times)
+			}
+		})
 	}
 }
 
