@@ -65,3 +65,57 @@ func TestJournalSyncsWhatItFinds(t *testing.T) {
 		t.Errorf("on disk after a restart: %v, %v", got, err)
 	}
 }
+
+// syncing is a disk on which something happens during a sync.
+type syncing struct {
+	ringFile
+
+	during func() error
+}
+
+func (s syncing) Sync() error { return s.during() }
+
+// A disk that failed to sync says that all is well the next time, as it has forgotten
+// what it could not write. Who has written meanwhile, or waits while what was shipped
+// is noted, must not take that for his own entry's.
+func TestFailedSyncFailsAllThatIsWritten(t *testing.T) {
+	eio := errors.New("input/output error")
+	t.Run("of others' entries", func(t *testing.T) {
+		d := newDisk(blank(t))
+		j := onDisk(t, d)
+		var late *pending
+		j.ring.file = syncing{d, func() (err error) {
+			j.ring.file = d
+			if late, err = j.begin(epoch, numbered(2)); err != nil {
+				t.Errorf("an entry during a sync: %v", err)
+			}
+			return eio
+		}}
+		if err := j.add(t.Context(), epoch, numbered(1)); !errors.Is(err, eio) {
+			t.Errorf("who syncs: got %v", err)
+		}
+		if err := late.wait(t.Context()); !errors.Is(err, eio) {
+			t.Errorf("who came meanwhile: got %v", err)
+		}
+	})
+	t.Run("of what was shipped", func(t *testing.T) {
+		d := newDisk(blank(t))
+		j := onDisk(t, d)
+		if err := j.add(t.Context(), epoch, numbered(1)); err != nil {
+			t.Fatal(err)
+		}
+		waits, err := j.begin(epoch, numbered(2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.syncErr = eio
+		var shipped []string
+		if err := j.drain(t.Context(), shipTo(&shipped)); !errors.Is(err, eio) {
+			t.Errorf("who ships: got %v", err)
+		}
+		d.syncErr = nil
+		if err := waits.wait(t.Context()); !errors.Is(err, eio) {
+			t.Errorf("who waits: got %v", err)
+		}
+	})
+}
