@@ -108,7 +108,7 @@ func TestOPAIsAskedAboutWhatPolicyAllows(t *testing.T) {
 	for answer, want := range map[string]int{
 		`{"result":true}`: 200, `{"result":{"allow":true,"headers":{"x":"y"}}}`: 200,
 		`{"result":false}`: 403, `{"result":{"allow":false}}`: 403, `{"result":{"allow":"true"}}`: 403, `{"result":{}}`: 403, `{"result":"yes"}`: 403,
-		`{"result":1}`: 403, `{"result":null}`: 403, `{}`: 403, `{"result":[true]}`: 403, `true`: 403, `not JSON`: 403, ``: 403,
+		`{"result":1}`: 403, `{"result":null}`: 403, `{}`: 403, `{"result":[true]}`: 403, `{"result":{"Allow":true}}`: 403, `{"result":{"allow":false,"ALLOW":true}}`: 403, `{"Result":true}`: 403, `true`: 403, `not JSON`: 403, ``: 403,
 	} {
 		j.says(answer)
 		ask.want(answer, want, "X-Request-Id: 17", "X-Secret: s", "Authorization: Bearer s")

@@ -69,29 +69,27 @@ func (o *opa) ask(ctx context.Context, q *question) error {
 
 // agreed reads OPA's answer.
 func agreed(text []byte) error {
-	var answer struct {
-		Result json.RawMessage `json:"result"`
-	}
+	var answer map[string]json.RawMessage // a struct would take RESULT for result
 	if err := json.Unmarshal(text, &answer); err != nil {
 		return unanswered{errors.New("answered with something that is not OPA's")}
 	}
-	if answer.Result == nil {
+	result := answer["result"]
+	if result == nil {
 		return errors.New("says nothing: the document is undefined")
 	}
 	var yes bool
-	if json.Unmarshal(answer.Result, &yes) == nil {
+	if json.Unmarshal(result, &yes) == nil {
 		if yes {
 			return nil
 		}
 		return errors.New("says no")
 	}
-	var object struct {
-		Allow *bool `json:"allow"`
-	}
+	var object map[string]json.RawMessage
+	var allow *bool
 	switch {
-	case json.Unmarshal(answer.Result, &object) != nil || object.Allow == nil:
+	case json.Unmarshal(result, &object) != nil || json.Unmarshal(object["allow"], &allow) != nil || allow == nil:
 		return errors.New("says neither true nor an object with allow")
-	case !*object.Allow:
+	case !*allow:
 		return errors.New("says no")
 	}
 	return nil
