@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -378,8 +379,18 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Add(read(f, path))
 	f.Add([]byte("{}\n"))
+	f.Add([]byte(""))
+	last := fmt.Appendf(nil, `{"seq":%d,"prev":"x"}`+"\n", uint64(math.MaxUint64))
+	f.Add(fmt.Appendf(last, `{"prev":%q,"kind":%q,"facts":{"to":"%d","hash":"x"}}`+"\n", hashOf(last), Dropped, uint64(math.MaxUint64-1)))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		_, _ = headOfText(content)
-		_, _ = resume(Config{Path: "fuzz", Now: now}, bytes.NewReader(content), &faulty{content: content}, int64(len(content)))
+		head, err := headOfText(content)
+		if err != nil {
+			return
+		}
+		// What is whole can be gone on with, where it ends.
+		l, err := resume(Config{Path: "fuzz", Now: now}, bytes.NewReader(content), &faulty{content: content}, int64(len(content)))
+		if err != nil || l.Head() != head {
+			t.Fatalf("%q ends with %+v: %v", content, head, err)
+		}
 	})
 }

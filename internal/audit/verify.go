@@ -133,7 +133,7 @@ func (c *chain) add(text []byte) error {
 			c.head = Head{l.Seq - 1, l.Prev}
 		}
 	}
-	if l.Seq != c.head.Seq+1 {
+	if l.Seq != c.head.Seq+1 || l.Seq == 0 { // which follows the highest number there is
 		return broken(c.head, "has the number %d: lines are missing or moved", l.Seq)
 	}
 	if l.Prev != c.head.Hash {
