@@ -11,7 +11,12 @@ import (
 	"time"
 )
 
-func leafOf(t *testing.T, path string) *x509.Certificate {
+func leafOf(t testing.TB, path string) *x509.Certificate {
+	leaf, _ := leafAndKey(t, path)
+	return leaf
+}
+
+func leafAndKey(t testing.TB, path string) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -30,7 +35,7 @@ func leafOf(t *testing.T, path string) *x509.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cert
+	return cert, key
 }
 
 // T5: one caller cannot take all of a listener's connections.

@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -208,14 +209,31 @@ func FuzzParseSocket(f *testing.F) {
 }
 
 func FuzzParseIdentity(f *testing.F) {
-	f.Add("spiffe://a/b", []byte{0x30, 0}, []byte{0x30, 0}, []byte{0x30, 0})
-	f.Fuzz(func(t *testing.T, id string, chain, key, bundle []byte) {
+	leaf, private := leafAndKey(f, "/web")
+	key, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("spiffe://acme.example/web", "spiffe://other.example", leaf.Raw, key, leaf.Raw)
+	f.Add("spiffe://acme.example/web", "acme.example", leaf.Raw, key, leaf.Raw)
+	f.Add("spiffe://acme.example/api", "", leaf.Raw, key, leaf.Raw)
+	f.Add("spiffe://a/b", "A", []byte{0x30, 0}, []byte{0x30, 0}, []byte{0x30, 0})
+	f.Fuzz(func(t *testing.T, id, other string, chain, key, bundle []byte) {
 		next, err := parseIdentity(&pb.X509SVIDResponse{
 			Svids:            []*pb.X509SVID{{SpiffeId: id, X509Svid: chain, X509SvidKey: key, Bundle: bundle}},
-			FederatedBundles: map[string][]byte{id: bundle},
+			FederatedBundles: map[string][]byte{other: bundle},
 		})
-		if err == nil && next.svid == nil {
-			t.Error("an identity without an SVID")
+		if err != nil {
+			return
+		}
+		own := next.bundles[next.svid.ID.TrustDomain()]
+		if next.svid.ID.String() != id || len(next.all) != 1 || !next.expires.Equal(next.svid.Expiry()) || own == nil || len(own.Roots()) == 0 {
+			t.Errorf("an identity of %q: %+v", id, next)
+		}
+		for td, b := range next.bundles {
+			if b.TrustDomain() != td || td != own.TrustDomain() && td.String() != trimScheme(other) {
+				t.Errorf("%s: the bundle of %s", td, b.TrustDomain())
+			}
 		}
 	})
 }
