@@ -18,7 +18,7 @@ import (
 
 const (
 	defaultJournalBytes = 32 << 20
-	shipBytes           = 256 << 10
+	shipBytes           = 512 << 10
 	alarmShare          = 0.5
 )
 

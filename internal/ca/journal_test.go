@@ -213,8 +213,8 @@ func TestOldLapIsNotReadAgain(t *testing.T) {
 	d := newDisk(blank(t))
 	j := onDisk(t, d)
 	sized := func(n int) Entry { // a record of 512 bytes, of which a lap holds 128
-		e := Entry{Kind: LeafEntry, Time: epoch, Serial: fmt.Sprintf("%03d", n)}
-		e.ID = strings.Repeat("a", 512-recordHeader-len(mustEncode(t, e)))
+		e := Entry{Kind: LeafEntry, Time: epoch, Serial: fmt.Sprintf("%03d", n), ID: strings.Repeat("a", 200)}
+		e.ID += strings.Repeat("a", 512-recordHeader-len(mustEncode(t, e)))
 		return e
 	}
 	var got []string

@@ -25,7 +25,7 @@ import (
 // position up to which everything was on disk when the record was written.
 const (
 	ringMagic    = "kithjrnl"
-	ringVersion  = 1
+	ringVersion  = 2
 	slotSize     = 56
 	slotStride   = 4096 // each slot in its own page
 	ringStart    = 2 * slotStride
