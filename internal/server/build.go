@@ -67,11 +67,13 @@ func load(items []registry.Item, version registry.Version, now time.Time) (*snap
 	}
 	empty.state = newState(empty.trustDomain)
 	b := &builder{next: empty, versionOf: func(key string) registry.Version { return versions[key] }}
-	objects := decoded(events)
-	for i, e := range events {
-		b.ahead = objects[i]
-		if err := b.apply(e); err != nil {
-			return nil, err
+	for some := range slices.Chunk(events, decodedAhead) {
+		objects := decoded(some)
+		for i, e := range some {
+			b.ahead = objects[i]
+			if err := b.apply(e); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return b.finish(version, now)
@@ -99,6 +101,10 @@ type builder struct {
 	ahead     *pb.Object // of the next event, where it was decoded already
 	versionOf func(key string) registry.Version
 }
+
+// decodedAhead is how many objects are read at a time: enough for all cores to be
+// busy, and not all of them at once.
+const decodedAhead = 4096
 
 // decoded is the objects among many events, read on all cores; nil for what is
 // none, or cannot be read.
@@ -169,14 +175,17 @@ func (b *builder) object(e registry.Event) error {
 			return fmt.Errorf("object %s: %w", e.Key, err)
 		}
 	}
+	if own, _, err := keyOf(object); err == nil && own == key {
+		key = own // one text for both
+	}
 	if !b.shared {
-		return b.next.put(key, object)
+		return b.next.put(key, object, e.Value)
 	}
 	if b.change.put == nil {
 		b.change.put = map[objectKey]*pb.Object{}
 	}
 	b.change.put[key] = object
-	return b.next.put(key, object)
+	return b.next.put(key, object, e.Value)
 }
 
 func (b *builder) bundle(e registry.Event) error {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
@@ -143,10 +145,20 @@ func (s *Server) stateOf(snap *snapshot, node string) *pb.SyncResponse {
 		NowUnixNano:    s.cfg.Now().UnixNano(),
 		Dev:            s.cfg.Dev,
 	}
-	for _, key := range snap.sorted() {
-		state.Objects = append(state.Objects, snap.object(key))
-	}
+	state.ProtoReflect().SetUnknown(objectsOf(snap))
 	return &pb.SyncResponse{Message: &pb.SyncResponse_State{State: state}}
+}
+
+// objectsOf is the field of a State that holds the objects, as it goes over the wire:
+// they are kept encoded, and to read them for each agent would be for nothing.
+func objectsOf(snap *snapshot) []byte {
+	field := (*pb.State)(nil).ProtoReflect().Descriptor().Fields().ByName("objects").Number()
+	var out []byte
+	for _, key := range snap.sorted() {
+		encoded, _ := snap.objects.Get(key)
+		out = protowire.AppendString(protowire.AppendTag(out, field, protowire.BytesType), encoded)
+	}
+	return out
 }
 
 // bundles is the bundle of the own trust domain, and then those of the others.

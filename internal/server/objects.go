@@ -18,7 +18,7 @@ import (
 // state is applied state: the objects as they are stored and sent, and what
 // registry and policy read in them. The three always say the same.
 type state struct {
-	objects *fork.Map[objectKey, *pb.Object]
+	objects *fork.Map[objectKey, string] // encoded: read, a service takes four times the room
 	rules   registry.Set
 	policy  *policy.Book
 
@@ -28,7 +28,7 @@ type state struct {
 
 func newState(td spiffe.TrustDomain) state {
 	return state{
-		objects: new(fork.Map[objectKey, *pb.Object]),
+		objects: new(fork.Map[objectKey, string]),
 		rules: registry.Set{
 			TrustDomain:   td,
 			NodeRules:     map[string]registry.NodeRule{},
@@ -51,8 +51,8 @@ func (s state) clone() state {
 	return s
 }
 
-// put places an object, or refuses one that cannot be read.
-func (s state) put(key objectKey, object *pb.Object) error {
+// put places an object, which is encoded as well, or refuses one that cannot be read.
+func (s state) put(key objectKey, object *pb.Object, encoded []byte) error {
 	var err error
 	switch kind := object.GetKind().(type) {
 	case *pb.Object_NodeRule:
@@ -81,7 +81,7 @@ func (s state) put(key objectKey, object *pb.Object) error {
 	default:
 		err = fault.Invalidf("%s: object of a kind this version does not know", key)
 	}
-	s.objects.Put(key, object)
+	s.objects.Put(key, string(encoded))
 	return err
 }
 

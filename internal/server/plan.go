@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -188,7 +189,7 @@ func (p *planner) place(object *pb.Object) {
 	if proto.Equal(before, object) {
 		return
 	}
-	if err := p.next.put(key, object); err != nil {
+	if err := p.hold(key, object); err != nil {
 		p.fault(err)
 		return
 	}
@@ -200,6 +201,15 @@ func (p *planner) place(object *pb.Object) {
 		verb = "create"
 	}
 	p.edits = append(p.edits, edit{verb: verb, key: key, before: before, after: object})
+}
+
+// hold puts an object into what results.
+func (p *planner) hold(key objectKey, object *pb.Object) error {
+	encoded, err := proto.Marshal(object)
+	if err != nil {
+		return fmt.Errorf("marshal %s: %w", key, err)
+	}
+	return p.next.put(key, object, encoded)
 }
 
 // mayTouch refuses an object of another owner.
@@ -232,7 +242,7 @@ func (p *planner) declare(name string) {
 	object := &pb.Object{Kind: &pb.Object_Service{Service: &pb.Service{
 		Name: name, Identities: []string{"/" + devClass + "/" + name}, Protocol: "http", Owner: ownerStart,
 	}}}
-	if err := p.next.put(key, object); err != nil {
+	if err := p.hold(key, object); err != nil {
 		p.fault(err)
 		return
 	}
@@ -279,8 +289,11 @@ func (p *planner) remove(key objectKey, before *pb.Object) {
 // prune deletes the owner's objects that the change does not name.
 func (p *planner) prune() {
 	for _, key := range p.snap.sorted() {
+		if p.put[key] || p.gone[key] {
+			continue
+		}
 		object := p.snap.object(key)
-		if _, owner, err := keyOf(object); err == nil && owner == p.owner && !p.put[key] && !p.gone[key] {
+		if _, owner, err := keyOf(object); err == nil && owner == p.owner {
 			p.remove(key, object)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/registry"
@@ -66,7 +68,11 @@ func (s *snapshot) identitiesOf(service string) []string {
 
 // object is what is stored under a key, nil if nothing.
 func (s state) object(key objectKey) *pb.Object {
-	object, _ := s.objects.Get(key)
+	encoded, ok := s.objects.Get(key)
+	object := &pb.Object{}
+	if !ok || proto.Unmarshal([]byte(encoded), object) != nil { // what was put could be read
+		return nil
+	}
 	return object
 }
 
