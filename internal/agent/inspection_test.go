@@ -86,17 +86,21 @@ func TestStatusAndMetrics(t *testing.T) {
 		got.GetTrustDomain() != domain || got.GetOutageBudgetSeconds() < 3000 || got.GetServer() != s.address {
 		t.Errorf("got %v", got)
 	}
-	families, err := metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
+	counted := func() map[string]float64 {
+		families, err := metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := make(map[string]float64)
+		for _, f := range families {
+			values[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
+		}
+		return values
 	}
-	values := make(map[string]float64)
-	for _, f := range families {
-		values[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
-	}
-	for name, want := range map[string]float64{"kith_agent_connected": 1, "kith_agent_svids": 1, "kith_agent_revision": 1, "kith_agent_svid_requests_total": 1, "kith_agent_workload_streams": 1} {
-		if values[name] != want {
-			t.Errorf("%s is %v, want %v", name, values[name], want)
+	eventually(t, "the SVID is counted, which is handed out before", func() bool { return counted()["kith_agent_svid_requests_total"] == 1 })
+	for name, want := range map[string]float64{"kith_agent_connected": 1, "kith_agent_svids": 1, "kith_agent_revision": 1, "kith_agent_workload_streams": 1} {
+		if got := counted()[name]; got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
 		}
 	}
 }
