@@ -20,6 +20,8 @@ func TestListsThatAreTooLongAreUnknown(t *testing.T) {
 		`"a b" in jwt.scope`:                     fails,
 		`jwt.scope[0] == "a"`:                    holds,
 		`size(jwt.scope) > 1`:                    holds,
+		`peer.path[0] == "a"`:                    holds,
+		`peer.path[0] in ["b", "z"]`:             fails,
 		`peer.path.all(s, s == "a" || s == "z")`: holds,
 		`"z" in peer.path`:                       holds,
 		`size(peer.path) == 256`:                 holds,

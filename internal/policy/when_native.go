@@ -285,27 +285,16 @@ func (o *op) lists(in *input) outcome {
 			return false
 		})
 		return answer(o.counts(n), known)
-	case o.kind == opSegment && o.ref.on == onPeerPath:
-		path, known := in.segments()
-		segment, there := cutSegment(path, o.number)
-		return answer(slices.Contains(o.texts, segment) == (o.compare == equal), known && there)
+	case o.kind == opSegment:
+		entry, known := in.entryAt(&o.ref, o.number)
+		return answer(slices.Contains(o.texts, entry) == (o.compare == equal), known)
 	}
-	if o.kind == opHas || o.kind == opHasWord {
-		found := false
-		known := in.list(&o.ref, func(s string) bool {
-			found = s == o.text
-			return found
-		})
-		return answer(found, known)
-	}
-	at, there, same := int64(0), false, false
+	found := false // opHas, opHasWord
 	known := in.list(&o.ref, func(s string) bool {
-		there = at == o.number
-		same = slices.Contains(o.texts, s)
-		at++
-		return there
+		found = s == o.text
+		return found
 	})
-	return answer(same == (o.compare == equal), known && there)
+	return answer(found, known)
 }
 
 // cutSegment is one segment of a path without its first slash.

@@ -89,7 +89,7 @@ func (in *input) size(ref *fact) (int64, bool) {
 func (in *input) entryAt(ref *fact, number int64) (string, bool) {
 	if ref.on == onPeerPath {
 		path, known := in.segments()
-		if strings.Count(path, "/") >= maxClaims {
+		if len(path) >= 2*maxClaims && strings.Count(path, "/") >= maxClaims { // as list has it
 			return "", false
 		}
 		segment, there := cutSegment(path, number)
