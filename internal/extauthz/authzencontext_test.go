@@ -62,6 +62,10 @@ func TestAuthZEN54TwoWordsAreNone(t *testing.T) {
 		at(`"ip_address":"192.0.2.7"`) + "," + resource + `,"context":{"ip_address":"192.0.2.8"}`: false,
 		in(`"host":"a"`) + `,"context":{"host":"a"}`:                                              true,
 		in(`"host":"a"`) + `,"context":{"host":"b"}`:                                              false,
+		in(`"host":""`) + `,"context":{"host":"b"}`:                                               false, // it has none: that is a word
+		at(`"ip_address":""`) + "," + resource + `,"context":{"ip_address":"192.0.2.7"}`:          false,
+		in(`"host":null`) + `,"context":{"host":"b"}`:                                             true,
+		in(`"headers":{}`) + `,"context":{"headers":{"A":"b"}}`:                                   false,
 		in(`"port":80`) + `,"context":{"port":81}`:                                                false,
 		in(`"headers":{"A":"b"}`) + `,"context":{"headers":{"A":"b"}}`:                            false,
 		in(`"headers":{"A":"b"}`) + `,"context":{"host":"a","port":8080}`:                         true,

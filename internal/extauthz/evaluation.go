@@ -105,14 +105,13 @@ func orEmpty(v any) any {
 }
 
 // toldBy is what an entity or the context says of the request. Where both do they have
-// to agree: a condition is not met by one of two words.
+// to agree: a condition is not met by one of two words, and "" is one.
 func toldBy[T comparable](name string, entity, context *object, read func(*object, string) T) T {
-	var none T
 	one, other := read(entity, name), read(context, name)
 	switch {
-	case other == none:
+	case context.m[name] == nil:
 		return one
-	case one != none && one != other:
+	case entity.m[name] != nil && one != other:
 		context.fail("context.%s and %s.%s differ", name, entity.what, name)
 	}
 	return other

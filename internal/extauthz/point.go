@@ -84,11 +84,13 @@ func NewPoint(cfg PointConfig) *Point {
 // leaves a ruling that denies everything.
 func (p *Point) Rule(in Policy) *pb.PolicyAck {
 	p.providers = in.Providers
+	p.keys = p.wanted() // or keys would count that a provider withdrew while it was gone
 	next, err := p.compile(in)
 	ack := &pb.PolicyAck{Revision: in.Revision}
 	if err != nil {
 		ack.Error = clip(err.Error(), maxText)
 		next = &ruling{wrong: err}
+		p.last.providers, p.last.tokens = nil, nil // they go on with keys that Learn brings to nobody meanwhile
 	}
 	next.revision, next.recording = in.Revision, policy.RecordingFromPB(in.Log)
 	p.ruling.Store(next)
@@ -97,12 +99,7 @@ func (p *Point) Rule(in Policy) *pb.PolicyAck {
 
 // Learn puts fetched keys in force, and forgets those of providers that are gone.
 func (p *Point) Learn(m *pb.ProviderKeys) {
-	keys := make(map[string]*spiffe.JWKSet)
-	for _, provider := range p.providers {
-		if set := p.keys[provider.URL]; set != nil {
-			keys[provider.URL] = set
-		}
-	}
+	keys := p.wanted()
 	delete(keys, m.GetUrl())
 	if set, err := spiffe.ParseJWKSet(m.GetJwks()); err == nil {
 		keys[m.GetUrl()] = set
@@ -113,6 +110,17 @@ func (p *Point) Learn(m *pb.ProviderKeys) {
 		next.tokens = p.last.tokens
 		p.ruling.Store(&next)
 	}
+}
+
+// wanted are the keys of the providers of now.
+func (p *Point) wanted() map[string]*spiffe.JWKSet {
+	keys := make(map[string]*spiffe.JWKSet)
+	for _, provider := range p.providers {
+		if set := p.keys[provider.URL]; set != nil {
+			keys[provider.URL] = set
+		}
+	}
+	return keys
 }
 
 // table is the policy of the service that is asked about. An identity that

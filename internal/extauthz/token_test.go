@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/pb/envoypb"
 	"github.com/kith-id/kith/internal/policy"
@@ -62,6 +63,38 @@ func TestUserTokensOfProxiesThatAsk(t *testing.T) {
 	want("after the keys were taken away", good, "token_invalid")
 	d.point.Learn(&pb.ProviderKeys{Url: url + "/2", Jwks: []byte(f.JWKS())})
 	want("keys of another place", good, "token_invalid")
+}
+
+// Keys go with their provider: when it comes back they are those that it publishes
+// then, and it may have withdrawn some meanwhile. Also where the policy in between
+// could not be read.
+func TestKeysGoWithTheirProvider(t *testing.T) {
+	const url = "https://login.example/jwks"
+	f := usertokentest.New(t, "https://login.example")
+	with := policyOf(readsTokens(f, url))
+	without, unread := with, with
+	without.Providers, unread.Providers, unread.Unread = nil, nil, fault.Invalidf("of a newer schema")
+	for what, between := range map[string]Policy{"without the provider": without, "unread": unread} {
+		point := newPoint()
+		point.cfg.Now = time.Now
+		reason := func() policy.Reason {
+			q, err := questionOf(bearer(f.Token(time.Now(), nil)), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return point.Decide(q).Reason
+		}
+		point.Rule(with)
+		point.Learn(&pb.ProviderKeys{Url: url, Jwks: []byte(f.JWKS())})
+		if got := reason(); got != policy.AllowRule {
+			t.Fatalf("with keys: %s", got)
+		}
+		point.Rule(between)
+		point.Rule(with)
+		if got := reason(); got != policy.TokenInvalid {
+			t.Errorf("%s in between: got %s, want %s", what, got, policy.TokenInvalid)
+		}
+	}
 }
 
 // Attack 53: a token bound to a certificate is good only for a caller whose
