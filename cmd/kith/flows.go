@@ -210,7 +210,9 @@ func (a *app) serverSet(ctx context.Context) (policy.Set, error) {
 	if err != nil {
 		return policy.Set{}, err
 	}
-	return setOf(td, objects)
+	set, err := setOf(td, objects)
+	set.Unprovable = !status.GetWit()
+	return set, err
 }
 
 // setOf is the services and rules among objects.

@@ -1326,6 +1326,7 @@ type StatusResponse struct {
 	IdentityRules        uint32                 `protobuf:"varint,19,opt,name=identity_rules,json=identityRules,proto3" json:"identity_rules,omitempty"`
 	Directory            []*DirectoryEntry      `protobuf:"bytes,20,rep,name=directory,proto3" json:"directory,omitempty"`
 	AdminAddress         string                 `protobuf:"bytes,21,opt,name=admin_address,json=adminAddress,proto3" json:"admin_address,omitempty"` // where admins elsewhere connect; empty: nowhere
+	Wit                  bool                   `protobuf:"varint,22,opt,name=wit,proto3" json:"wit,omitempty"`                                      // WIT-SVIDs are issued
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1505,6 +1506,13 @@ func (x *StatusResponse) GetAdminAddress() string {
 		return x.AdminAddress
 	}
 	return ""
+}
+
+func (x *StatusResponse) GetWit() bool {
+	if x != nil {
+		return x.Wit
+	}
+	return false
 }
 
 type WatchRequest struct {
@@ -2326,7 +2334,7 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\fat_unix_nano\x18\f \x01(\x03R\n" +
 	"atUnixNano\x12\x16\n" +
 	"\x06claims\x18\r \x01(\tR\x06claims\"\x0f\n" +
-	"\rStatusRequest\"\xbf\x05\n" +
+	"\rStatusRequest\"\xd1\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x1a\n" +
@@ -2349,7 +2357,8 @@ const file_kith_v1_admin_proto_rawDesc = "" +
 	"\rnow_unix_nano\x18\x12 \x01(\x03R\vnowUnixNano\x12%\n" +
 	"\x0eidentity_rules\x18\x13 \x01(\rR\ridentityRules\x125\n" +
 	"\tdirectory\x18\x14 \x03(\v2\x17.kith.v1.DirectoryEntryR\tdirectory\x12#\n" +
-	"\radmin_address\x18\x15 \x01(\tR\fadminAddress\"\\\n" +
+	"\radmin_address\x18\x15 \x01(\tR\fadminAddress\x12\x10\n" +
+	"\x03wit\x18\x16 \x01(\bR\x03wit\"\\\n" +
 	"\fWatchRequest\x12\x18\n" +
 	"\achanges\x18\x01 \x01(\bR\achanges\x12\x1c\n" +
 	"\tdecisions\x18\x02 \x01(\bR\tdecisions\x12\x14\n" +

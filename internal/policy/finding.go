@@ -66,6 +66,7 @@ const (
 	lintStreams     = "streams-unsigned"
 	lintSlash       = "trailing-slash-gap"
 	lintUnfinished  = "unfinished"
+	lintUnprovable  = "unprovable"
 	lintUnscoped    = "unscoped-identity"
 	lintUnscopedTo  = "unscoped-target"
 	lintSubstring   = "unanchored-match"
@@ -93,6 +94,7 @@ func Lints() []LintKind {
 		{lintStreams, "a message of a stream comes after what would have to be signed"},
 		{lintSlash, "a trailing slash is another path, and many back ends serve both alike"},
 		{lintUnfinished, "the set is too large to compare every rule with every other one"},
+		{lintUnprovable, "a proof is of a WIT-SVID, so without these a service lets nobody in by one, and nobody calls it through its load balancer"},
 		{lintUnscoped, "a source that does not say which part of a trust domain: nodes of every class can mint such IDs"},
 		{lintUnscopedTo, "an allow to a pattern opens services that do not exist yet"},
 		{lintSubstring, "text found anywhere in a name is found in names nobody thought of"},

@@ -104,6 +104,9 @@ func (v *validation) lintProofs(out *finder) {
 		if s.Proof == (Proof{}) {
 			continue
 		}
+		if v.set.Unprovable {
+			out.found = append(out.found, Unprovable(name))
+		}
 		at := "services." + name + ".proof"
 		if first, taken := by[s.Proof.Audience]; taken {
 			out.add(lintAudience, Warning, at+".audience", "", "proofs for %s are for %s too", name, first)
@@ -116,5 +119,14 @@ func (v *validation) lintProofs(out *finder) {
 		case s.Protocol == HTTP && s.Proof.Accept != proofSignature:
 			out.add(lintProof, Note, at+".accept", "accept: signature", "a wpt counts: whoever intercepts one can send another method, query or body to its path")
 		}
+	}
+}
+
+// Unprovable is the finding about a service that wants proofs where no WIT-SVIDs are
+// issued.
+func Unprovable(service string) Finding {
+	return Finding{
+		ID: lintUnprovable, Severity: Warning, At: "services." + service + ".proof", Fix: "features.wit: true",
+		What: "the server issues no WIT-SVIDs, so no proof counts and nobody gets in by one",
 	}
 }

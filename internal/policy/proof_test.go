@@ -97,3 +97,22 @@ func TestLintOfProofs(t *testing.T) {
 		t.Errorf("got %s", strings.Join(got, "\n"))
 	}
 }
+
+// Where the server issues no WIT-SVIDs nobody can prove anything.
+func TestLintOfProofsThatNobodyCanGive(t *testing.T) {
+	set := newSet(t, []Service{proven(Proof{Audience: "x", Accept: "signature"}), {Name: "web", Identities: []string{"/vms/web"}, Protocol: HTTP}})
+	for unprovable, want := range map[bool]string{false: "", true: "services.orders.proof unprovable warning features.wit: true"} {
+		set.Unprovable = unprovable
+		found, err := set.Lint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, f := range found {
+			got += f.At + " " + f.ID + " " + f.Severity.String() + " " + f.Fix
+		}
+		if got != want {
+			t.Errorf("unprovable %t: got %q, want %q", unprovable, got, want)
+		}
+	}
+}

@@ -16,6 +16,7 @@ type Set struct {
 	Services    map[string]Service
 	Rules       map[string]Rule
 	Teams       map[string]Team // who may change which services; decisions do not read them
+	Unprovable  bool            // the server issues no WIT-SVIDs; for Lint alone
 }
 
 // Validate reports every fault of the set at once, each with its path and, for a

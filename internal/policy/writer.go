@@ -51,6 +51,9 @@ func (w Writer) MayChangeService(before, after Set, name string) error {
 	if err := staysGuarded(before, after, was, is); err != nil {
 		return err
 	}
+	if err := w.mayHear(before, after, was, is); err != nil {
+		return err
+	}
 	return w.mayBe(before, after, was, is)
 }
 
@@ -59,15 +62,37 @@ func beyond(ids, others []spiffe.ID) []spiffe.ID {
 	return slices.DeleteFunc(slices.Clone(ids), func(id spiffe.ID) bool { return slices.Contains(others, id) })
 }
 
+// mayHear refuses an audience that a service of others has: callers would prove to
+// the one, at a load balancer of its choice, what could be shown to the other.
+func (w Writer) mayHear(before, after Set, was, is Service) error {
+	audience := is.Proof.Audience
+	if audience == "" || audience == was.Proof.Audience {
+		return nil
+	}
+	for _, set := range []Set{before, after} {
+		for _, name := range set.serviceNames() {
+			if other := set.Services[name]; !w.owns(other) && other.Proof.Audience == audience {
+				return fault.Hint(fault.Deniedf("service %s: proofs for %q are for service %s, which is not yours", is.Name, audience, name),
+					"give %s an audience of its own, or ask %s", is.Name, keeper(other))
+			}
+		}
+	}
+	return nil
+}
+
+// bothIDs are those of a service before and after.
+func bothIDs(before, after Set, was, is Service) (old, ids []spiffe.ID, err error) {
+	if old, err = was.IDs(before.TrustDomain); err == nil {
+		ids, err = is.IDs(after.TrustDomain)
+	}
+	return old, ids, err
+}
+
 // staysGuarded refuses a change by which a workload could answer for a service
 // that a guardrail or boundary does not bind, where it binds one by name that has
 // the same ID: that would leave the platform's tier.
 func staysGuarded(before, after Set, was, is Service) error {
-	old, err := was.IDs(before.TrustDomain)
-	if err != nil {
-		return err
-	}
-	ids, err := is.IDs(after.TrustDomain)
+	old, ids, err := bothIDs(before, after, was, is)
 	if err != nil {
 		return err
 	}
@@ -116,11 +141,7 @@ func leavesGuard(set Set, r Rule, other string, has Service, ids []spiffe.ID) er
 // mayBe refuses identities that are not the team's to give, and a change of what
 // others' rules mean by the service's name.
 func (w Writer) mayBe(before, after Set, was, is Service) error {
-	old, err := was.IDs(before.TrustDomain)
-	if err != nil {
-		return err
-	}
-	ids, err := is.IDs(after.TrustDomain)
+	old, ids, err := bothIDs(before, after, was, is)
 	if err != nil {
 		return err
 	}

@@ -148,6 +148,9 @@ func decisions(t *testing.T, set Set, services []string) (out []Effect) {
 // What each kind of writer may do, and what the refusal says.
 func TestWhoMayChangeWhat(t *testing.T) {
 	base := teamed(newSet(t, propertyServices(), Rule{Name: "in", From: []string{"orders"}, To: "calls", Allow: []string{"grpc *"}}))
+	seen := base.Services["seen"]
+	seen.Proof.Audience = "https://seen"
+	base.Services["seen"] = seen
 	put := func(change func(Set)) Set {
 		next := base
 		next.Services, next.Rules = maps.Clone(base.Services), maps.Clone(base.Rules)
@@ -187,6 +190,8 @@ func TestWhoMayChangeWhat(t *testing.T) {
 		{"giving a service away", "batch", service("batch", func(s *Service) { s.Team = "stock" }), []Writer{sre, free, admin}, shop, "not yours", ""},
 		{"an ID of others", "batch", service("batch", func(s *Service) { s.Identities = []string{"/eks/pay/x"} }), []Writer{sre, free, admin}, shop, "is no ID of team shop, whose are: /n/**, /a/*", "kith ids teams edit shop --identity /eks/pay/x"},
 		{"an ID of another service", "batch", service("batch", func(s *Service) { s.Identities = []string{"/n/db"} }), []Writer{sre, free, admin}, shop, "is service db, which is not yours", ""},
+		{"an audience of its own", "batch", service("batch", func(s *Service) { s.Proof.Audience = "https://batch" }), []Writer{shop, sre, free, admin}, stock, "of team shop", ""},
+		{"an audience of another service", "batch", service("batch", func(s *Service) { s.Proof = Proof{Audience: "https://seen", Via: "https://lb.shop"} }), []Writer{sre, free, admin}, shop, "proofs for \"https://seen\" are for service seen, which is not yours", "ask team stock"},
 		{"an ID that others' rules go by", "orders", service("orders", func(s *Service) { s.Identities = append(slices.Clone(s.Identities), "/n/more") }), []Writer{sre, free, admin}, shop, "rule in names service orders", "ask team stock"},
 	} {
 		name := "r"

@@ -96,7 +96,7 @@ func (s *Server) apply(ctx context.Context, by api.Actor, req *pb.ApplyRequest) 
 		return plan{}, 0, ctx.Err()
 	}
 	for try := 1; ; try++ {
-		p, err := newPlan(s.snap(), req, bounds{dev: s.cfg.Dev, lifetimes: s.ca.Lifetimes()})
+		p, err := newPlan(s.snap(), req, bounds{dev: s.cfg.Dev, wit: s.cfg.WIT, lifetimes: s.ca.Lifetimes()})
 		if err != nil {
 			return plan{}, 0, err
 		}

@@ -129,6 +129,6 @@ func (s *Server) Status(context.Context) (*pb.StatusResponse, error) {
 		Address: s.address(), Pin: s.Pin().String(), StartedUnix: unixOf(s.started),
 		JournalUsed: status.JournalUsed, Dev: s.cfg.Dev, MetricsAddress: s.MetricsAddr(),
 		Alarms: s.alarms(), NowUnixNano: s.cfg.Now().UnixNano(), Directory: entries,
-		AdminAddress: s.AdminAddr(),
+		AdminAddress: s.AdminAddr(), Wit: s.cfg.WIT,
 	}, nil
 }

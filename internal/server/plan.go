@@ -60,6 +60,7 @@ type planner struct {
 // bounds is what a plan must keep to besides the state itself.
 type bounds struct {
 	dev       bool
+	wit       bool // WIT-SVIDs are issued
 	lifetimes ca.Lifetimes
 }
 
@@ -102,6 +103,9 @@ func newPlan(snap *snapshot, req *pb.ApplyRequest, by bounds) (plan, error) {
 	}
 	if len(p.edits) > maxChanges {
 		return plan{}, fault.Hint(fault.Invalidf("%d changes at once, at most %d", len(p.edits), maxChanges), "apply the files one after the other, services first")
+	}
+	if !by.wit {
+		warnings = append(p.unprovable(), warnings...)
 	}
 	warnings = append(p.unused(), append(p.widened(), warnings...)...)
 	return plan{base: snap, edits: p.edits, warnings: warnings, after: p.next.policy}, nil
@@ -328,23 +332,6 @@ func (p *planner) references() {
 			}
 		}
 	}
-}
-
-// unused warns of a claimable service that nobody may claim.
-func (p *planner) unused() []string {
-	var out []string
-	if p.dev {
-		return nil
-	}
-	for _, e := range p.edits {
-		if e.after == nil || e.key.kind != registry.KindService {
-			continue
-		}
-		if service, _ := p.next.policy.Service(e.key.name); len(service.RunAs) == 0 {
-			out = append(out, "services."+e.key.name+".run_as: empty, so nobody may claim the name with kith run --as")
-		}
-	}
-	return out
 }
 
 // maxDiffs is how many edits are shown line by line once they are made. Before,
