@@ -59,9 +59,17 @@ func brokerAllows(t *testing.T) string {
 // brokerEnd is what the page says of files, and of mistakes.
 const brokerEnd = `
 exec cp orders.pid was.pid
+exec sh -c 'kith get svid --as mesh --pid $(cat was.pid) --dir left'
+exec test -s left/key.pem
 exec sh -c 'kill $(cat was.pid)'
 ! eventually test -e orders-tls/key.pem
 exec sh -c 'test -z "$(ls -A orders-tls)"'
+# what a watch has left that was not there when the process ended goes with the next
+! exec sh -c 'kith get svid --as mesh --pid $(cat was.pid) --dir left'
+exec test -s left/key.pem
+! exec sh -c 'kith get svid --as mesh --pid $(cat was.pid) --dir left --watch'
+stderr '^hint: ps -p [0-9]+$'
+exec sh -c 'test -z "$(ls -A left)"'
 ! exec sh -c 'kith get svid --as mesh --pid $(cat was.pid)'
 stderr '^error: fetch X509-SVIDs of process [0-9]+: '
 stderr '^hint: ps -p [0-9]+$'
@@ -78,6 +86,8 @@ stderr '^hint: --expect names whose endpoint it is; kith nodes has the names of 
 stderr '^error: fetch JWT-SVIDs of pods.core shop/web: this agent is of no Kubernetes cluster'
 ! exec kith get svid --as mesh --object pods.core/web
 stderr '^error: --object "pods.core/web": pods.core are in namespaces, and the key has none$'
+! exec kith get bundle --as mesh --pid 1 --uid x
+stderr '^error: --uid is of an object: --object is missing$'
 ! exec kith get svid --as mesh --pid 0
 stderr '^error: process id 0 is not from 1 to 2147483647$'
 ! exec kith get svid --as mesh --pid 1 --broker broker.sock

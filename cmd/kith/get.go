@@ -82,7 +82,7 @@ that process has ended.`,
 		defer w.Close()
 		source, err := brokered.source(cmd.Context(), cmd, w)
 		if err != nil {
-			return err
+			return errors.Join(err, files.forget(err))
 		}
 		if files.watch {
 			return a.watchFiles(cmd.Context(), source, files, log)

@@ -54,6 +54,8 @@ func (f *brokerFlags) asked(cmd *cobra.Command) (bool, error) {
 	switch {
 	case named && f.object != "":
 		return false, usagef(cmd, "--pid and --object are two workloads; one is wanted")
+	case named && f.uid != "":
+		return false, usagef(cmd, "--uid is of an object: --object is missing")
 	case named || f.object != "":
 		return true, nil
 	case f.endpoint != "" || f.expect != "" || f.uid != "":
@@ -124,10 +126,20 @@ func (f *brokerFlags) source(ctx context.Context, cmd *cobra.Command, w *kith.Wo
 	}
 	source, err := b.Follow(ctx, ref) // its connection ends with the process
 	if err != nil {
-		return nil, errors.Join(err, b.Close())
+		err = errors.Join(err, b.Close())
+		if fault.Is(err, fault.NotFound) {
+			err = goneError{err}
+		}
+		return nil, err
 	}
 	return source, nil
 }
+
+// goneError says that there is no such workload.
+type goneError struct{ error }
+
+// Unwrap is why.
+func (e goneError) Unwrap() error { return e.error }
 
 // jwt is the default JWT-SVID of the workload that the flags are about.
 func (f *brokerFlags) jwt(ctx context.Context, w *kith.Workload, audience []string) (*spiffe.JWTSVID, error) {

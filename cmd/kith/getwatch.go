@@ -70,6 +70,18 @@ func (f *dirFlags) open() (identityDir, error) {
 	return d, err
 }
 
+// forget removes what was watched of a workload that has ended while nobody did.
+func (f *dirFlags) forget(why error) error {
+	if !f.watch || !errors.As(why, new(goneError)) {
+		return nil
+	}
+	d, err := newIdentityDir(f.dir, f.mode, f.owner)
+	if err != nil {
+		return err
+	}
+	return d.clear()
+}
+
 // hook is how a program learns that its files are new.
 type hook struct{ command, signal, pidFile string }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -39,7 +40,7 @@ type identityDir struct {
 
 // newIdentityDir reads --mode and --owner.
 func newIdentityDir(path, mode, owner string) (identityDir, error) {
-	d := identityDir{path: path, mode: 0o600, uid: -1, gid: -1}
+	d := identityDir{path: filepath.Clean(path), mode: 0o600, uid: -1, gid: -1}
 	if mode != "" {
 		bits, err := strconv.ParseUint(mode, 8, 32)
 		if err != nil || bits&^0o640 != 0 || bits&0o400 == 0 {
@@ -105,7 +106,7 @@ func (d identityDir) write(files []pemFile) error {
 	if err := d.prepare(); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(d.path)
+	root, err := openOwnWay(d.path)
 	if err != nil {
 		return err
 	}
@@ -139,15 +140,15 @@ func (d identityDir) replace(root *os.Root, files []pemFile) error {
 // prepare makes the directory. In one that others may write, what we put there
 // could be exchanged.
 func (d identityDir) prepare() error {
+	if _, err := ownWay(d.path, os.Geteuid(), os.Lstat); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	err := os.MkdirAll(filepath.Dir(d.path), 0o755)
 	if err == nil {
-		err = os.Mkdir(d.path, 0o700)
+		err = d.make()
 	}
 	if err == nil {
-		var made *os.File
-		if made, err = os.Open(d.path); err == nil {
-			return errors.Join(d.give(made, d.dirMode()), made.Close())
-		}
+		return nil
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return err
@@ -166,6 +167,27 @@ func (d identityDir) prepare() error {
 		return fault.Hint(fault.Deniedf("directory %s belongs to user %d", d.path, st.Uid), "choose another one, or --owner")
 	}
 	return nil
+}
+
+// make makes the directory where there is none. It is given to its owner only while
+// it is empty: who may write above it could have put another in its place.
+func (d identityDir) make() error {
+	parent, err := openOwnWay(filepath.Dir(d.path))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	if err := parent.Mkdir(filepath.Base(d.path), 0o700); err != nil {
+		return err
+	}
+	made, err := parent.Open(filepath.Base(d.path))
+	if err != nil {
+		return err
+	}
+	if names, err := made.Readdirnames(1); len(names) > 0 || !errors.Is(err, io.EOF) {
+		return errors.Join(fault.Deniedf("directory %s was exchanged while it was made", d.path), made.Close())
+	}
+	return errors.Join(d.give(made, d.dirMode()), made.Close())
 }
 
 // dirMode lets in who may read the key.
@@ -225,7 +247,10 @@ func (d identityDir) put(dir *os.Root, name string, text []byte, mode os.FileMod
 
 // clear removes what write has put there.
 func (d identityDir) clear() error {
-	root, err := os.OpenRoot(d.path)
+	root, err := openOwnWay(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -233,12 +258,8 @@ func (d identityDir) clear() error {
 }
 
 func (d identityDir) empty(root *os.Root) error {
-	dir, err := root.Open(".")
+	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
-		return err
-	}
-	entries, err := dir.ReadDir(-1)
-	if err = errors.Join(err, dir.Close()); err != nil {
 		return err
 	}
 	for _, e := range entries {
@@ -266,12 +287,8 @@ func link(root *os.Root, target, name string) error {
 
 // sweep removes versions but those, and what a crash has left.
 func sweep(root *os.Root, keep ...string) error {
-	dir, err := root.Open(".")
+	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
-		return err
-	}
-	entries, err := dir.ReadDir(-1)
-	if err = errors.Join(err, dir.Close()); err != nil {
 		return err
 	}
 	for _, e := range entries {

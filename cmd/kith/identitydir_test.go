@@ -164,6 +164,36 @@ func TestIdentityDirThatOthersMayWriteIsRefused(t *testing.T) {
 	}
 }
 
+// A directory is named as people write it, and by links of one's own.
+func TestIdentityDirByAnyName(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if err := os.Symlink("real", "link"); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"tls/", "./a//b/../c", "real", "link", filepath.Join(dir, "whole")} {
+		d, err := newIdentityDir(path, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 2 {
+			if err := d.write(generation(n)); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+		if key, err := os.ReadFile(filepath.Join(path, "key.pem")); string(key) != "1" {
+			t.Errorf("%s: %q, %v", path, key, err)
+		}
+		if err := d.clear(); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	gone, err := newIdentityDir("gone", "", "")
+	if err != nil || gone.clear() != nil {
+		t.Errorf("where there is nothing: %v, %v", err, gone.clear())
+	}
+}
+
 // A program that was not told is told again, until there is something newer.
 func TestHookIsTriedUntilItWorks(t *testing.T) {
 	dir := t.TempDir()

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -49,10 +47,15 @@ func tell(path string, signal syscall.Signal) error {
 	if err != nil {
 		return err
 	}
+	process, err := os.FindProcess(pid) // held: another that gets the number is not told
+	if err != nil {
+		return fmt.Errorf("--pid-file: process %d: %w", pid, err)
+	}
+	defer process.Release() //nolint:errcheck // nothing is left to do about it
 	if err := mayTell(owner, pid, path); err != nil {
 		return err
 	}
-	if err := unix.Kill(pid, signal); err != nil {
+	if err := process.Signal(signal); err != nil {
 		return fmt.Errorf("signal process %d: %w", pid, err)
 	}
 	return nil
@@ -76,47 +79,16 @@ func mayTell(owner, pid int, path string) error {
 
 // pidFileOwner is whose word a file is: of the first user on the way to it, from
 // the root, who is neither root nor we, for all below is theirs to exchange.
-func pidFileOwner(path string, self int, lstat func(string) (fs.FileInfo, error)) (int, error) {
-	path, err := filepath.Abs(path)
+func pidFileOwner(path string, self int, lstat func(string) (fs.FileInfo, error)) (owner int, err error) {
+	err = onTheWay(path, lstat, func(at string, info fs.FileInfo) (bool, error) {
+		owner = ownerOf(info)
+		if owner == 0 && !isLink(info) && info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return true, fault.Hint(fault.Deniedf("others may write %s", at), "chmod go-w %s", at)
+		}
+		return owner != 0 && owner != self, nil
+	})
 	if err != nil {
 		return 0, fmt.Errorf("--pid-file: %w", err)
 	}
-	at, rest, links := "/", strings.Split(strings.TrimPrefix(path, "/"), "/"), 0
-	for {
-		info, err := lstat(at)
-		if err != nil {
-			return 0, fmt.Errorf("--pid-file: %w", err)
-		}
-		owner, link := ownerOf(info), info.Mode().Type() == fs.ModeSymlink
-		switch {
-		case owner != 0 && owner != self:
-			return owner, nil
-		case !link && owner == 0 && info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0:
-			return 0, fault.Hint(fault.Deniedf("--pid-file: others may write %s", at), "chmod go-w %s", at)
-		case link:
-			if links++; links > 16 {
-				return 0, fmt.Errorf("--pid-file: %w", errors.New("too many links"))
-			}
-			to, err := os.Readlink(at)
-			if err != nil {
-				return 0, fmt.Errorf("--pid-file: %w", err)
-			}
-			if !filepath.IsAbs(to) {
-				to = filepath.Join(filepath.Dir(at), to)
-			}
-			at, rest = "/", append(strings.Split(strings.TrimPrefix(filepath.Clean(to), "/"), "/"), rest...)
-			continue
-		}
-		if len(rest) == 0 {
-			return owner, nil
-		}
-		at, rest = filepath.Join(at, rest[0]), rest[1:]
-	}
-}
-
-func ownerOf(info fs.FileInfo) int {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return int(st.Uid)
-	}
-	return -1
+	return owner, nil
 }

@@ -61,6 +61,11 @@ func TestPIDFileIsTheWordOfWhoCanWriteIt(t *testing.T) {
 	if _, err := pidFileOwner(filepath.Join(dir, "open"), os.Geteuid(), lstat); !fault.Is(err, fault.Denied) || fault.HintOf(err) == "" {
 		t.Errorf("a file that all may write: got %v, want it refused with a hint", err)
 	}
+	for path, want := range map[string]bool{app: true, run: true, filepath.Join(run, "sub"): true, filepath.Join(app, "lent"): false} {
+		if _, err := ownWay(path, os.Geteuid(), lstat); (err == nil) != want || err != nil && (!fault.Is(err, fault.Denied) || fault.HintOf(err) == "") {
+			t.Errorf("a way by a link of who owns it: %s: got %v", path, err)
+		}
+	}
 	if err := mayTell(1234, os.Getpid(), "pid"); !fault.Is(err, fault.Denied) || fault.HintOf(err) == "" {
 		t.Errorf("our process named by another user: got %v, want it refused with a hint", err)
 	}
