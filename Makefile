@@ -10,8 +10,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 FUZZTIME ?= 30s
 CHAOS_LIMIT ?= 40m
 # How long faults are drawn, which makes ten minutes of the chaos suite, and from
-# which seed: the same for everybody; with
-# CHAOS_SEED= a new one each time.
+# which seed: the same for everybody; with CHAOS_SEED= a new one each time.
 export CHAOS_FOR ?= 6m
 export CHAOS_SEED ?= 7
 LDFLAGS := -s -w -X github.com/kith-id/kith/internal/obs.version=$(VERSION)
