@@ -26,8 +26,13 @@ import (
 	"github.com/kith-id/kith/spiffe"
 )
 
-// devNode is the one node of kith dev, and its class.
-const devNode = "dev"
+const (
+	// devNode is the one node of kith dev, and its class.
+	devNode = "dev"
+	// devJournal is the journal's size: nothing is shipped anywhere, so it is never
+	// behind, and what has to be written first of all is what a start waits for.
+	devJournal = 4 << 20
+)
 
 // devFlags are the flags of kith dev.
 type devFlags struct {
@@ -118,7 +123,7 @@ func (a *app) devServer(ctx context.Context, f *devFlags, dir string, log *slog.
 		Name: devNode, TrustDomain: td, Version: obs.BuildVersion().Version, Dev: true,
 		Listen: f.listen, Metrics: f.metrics, AdminSocket: a.paths.AdminSocket,
 		Store: throwAwayStore(), Verifiers: verifiers(a.now), KEK: kek,
-		JournalPath: filepath.Join(dir, "issuance.journal"), Lifetimes: ca.DefaultLifetimes(),
+		JournalPath: filepath.Join(dir, "issuance.journal"), JournalBytes: devJournal, Lifetimes: ca.DefaultLifetimes(),
 		WIT: f.wit, Now: a.now, Log: log,
 	})
 }

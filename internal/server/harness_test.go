@@ -155,7 +155,7 @@ func newRig(t testing.TB, change func(*server.Config)) *rig {
 	r.cfg = server.Config{
 		Name: "one", TrustDomain: td, Version: "test",
 		Listen: "127.0.0.1:0", AdminSocket: filepath.Join(dir, "admin.sock"),
-		Store: r.store, KEK: kek, JournalPath: filepath.Join(dir, "journal"), Audit: r.audit,
+		Store: r.store, KEK: kek, JournalPath: filepath.Join(dir, "journal"), JournalBytes: 1 << 20, Audit: r.audit,
 		AttestRate: 1e6, AttestRateEach: 1e6,
 		Verifiers: map[string]func(server.Desk) attest.Verifier{
 			attest.JoinToken: func(d server.Desk) attest.Verifier { return proof.TokenVerifier{Tokens: d, Now: r.clock.Now} },

@@ -59,9 +59,10 @@ type Config struct {
 	Federation Federation
 	OIDC       OIDC
 
-	KEK         *keys.KEK
-	JournalPath string
-	Lifetimes   ca.Lifetimes
+	KEK          *keys.KEK
+	JournalPath  string
+	JournalBytes int64 // of a journal that is made; 0: as ca.Config says
+	Lifetimes    ca.Lifetimes
 
 	RS256Audiences []string // whose JWT-SVIDs are signed with RS256
 	WIT            bool     // WIT-SVIDs are issued
@@ -203,7 +204,7 @@ func (s *Server) open(ctx context.Context, items []registry.Item) error {
 	}
 	s.ca, err = ca.New(ctx, ca.Config{
 		TrustDomain: s.snap().trustDomain, Server: s.cfg.Name, Root: root, KEK: s.cfg.KEK,
-		JournalPath: s.cfg.JournalPath, Ship: ship, Lifetimes: s.cfg.Lifetimes, RefreshHint: refreshHint,
+		JournalPath: s.cfg.JournalPath, JournalBytes: s.cfg.JournalBytes, Ship: ship, Lifetimes: s.cfg.Lifetimes, RefreshHint: refreshHint,
 		RS256Audiences: s.cfg.RS256Audiences, Issuer: s.cfg.OIDC.Issuer,
 		Now: s.cfg.Now, Log: s.log, Metrics: s.registry,
 	})

@@ -116,7 +116,7 @@ func (d *Domain) assemble(ctx context.Context, change func(*agent.Config)) error
 			attest.JoinToken: func(desk server.Desk) attest.Verifier { return proof.TokenVerifier{Tokens: desk, Now: time.Now} },
 			attest.NodeKey:   func(desk server.Desk) attest.Verifier { return proof.KeyVerifier{Nodes: desk, Now: time.Now} },
 		},
-		WIT: true, JournalPath: filepath.Join(d.RunDir, "journal"), Lifetimes: ca.DefaultLifetimes(),
+		WIT: true, JournalPath: filepath.Join(d.RunDir, "journal"), JournalBytes: 1 << 20, Lifetimes: ca.DefaultLifetimes(),
 		Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
