@@ -30,7 +30,7 @@ func testConfig(t *testing.T) Config {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return Config{Dir: filepath.Join(dir, "store"), MinFree: 1, Log: testLog(t)}
+	return Config{Dir: filepath.Join(dir, "store"), Binary: os.Getenv(memberVar), MinFree: 1, Log: testLog(t)}
 }
 
 // testLog shows the store's log when a test fails.

@@ -46,14 +46,15 @@ func TestSuiteCatchesFlaws(t *testing.T) {
 func TestFlawedStore(t *testing.T) {
 	t.Parallel()
 	registrytest.Store(t, func(*testing.T) registry.Store {
-		return &flawed{Memory: NewMemory(), flaw: os.Getenv(flawVar)}
+		return &flawed{Memory: NewMemory(), flaw: os.Getenv(flawVar), ranged: make(chan struct{})}
 	})
 }
 
 // flawed is a memory store with at most one flaw.
 type flawed struct {
 	*Memory
-	flaw string
+	flaw   string
+	ranged chan struct{} // received from by who waits for a Range
 
 	mu    sync.Mutex
 	calls int           // guarded by mu
@@ -93,6 +94,13 @@ func (f *flawed) Commit(ctx context.Context, txn registry.Txn) (registry.Version
 		if _, err := f.Memory.Commit(ctx, registry.Txn{If: txn.If, Do: txn.Do[:1]}); err != nil {
 			return 0, err
 		}
+		for range 2 { // the second began after the first, which saw the half or came just before it
+			select {
+			case <-f.ranged:
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
+		}
 		txn.If, txn.Do = nil, txn.Do[1:]
 	case f.flaw == "burnt version" && f.turn():
 		if _, err := f.Memory.Commit(ctx, registry.Txn{Do: []registry.Op{registry.Delete("none")}}); err != nil {
@@ -100,6 +108,15 @@ func (f *flawed) Commit(ctx context.Context, txn registry.Txn) (registry.Version
 		}
 	}
 	return f.Memory.Commit(ctx, txn)
+}
+
+func (f *flawed) Range(ctx context.Context, prefix string) ([]registry.Item, registry.Version, error) {
+	items, version, err := f.Memory.Range(ctx, prefix)
+	select {
+	case f.ranged <- struct{}{}:
+	default:
+	}
+	return items, version, err
 }
 
 func (f *flawed) Watch(ctx context.Context, prefix string, after registry.Version) (registry.Watch, error) {
