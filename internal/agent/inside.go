@@ -58,7 +58,7 @@ func (s *points) inForce(p *point) (*extauthz.Policy, *pb.ProviderKeys) {
 	if !p.unsent || !s.interest.covers(p.services) {
 		return nil, s.untold(p)
 	}
-	p.sent, p.unsent = p.wanted, false
+	p.sent, p.unsent, p.named = p.wanted, false, p.slice.GetProviders()
 	next := &extauthz.Policy{Revision: p.wanted, Book: p.by.policy, Services: p.services, Unread: p.by.unreadable(), Log: p.slice.Log}
 	for _, m := range p.slice.GetProviders() {
 		provider, err := usertoken.FromPB(m)

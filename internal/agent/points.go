@@ -73,6 +73,7 @@ type point struct {
 	catalog  bool // the directory is to be sent
 	register *pb.Register
 	told     map[string][]byte // keys that were handed to the stream, by URL
+	named    []*pb.Provider    // of the slice that was handed to the stream last
 }
 
 func (p *point) name() string {
@@ -297,7 +298,7 @@ func (s *points) outgoing(p *point, directory func() *pb.DirectoryView) *pb.Enfo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.unsent && (!p.open.GetServes() || s.interest.covers(p.services)) {
-		p.sent, p.unsent = p.wanted, false
+		p.sent, p.unsent, p.named = p.wanted, false, p.slice.Providers
 		out := &pb.Slice{
 			Revision: p.wanted, Schema: p.slice.Schema, TrustDomain: p.slice.TrustDomain, Ids: p.slice.Ids,
 			Services: p.slice.Services, Rules: p.slice.Rules, Named: p.slice.Named, Node: p.slice.Node, Dev: p.slice.Dev,

@@ -35,12 +35,14 @@ func (s *points) know(current func() map[string][]byte) {
 	}
 }
 
-// untold is the next keys that a point does not have yet, nil for none. The caller
-// holds mu.
+// untold is the next keys that a point does not have yet, nil for none. They come
+// after the slice that names their provider: a point forgets those of others. The
+// caller holds mu.
 func (s *points) untold(p *point) *pb.ProviderKeys {
 	for _, provider := range p.slice.GetProviders() {
 		url := provider.GetJwksUrl()
-		if now := s.keys[url]; url != "" && !bytes.Equal(now, p.told[url]) {
+		named := slices.ContainsFunc(p.named, func(m *pb.Provider) bool { return m.GetJwksUrl() == url })
+		if now := s.keys[url]; named && url != "" && !bytes.Equal(now, p.told[url]) {
 			if p.told == nil {
 				p.told = make(map[string][]byte)
 			}

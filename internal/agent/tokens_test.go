@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -98,6 +99,47 @@ func TestKeysOfProvidersReachThePoints(t *testing.T) {
 	if len(status) != 1 || status[0].GetKeys() != 2 || status[0].GetError() != "" || status[0].GetFetchedUnix() == 0 {
 		t.Errorf("status: %v", status)
 	}
+}
+
+// A point forgets the keys of providers that its slice does not name, so keys that
+// were fetched before it gets its slice come after that.
+func TestKeysComeAfterTheSliceThatNamesTheirProvider(t *testing.T) {
+	of := func(names ...string) (out []*pb.Provider) {
+		for _, name := range names {
+			out = append(out, &pb.Provider{Name: name, JwksUrl: "https://" + name})
+		}
+		return out
+	}
+	s := &points{
+		interest: &interest{wanted: map[string]struct{}{"orders": {}}},
+		keys:     map[string][]byte{"https://a": []byte("A"), "https://b": []byte("B")},
+	}
+	p := &point{open: &pb.Open{Serves: true}, services: []string{"orders"}, slice: &pb.Slice{Providers: of("a", "b")}, unsent: true}
+	next := func() (out []string) {
+		for m := s.outgoing(p, nil); m != nil; m = s.outgoing(p, nil) {
+			if keys := m.GetKeys(); keys != nil {
+				out = append(out, string(keys.GetJwks()))
+			} else {
+				out = append(out, "slice")
+			}
+		}
+		return out
+	}
+	want := func(what string, words ...string) {
+		t.Helper()
+		if got := next(); !slices.Equal(got, words) {
+			t.Errorf("%s: got %q, want %q", what, got, words)
+		}
+	}
+	want("before the server has said that its rules are here")
+	s.interest.confirm(0)
+	want("then", "slice", "A", "B")
+	s.keys = map[string][]byte{"https://a": []byte("A2"), "https://b": []byte("B"), "https://c": []byte("C")}
+	p.services, p.slice, p.unsent = []string{"orders", "web"}, &pb.Slice{Providers: of("a", "c")}, true
+	want("while a service more is waited for", "A2")
+	s.interest.wanted["web"] = struct{}{}
+	s.interest.confirm(0)
+	want("with it", "slice", "C")
 }
 
 // Nobody fetches keys that no rule of a service here needs.
