@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,9 +29,12 @@ type forge struct {
 	bundles spiffe.BundleMap
 }
 
+// forgeRSA is the RSA key of every forge; all that differs between them is cheap.
+var forgeRSA = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 func newForge(t testing.TB, at time.Time) *forge {
 	t.Helper()
-	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	rsaKey, err := forgeRSA()
 	if err != nil {
 		t.Fatal(err)
 	}
