@@ -49,6 +49,7 @@ test-unit: deps ## unit tests and every CLI verb, with the race detector
 .PHONY: test-whole
 test-whole: ## what tries fewer cases with the race detector, with all of them and without it
 	$(GO) test ./internal/adopt ./internal/ca ./internal/config ./internal/policy
+	$(GO) test -run Journal ./internal/agent
 
 .PHONY: test-parties
 test-parties: deps build ## real programs of other makers behind kith
