@@ -13,8 +13,8 @@ import (
 
 // Attributes are facts about one node or workload: flat dotted names and
 // values in canonical text. Integers are decimal without leading zeros,
-// booleans true or false, lists their elements joined by commas. An empty
-// value is the same as an absent one.
+// booleans true or false, lists their elements joined by commas, maps key=value
+// joined by commas. An empty value is the same as an absent one.
 type Attributes map[string]string
 
 // What a set of attributes may hold, counted as the text form.
@@ -175,4 +175,17 @@ func List(elements ...string) string {
 	})
 	slices.Sort(kept)
 	return strings.Join(slices.Compact(kept), ",")
+}
+
+// Map is the canonical text of a map attribute, and "" where some entry cannot be
+// held: a requirement must never pass because an entry is missing.
+func Map(entries map[string]string) string {
+	pairs := make([]string, 0, len(entries))
+	for _, key := range slices.Sorted(maps.Keys(entries)) {
+		if key == "" || strings.ContainsAny(key, ",=") || strings.ContainsAny(entries[key], ",=") {
+			return ""
+		}
+		pairs = append(pairs, key+"="+entries[key])
+	}
+	return strings.Join(pairs, ",")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -39,6 +40,12 @@ func TestBadAttributesAreRefused(t *testing.T) {
 		"plus":            "workload.unix.uid=+7",
 		"huge":            "workload.unix.uid=99999999999999999999",
 		"empty element":   "workload.unix.groups=a,,b",
+		"map of a word":   "workload.k8s.labels=app",
+		"map unsorted":    "workload.k8s.labels=b=1,a=2",
+		"map key twice":   "workload.k8s.labels=a=1,a=2",
+		"map no key":      "workload.k8s.labels==1",
+		"map value odd":   "workload.k8s.labels=a=b=c",
+		"map long":        "workload.k8s.labels=" + Map(many(maxListElements+1)),
 		"control":         "workload.unix.user=a\x00b",
 		"carriage return": "workload.unix.user=a\rb",
 		"not UTF-8":       "workload.unix.user=\xff",
@@ -63,6 +70,27 @@ func TestBadAttributesAreRefused(t *testing.T) {
 	}
 }
 
+// many is a map of so many entries.
+func many(n int) map[string]string {
+	out := make(map[string]string, n)
+	for i := range n {
+		out[strconv.Itoa(i)] = ""
+	}
+	return out
+}
+
+// What a map cannot hold leaves no map, rather than one without it.
+func TestMapsAreWholeOrNone(t *testing.T) {
+	if got := Map(map[string]string{"b": "2", "a": "", "x/y.z": "w"}); got != "a=,b=2,x/y.z=w" {
+		t.Errorf("got %q", got)
+	}
+	for _, odd := range []map[string]string{{"a": "1", "b,c": "2"}, {"a": "1", "b=c": "2"}, {"a": "1", "b": "x,c=y"}, {"a": "b=c"}, {"": "1"}, {}} {
+		if got := Map(odd); got != "" {
+			t.Errorf("%v: got %q", odd, got)
+		}
+	}
+}
+
 func TestCanonicalTextOfValues(t *testing.T) {
 	if got := List("b", "a", "", "b", "x,y"); got != "a,b" {
 		t.Errorf("List: got %q, want a,b", got)
@@ -71,7 +99,7 @@ func TestCanonicalTextOfValues(t *testing.T) {
 		t.Errorf("Int: got %q", got)
 	}
 	for _, d := range Schema() {
-		text := map[Type]string{TypeString: "a", TypeInt: "7", TypeBool: "true", TypeList: "a,b"}[d.Type]
+		text := map[Type]string{TypeString: "a", TypeInt: "7", TypeBool: "true", TypeList: "a,b", TypeMap: "a=b"}[d.Type]
 		if err := (Attributes{d.Name: text}).Validate(); err != nil {
 			t.Errorf("%s=%s: %v", d.Name, text, err)
 		}

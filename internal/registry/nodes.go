@@ -148,6 +148,8 @@ func (r *compiledNode) evaluate(attrs Attributes) Outcome {
 func decide(o Outcome, require *requirement, attrs Attributes, text string) Outcome {
 	ok, err := require.holds(attrs)
 	switch {
+	case err != nil && strings.HasPrefix(err.Error(), "no such key"): // of a map: neither true nor false of this one
+		o.Result, o.Detail = Unmatched, "false, "+err.Error()+": "+text
 	case err != nil:
 		o.Result, o.Detail = Failed, err.Error()
 	case !ok:

@@ -59,6 +59,8 @@ func newDialect(schema definitions) (*dialect, error) {
 	} {
 		subset.AddIncludedFunctions(&env.Function{Name: name})
 	}
+	// Of [] only that of maps: a list has no order that means anything.
+	subset.AddIncludedFunctions(&env.Function{Name: operators.Index, Overloads: []*env.Overload{{ID: overloads.IndexMap}}})
 	d := &dialect{schema: schema}
 	options := []cel.EnvOption{
 		cel.StdLib(cel.StdLibSubset(subset)),
@@ -91,6 +93,8 @@ func (t Type) cel() *cel.Type {
 		return cel.BoolType
 	case TypeList:
 		return cel.ListType(cel.StringType)
+	case TypeMap:
+		return cel.MapType(cel.StringType, cel.StringType)
 	default:
 		return cel.StringType
 	}

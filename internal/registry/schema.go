@@ -28,6 +28,7 @@ const (
 	TypeInt    Type = "int"
 	TypeBool   Type = "bool"
 	TypeList   Type = "list" // of strings
+	TypeMap    Type = "map"  // of strings by strings
 )
 
 // Definition describes one attribute.
@@ -48,6 +49,7 @@ const (
 	pathAttr      = "workload.unix.path"
 	sha256Attr    = "workload.unix.sha256"
 	pidAttr       = "workload.unix.pid"
+	labelsAttr    = "workload.k8s.labels"
 )
 
 // definitions is a sorted table of attributes.
@@ -59,6 +61,13 @@ var schema = definitions{
 	{attestorAttr, TypeString, Verified, "how the node proved itself: join_token or node_key"},
 	{classAttr, TypeString, Verified, "name of the node rule that admitted the node"},
 	{nameAttr, TypeString, Verified, "unique name of the node"},
+	{"workload.k8s.images", TypeList, Attested, "images of all containers of the pod, as it names them"},
+	{labelsAttr, TypeMap, Attested, `labels of the pod, as in workload.k8s.labels["app"] == "web"`},
+	{"workload.k8s.node", TypeString, Attested, "name of the node that the pod is bound to"},
+	{"workload.k8s.ns", TypeString, Attested, "namespace of the pod"},
+	{"workload.k8s.pod", TypeString, Attested, "name of the pod"},
+	{"workload.k8s.sa", TypeString, Attested, "service account of the pod"},
+	{"workload.k8s.uid", TypeString, Attested, "UID of the pod"},
 	{claimAttr, TypeString, Claimed, "name claimed through kith run or kith curl; counts only under the service's run_as"},
 	{"workload.systemd.slice", TypeString, Attested, "systemd slice of the process"},
 	{"workload.systemd.unit", TypeString, Attested, "systemd unit of the process, such as orders.service"},
@@ -144,7 +153,27 @@ func (t Type) parse(text string) (any, error) {
 			return nil, fault.Invalidf("%q has an empty element", text)
 		}
 		return list, nil
+	case TypeMap:
+		return parseMap(text)
 	default:
 		return nil, fault.Invalidf("unknown type %q", t)
 	}
+}
+
+// parseMap reads the canonical text of a map: key=value joined by commas, sorted by
+// key, each key once. A value may be empty.
+func parseMap(text string) (map[string]string, error) {
+	pairs := strings.Split(text, ",")
+	if len(pairs) > maxListElements {
+		return nil, fault.Invalidf("a map of %d entries; at most %d", len(pairs), maxListElements)
+	}
+	out, last := make(map[string]string, len(pairs)), ""
+	for _, pair := range pairs {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok || key <= last || strings.Contains(value, "=") {
+			return nil, fault.Invalidf("%q is no map: want key=value joined by commas, sorted by key", text)
+		}
+		out[key], last = value, key
+	}
+	return out, nil
 }

@@ -142,8 +142,8 @@ func (p *templateParser) slot(raw string) (part, error) {
 	if !ok {
 		return part{}, p.schema.unknown(name)
 	}
-	if d.Type == TypeList {
-		return part{}, fault.Invalidf("%s is a list and cannot be a segment", name)
+	if d.Type == TypeList || d.Type == TypeMap {
+		return part{}, fault.Invalidf("%s is a %s and cannot be a segment", name, d.Type)
 	}
 	if len(words)-1 > maxFilters {
 		return part{}, fault.Invalidf("%s has %d filters; at most %d", name, len(words)-1, maxFilters)
