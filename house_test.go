@@ -33,7 +33,7 @@ func floors() map[string]int {
 		"internal/attest": 2, "internal/keys": 2, "internal/audit": 2,
 		"internal/adopt": 2, "internal/egress": 2, "internal/config": 2, "internal/obs": 2, "internal/run": 2, "internal/loopback": 2, ".": 2,
 		// 3: drivers, handed down by the door
-		"internal/store": driverFloor, "internal/platform/host": driverFloor, "internal/platform/proof": driverFloor,
+		"internal/store": driverFloor, "internal/platform/host": driverFloor, "internal/platform/proof": driverFloor, "internal/platform/k8s": driverFloor,
 		// 4: services
 		"internal/ca": 4, "internal/api": 4, "internal/workload": 4, "internal/extauthz": 4, "internal/jwks": 4, "internal/federation": 4, "internal/oidc": 4, "internal/decisionlog": 4,
 		// 5: programs

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
 )
 
 // Peer is the process at the other end of a local socket, as it was when the
@@ -87,3 +88,29 @@ type Dialing interface {
 type Peered interface {
 	Peer() Peer
 }
+
+// Objects knows the objects of a control plane that are workloads of this node, such
+// as its pods. What it says is a second or two old at most.
+type Objects interface {
+	// Object finds an object. One of a kind that is not known here is an Invalid
+	// error; one that is not there, or has another UID than the one that is asked
+	// for, NotFound; and Away that nobody could be asked.
+	Object(ctx context.Context, ref spiffe.KubernetesObject) (Object, error)
+}
+
+// Object is what is known of an object: its UID, which is nobody else's ever, and
+// workload.* attributes. They may be shared: the caller does not change them.
+type Object struct {
+	UID        string
+	Attributes registry.Attributes
+}
+
+// Away is the error of whoever had to ask somebody that did not answer: what is so is
+// not known, and may be known soon.
+type Away struct{ Err error }
+
+// Error implements error.
+func (a Away) Error() string { return a.Err.Error() }
+
+// Unwrap is the reason.
+func (a Away) Unwrap() error { return a.Err }

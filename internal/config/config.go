@@ -195,6 +195,9 @@ type Agent struct {
 	// UserTokens says where the keys of providers (kith ids providers) may be
 	// fetched. Public https addresses always may.
 	UserTokens UserTokens `yaml:"user_tokens"`
+	// Kubernetes is the kubelet of this node, for brokers that refer to pods and the
+	// identity rules that ask for workload.k8s.* (docs/kubernetes.md).
+	Kubernetes Kubernetes `yaml:"kubernetes"`
 	// Broker says who may fetch SVIDs on behalf of other workloads of this node; it
 	// needs features.broker.
 	Broker Broker `yaml:"broker"`
@@ -237,6 +240,27 @@ type DocumentInput struct {
 	// Headers is an object of header fields. Empty: not told, and a condition on one
 	// is not met.
 	Headers string `yaml:"headers"`
+}
+
+// Kubernetes is how the agent asks the kubelet for the pods of its node (GET /pods). No
+// API server is asked.
+type Kubernetes struct {
+	// Kubelet is its URL, as in https://127.0.0.1:10250; http only on an address of
+	// loopback (the read-only port). Empty: no pods are known here.
+	Kubelet string `yaml:"kubelet"`
+	// Name is what the kubelet's certificate has to be for. Empty: the host of the
+	// URL. One that kubelets sign themselves is for the node's name.
+	Name string `yaml:"name"`
+	// CAFile holds the certificates, in PEM, that the kubelet is verified by.
+	CAFile string `yaml:"ca_file"`
+	// TokenFile holds a bearer token that may get nodes/pods (or nodes/proxy), as
+	// Kubernetes projects them; it is read again for each question. Empty: none.
+	TokenFile string `yaml:"token_file"`
+	// CertFile holds the client certificate in PEM, in place of a token; it and
+	// key_file are read again for each connection. Empty: none.
+	CertFile string `yaml:"cert_file"`
+	// KeyFile holds its private key in PEM.
+	KeyFile string `yaml:"key_file"`
 }
 
 // Broker configures the SPIFFE Broker Endpoint.

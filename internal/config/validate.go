@@ -60,6 +60,7 @@ func (f File) Validate() error {
 	v.optional("agent.metrics", f.Agent.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("agent.socket", f.Agent.Socket, CheckSocketPath)
 	v.optional("agent.authz_listen", f.Agent.AuthzListen, CheckLoopback)
+	v.kubernetes(f.Agent.Kubernetes)
 	v.broker(f)
 	v.documents(f.Agent.Documents)
 	for i, s := range f.Agent.UserTokens.Allow {

@@ -1,0 +1,115 @@
+package k8s
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kith-id/kith/internal/platform/k8s/k8stest"
+)
+
+// Answers that no kubelet gives are refused as a whole, and do not take the agent's
+// memory: the pods that were known go on being known for a second, and then are not.
+func TestHostileAnswersAreRefused(t *testing.T) {
+	one, two := web(), vault()
+	twice := vault()
+	twice.Name, twice.UID = "other", k8stest.UID("shop", "web-7c9f")
+	elsewhere, stolen := vault(), vault()
+	elsewhere.Node = "vm-8"
+	stolen.IDs = map[string]string{"keys": one.IDs["web"]}
+	bad := func(change func(*k8stest.Pod)) string {
+		p := vault()
+		change(&p)
+		return string(k8stest.List(p))
+	}
+	for what, body := range map[string]string{
+		"HTML": "<html>", "empty": "", "null": "null", "a list": "[]", "a pod": `{"kind":"Pod","apiVersion":"v1"}`, "v2": `{"kind":"PodList","apiVersion":"v2"}`,
+		"no kind": `{"items":[]}`, "items is text": `{"kind":"PodList","apiVersion":"v1","items":"x"}`, "an item is null": `{"kind":"PodList","apiVersion":"v1","items":[null]}`,
+		"cut short":             string(k8stest.List(one))[:200],
+		"something behind":      string(k8stest.List(one)) + "{}",
+		"one UID of two pods":   string(k8stest.List(one, two, twice)),
+		"pods of two nodes":     string(k8stest.List(one, elsewhere)),
+		"container of two pods": string(k8stest.List(one, stolen)),
+		"many pods":             `{"kind":"PodList","apiVersion":"v1","items":[` + strings.Repeat("{},", maxPods+1) + `{}]}`,
+		"name":                  bad(func(p *k8stest.Pod) { p.Name = "../keys" }),
+		"namespace":             bad(func(p *k8stest.Pod) { p.Namespace = "shop/web" }),
+		"no namespace":          bad(func(p *k8stest.Pod) { p.Namespace = "" }),
+		"UID":                   bad(func(p *k8stest.Pod) { p.UID = "1" }),
+		"account":               bad(func(p *k8stest.Pod) { p.Account = "a b" }),
+		"node":                  bad(func(p *k8stest.Pod) { p.Node = "a/b" }),
+		"label":                 bad(func(p *k8stest.Pod) { p.Labels = map[string]string{"a": "b,c=d"} }),
+		"label key":             bad(func(p *k8stest.Pod) { p.Labels = map[string]string{"a=b,c": "d"} }),
+		"container ID":          bad(func(p *k8stest.Pod) { p.IDs = map[string]string{"keys": "../../x"} }),
+	} {
+		if pods, err := parsePods([]byte(body)); err == nil {
+			t.Errorf("%s: got %d pods", what, len(pods))
+		}
+	}
+	server, c := k8stest.Start(t, one), &clock{time.Now()}
+	k := knowing(t, server, c.Now)
+	for what, answer := range map[string]http.HandlerFunc{
+		"HTML": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			_, _ = w.Write(k8stest.List(one))
+		},
+		"no type": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Content-Type"] = nil
+			_, _ = w.Write(k8stest.List(one))
+		},
+		"headers": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Long", strings.Repeat("x", 1<<20))
+			_, _ = w.Write(k8stest.List(one))
+		},
+		"100 MB": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"kind":"PodList","apiVersion":"v1","items":[`)
+			for range 100 {
+				if _, err := io.WriteString(w, strings.Repeat(" ", 1<<20)); err != nil {
+					return
+				}
+			}
+			_, _ = io.WriteString(w, `]}`)
+		},
+	} {
+		server.Run(one)
+		c.now = c.now.Add(freshFor + 1)
+		if _, err := k.Object(t.Context(), ref("shop/web-7c9f", "")); err != nil {
+			t.Fatal(err)
+		}
+		server.Answer(answer)
+		c.now = c.now.Add(freshFor + 1)
+		if got, err := k.Object(t.Context(), ref("shop/web-7c9f", "")); !isAway(err) {
+			t.Errorf("%s: got %v, %v", what, got, err)
+		}
+	}
+}
+
+// FuzzParsePods: whatever is read is well formed, each pod once, with attributes that
+// rules can hold.
+func FuzzParsePods(f *testing.F) {
+	f.Add(k8stest.List())
+	f.Add(k8stest.List(web(), vault()))
+	f.Add([]byte(`{"kind":"PodList","apiVersion":"v1","items":null}`))
+	f.Add([]byte(`{"kind":"PodList","apiVersion":"v1","items":[{"metadata":{"labels":{"a":""}}}]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		pods, err := parsePods(body)
+		if err != nil {
+			return
+		}
+		uids := make(map[string]bool)
+		for _, p := range pods {
+			if uids[p.uid] {
+				t.Errorf("two pods %s", p.uid)
+			}
+			uids[p.uid] = true
+			if err := p.attrs.Validate(); err != nil {
+				t.Error(err)
+			}
+			if p.attrs[attrNamespace] != p.namespace || p.attrs[attrPod] != p.name || p.attrs[attrUID] != p.uid || p.uid == "" {
+				t.Errorf("%v of %s/%s", p.attrs, p.namespace, p.name)
+			}
+		}
+	})
+}
