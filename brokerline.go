@@ -217,7 +217,7 @@ func (b *Broker) explain(what string, ref spiffe.Reference, err error, other *er
 	case s.Code() == codes.Unauthenticated:
 		return fault.Hint(fault.Wrap(fault.Denied, failed), "kith doctor")
 	case reason == "WORKLOAD_REFERENCE_INVALID":
-		return fault.Hint(fault.Wrap(fault.Invalid, failed), "name a process of this node by the number it has outside of containers: --pid")
+		return fault.Hint(fault.Wrap(fault.Invalid, failed), "name a process of this node by the number it has outside of containers (--pid), or a pod where the agent knows its kubelet: docs/kubernetes.md")
 	case s.Code() == codes.InvalidArgument:
 		return fault.Wrap(fault.Invalid, failed)
 	case s.Code() == codes.Unimplemented:

@@ -75,7 +75,10 @@ func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	if err := keySources(&cfg, file.Agent.UserTokens); err != nil {
 		return cfg, err
 	}
-	var err error
+	cfg, err := withKubelet(cfg, file.Agent.Kubernetes)
+	if err != nil {
+		return cfg, err
+	}
 	if cfg.Broker, err = brokerOf(file, a.paths); err != nil {
 		return cfg, err
 	}

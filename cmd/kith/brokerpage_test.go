@@ -82,7 +82,7 @@ stderr '^hint: agent.broker.allow in kith.yaml of the node says who may, and for
 stderr '^error: fetch X509-SVIDs of process 1: the endpoint is spiffe://acme.example/kith/node/vm-7, and spiffe://acme.example/kith/node/vm-8 is expected$'
 stderr '^hint: --expect names whose endpoint it is; kith nodes has the names of nodes$'
 ! exec kith get jwt --as mesh --object pods.core/shop/web --audience a
-stderr '^error: fetch JWT-SVIDs of pods.core shop/web: this agent is of no Kubernetes cluster'
+stderr '^error: fetch JWT-SVIDs of pods.core shop/web: this agent knows no kubelet'
 ! exec kith get svid --as mesh --object pods.core/web
 stderr '^error: --object "pods.core/web": pods.core are in namespaces, and the key has none$'
 ! exec kith get bundle --as mesh --pid 1 --uid x

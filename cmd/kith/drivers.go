@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"crypto"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"time"
 
 	"github.com/kith-id/kith/internal/agent"
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/config"
 	"github.com/kith-id/kith/internal/platform/host"
+	"github.com/kith-id/kith/internal/platform/k8s"
 	"github.com/kith-id/kith/internal/platform/proof"
 	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/internal/server"
@@ -58,6 +61,22 @@ func withPlatform(cfg agent.Config) agent.Config {
 	cfg.Inspector, cfg.Processes, cfg.Credentials = local, local, local.Credentials()
 	cfg.Rejoin = func(key crypto.Signer) attest.Prover { return proof.KeyProver{Key: key} }
 	return cfg
+}
+
+// withKubelet makes an agent know the pods of its node, if the file names a kubelet.
+func withKubelet(cfg agent.Config, from config.Kubernetes) (agent.Config, error) {
+	if from.Kubelet == "" {
+		return cfg, nil
+	}
+	kubelet, err := k8s.New(k8s.Config{
+		URL: from.Kubelet, Name: from.Name, CAFile: from.CAFile, Token: from.TokenFile,
+		CertFile: from.CertFile, KeyFile: from.KeyFile, Now: cfg.Now,
+	})
+	if err != nil {
+		return cfg, fmt.Errorf("agent.kubernetes: %w", err)
+	}
+	cfg.Objects = kubelet
+	return cfg, nil
 }
 
 // withToken makes an agent join by a token the first time.

@@ -16,8 +16,8 @@ import (
 )
 
 // Broker is the SPIFFE Broker Endpoint: where programs that act on behalf of other
-// workloads of this node fetch their SVIDs. It is on a unix socket only: the
-// references it takes mean nothing on another node.
+// workloads of this node fetch their SVIDs. It is on a unix socket only:
+// processes mean nothing on another node, and the pods of other nodes nothing here.
 type Broker struct {
 	Socket string // empty: there is none
 	Group  int    // whose members may connect besides our own user; negative: none
@@ -68,7 +68,7 @@ func (a *Agent) broker(ctx context.Context, l *socket, service *workload.Service
 		return errors.Join(err, l.Close())
 	}
 	broker := workload.NewBroker(workload.BrokerConfig{
-		Service: service, Processes: a.cfg.Processes, Grants: grants, Log: a.cfg.Log, Metrics: a.metrics.broker,
+		Service: service, Processes: a.cfg.Processes, Objects: a.cfg.Objects, Grants: grants, Log: a.cfg.Log, Metrics: a.metrics.broker,
 	})
 	// Who is no broker learns so from the call: the handshake is for anybody of this
 	// trust domain (Broker Endpoint 6).

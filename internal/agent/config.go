@@ -69,6 +69,8 @@ type Config struct {
 	Inspector   attest.Inspector
 	Processes   attest.Processes
 	Credentials credentials.TransportCredentials
+	// Objects finds the pods that brokers refer to; nil where no kubelet is known.
+	Objects attest.Objects
 
 	// Declare makes the server know a service name; set in kith dev only.
 	Declare func(ctx context.Context, name string) error

@@ -43,6 +43,18 @@ func (a *Agent) evaluate(ctx context.Context, peer attest.Peer, kept bool) (*wor
 	return w.evaluate(a.withClaim(w, peer, attrs, claim)), nil
 }
 
+// EvaluateObject implements workload.Host.
+func (a *Agent) EvaluateObject(attrs registry.Attributes) (*workload.Evaluation, error) {
+	w := a.world.Load()
+	if w == nil {
+		return nil, errNoState()
+	}
+	if a.banned.Load() {
+		return workload.NewEvaluation(attrs, nil, nil), nil
+	}
+	return w.evaluate(attrs), nil
+}
+
 // inspect measures a workload; what costs is measured if some rule names it.
 func (a *Agent) inspect(ctx context.Context, w *world, peer attest.Peer, groups bool) (registry.Attributes, error) {
 	if sparing, ok := a.cfg.Inspector.(attest.Sparing); ok {

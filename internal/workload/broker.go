@@ -30,18 +30,20 @@ const brokerLooks = time.Second
 type Broker struct {
 	brokerpb.UnimplementedAPIServer
 
-	s     *Service
-	local attest.Processes
-	guard *brokerGuard
-	log   *slog.Logger
+	s       *Service
+	local   attest.Processes
+	objects attest.Objects // nil: none are known
+	guard   *brokerGuard
+	log     *slog.Logger
 }
 
 // BrokerConfig is what a Broker is made of.
 type BrokerConfig struct {
 	Service   *Service
 	Processes attest.Processes
-	Grants    []BrokerGrant // nobody else may broker
-	Streams   int           // that one broker may hold open; 0 is 1024
+	Objects   attest.Objects // nil: references to objects are refused
+	Grants    []BrokerGrant  // nobody else may broker
+	Streams   int            // that one broker may hold open; 0 is 1024
 	Log       *slog.Logger
 	Metrics   *BrokerMetrics // may be nil
 }
@@ -51,7 +53,7 @@ func NewBroker(cfg BrokerConfig) *Broker {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewBrokerMetrics()
 	}
-	return &Broker{s: cfg.Service, local: cfg.Processes, guard: newBrokerGuard(cfg), log: cfg.Log}
+	return &Broker{s: cfg.Service, local: cfg.Processes, objects: cfg.Objects, guard: newBrokerGuard(cfg), log: cfg.Log}
 }
 
 // ServerOptions is what the gRPC server of a Broker must be made with, beside its
@@ -69,14 +71,14 @@ func (b *Broker) SubscribeToX509SVID(req *brokerpb.SubscribeToX509SVIDRequest, s
 		return err
 	}
 	defer call.close()
-	f := &follower{s: b.s, from: b.s.identities, peer: call.target, stream: stream, narrow: call.narrow}
+	f := &follower{s: b.s, from: b.s.identities, of: call.target, stream: stream, narrow: call.narrow}
 	defer f.end()
 	step := f.step
 	looks := time.NewTicker(brokerLooks)
 	defer looks.Stop()
 	for {
 		if err := b.s.hands.do(step); err != nil {
-			return call.explain(err)
+			return call.explain(stream.Context(), err)
 		}
 		select {
 		case <-stream.Context().Done():
@@ -87,9 +89,11 @@ func (b *Broker) SubscribeToX509SVID(req *brokerpb.SubscribeToX509SVIDRequest, s
 		case <-f.patience:
 			f.patience = nil
 		case <-looks.C:
-			if err := call.look(); err != nil {
+			another, err := call.look(stream.Context())
+			if err != nil {
 				return err
 			}
+			f.known = f.known && !another
 		}
 	}
 }
@@ -160,19 +164,22 @@ func (b *Broker) FetchJWTSVID(ctx context.Context, req *brokerpb.FetchJWTSVIDReq
 	}
 	matches, err := matchesOf(ev, req.GetSpiffeId())
 	if err != nil {
-		return nil, call.explain(err)
+		return nil, call.explain(ctx, err)
 	}
 	held, _ := b.s.tokens.Fetch(ctx, ev, matches, audience)
 	if ctx.Err() != nil {
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	// The identity goes out for the process that was evaluated, or not at all.
-	if err := call.look(); err != nil {
+	// The identity goes out for the workload that was evaluated, or not at all.
+	switch another, err := call.look(ctx); {
+	case err != nil:
 		return nil, err
+	case another:
+		return nil, b.guard.count(status.Error(codes.Unavailable, "the workload has changed meanwhile"))
 	}
 	found, err := jwtResponse(held)
 	if err != nil {
-		return nil, call.explain(err)
+		return nil, call.explain(ctx, err)
 	}
 	out := &brokerpb.FetchJWTSVIDResponse{}
 	for _, svid := range found.GetSvids() {

@@ -202,9 +202,9 @@ func FuzzBrokerAPI(f *testing.F) {
 }
 
 // Rule 108, on the server's side: each form that the standard rules out is refused as
-// malformed, and what is well formed as a type that is not served; nobody is looked
-// up and nothing is given, whatever the UID.
-func TestRule108ObjectsAreCheckedAndRefused(t *testing.T) {
+// malformed, and by an agent without a kubelet what is well formed as a type that is
+// not served; nobody is looked up and nothing is given, whatever the UID.
+func TestRule108FormsOfObjectsOnTheServersSide(t *testing.T) {
 	const uid = "a1b2c3d4-e5f6-7890-abcd-ef1234567890"
 	type object = brokerpb.KubernetesObjectReference
 	kind := func(plural, group string) *brokerpb.KubernetesObjectType {
@@ -213,7 +213,7 @@ func TestRule108ObjectsAreCheckedAndRefused(t *testing.T) {
 	key := func(namespace, name string) *brokerpb.KubernetesObjectKey {
 		return &brokerpb.KubernetesObjectKey{Namespace: namespace, Name: name}
 	}
-	const unserved = "of no Kubernetes cluster"
+	const unserved = "knows no kubelet"
 	w := newTown(t)
 	b := startBroker(t, w, 0)
 	api := b.mesh()

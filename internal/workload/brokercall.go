@@ -33,36 +33,74 @@ func refusal(code codes.Code, reason, text string) error {
 	return s.Err()
 }
 
-// brokerCall is one call: by whom, and on whose behalf. The workload is held by
-// its pidfd from when the reference was resolved, so that whatever becomes of its
-// number, nothing of another process is ever sent in its name.
+// brokerCall is one call: by whom, and on whose behalf.
 type brokerCall struct {
 	b      *Broker
 	by     *brokerPeer
-	target attest.Peer // its PIDFD is ours
+	target referred
+}
+
+// referred is a workload that a broker refers to. It is who it was when the reference
+// was resolved, so that whatever becomes of its number or name, nothing of another one
+// is ever sent in its name.
+type referred interface {
+	subject
+	// look says nil while the workload is there, and whether there is something new
+	// about it since it was evaluated.
+	look(ctx context.Context) (another bool, err error)
+	close()
+}
+
+// referredProcess is held by its pidfd, which is ours.
+type referredProcess struct {
+	localProcess
+	local attest.Processes
+}
+
+func (p referredProcess) check(context.Context) error        { return p.local.Check(p.peer) }
+func (p referredProcess) look(context.Context) (bool, error) { return false, p.local.Check(p.peer) }
+
+func (p referredProcess) close() {
+	if p.peer.PIDFD != nil {
+		p.peer.PIDFD.Close()
+	}
 }
 
 // open resolves a reference. Broker API 3.1.1: a reference is resolved here, and
 // nothing of it is believed.
-func (b *Broker) open(ctx context.Context, ref *brokerpb.WorkloadReference, what string) (*brokerCall, error) {
+func (b *Broker) open(ctx context.Context, packed *brokerpb.WorkloadReference, what string) (*brokerCall, error) {
 	by, err := brokerOf(ctx)
 	if err != nil {
 		return nil, err
 	}
-	pid, err := pidOf(ref)
+	ref, err := referenceOf(packed)
 	if err != nil {
 		return nil, b.guard.count(err)
 	}
+	var target referred
+	if object, ok := ref.Object(); ok {
+		target, err = b.resolveObject(ctx, object)
+	} else {
+		target, err = b.resolveProcess(by, ref.PID())
+	}
+	if err != nil {
+		return nil, b.guard.count(err)
+	}
+	b.log.Info("brokered", append([]any{"broker", by.id.String(), "what", what}, target.named()...)...)
+	return &brokerCall{b, by, target}, nil
+}
+
+// resolveProcess captures a process. Broker API 3.1.3.
+func (b *Broker) resolveProcess(by *brokerPeer, pid int32) (referred, error) {
 	// A number means something only to who counts as we do.
 	if err := b.sameNumbers(by.peer); err != nil {
-		return nil, b.guard.count(refusal(codes.InvalidArgument, reasonInvalid, "the broker's process ids are not those of this agent: "+err.Error()))
+		return nil, refusal(codes.InvalidArgument, reasonInvalid, "the broker's process ids are not those of this agent: "+err.Error())
 	}
-	target, err := b.local.Find(pid)
+	peer, err := b.local.Find(pid)
 	if err != nil {
-		return nil, b.guard.count(refusal(codes.NotFound, reasonNotFound, err.Error()))
+		return nil, refusal(codes.NotFound, reasonNotFound, err.Error())
 	}
-	b.log.Info("brokered", "broker", by.id.String(), "pid", pid, "uid", target.UID, "what", what)
-	return &brokerCall{b, by, target}, nil
+	return referredProcess{localProcess{b.s.host, peer}, b.local}, nil
 }
 
 // sameNumbers fails closed: who cannot say is taken for a stranger.
@@ -74,20 +112,16 @@ func (b *Broker) sameNumbers(peer attest.Peer) error {
 	return local.SameNumbers(peer)
 }
 
-func (c *brokerCall) close() {
-	if c.target.PIDFD != nil {
-		c.target.PIDFD.Close()
-	}
-}
+func (c *brokerCall) close() { c.target.close() }
 
 // evaluate finds the identities that the broker may have for the workload.
 func (c *brokerCall) evaluate(ctx context.Context) (*Evaluation, error) {
-	ev, err := c.b.s.evaluate(ctx, c.target)
+	ev, err := c.b.s.identify(ctx, c.target)
 	if err == nil {
 		ev, err = c.narrow(ctx, ev)
 	}
 	if err != nil {
-		return nil, c.explain(err)
+		return nil, c.explain(ctx, err)
 	}
 	return ev, nil
 }
@@ -111,26 +145,36 @@ func (c *brokerCall) narrow(ctx context.Context, ev *Evaluation) (*Evaluation, e
 // brokerLost is an error about the broker.
 type brokerLost struct{ error }
 
-// look says nil while both processes are those of the beginning.
-func (c *brokerCall) look() error {
+// look says nil while both are who they were at the beginning, and whether there is
+// something new about the workload.
+func (c *brokerCall) look(ctx context.Context) (another bool, err error) {
 	if err := c.b.local.Check(c.by.peer); err != nil {
-		return c.b.guard.count(status.Error(codes.PermissionDenied, "the broker is not the process that connected"))
+		return false, c.b.guard.count(status.Error(codes.PermissionDenied, "the broker is not the process that connected"))
 	}
-	if err := c.b.local.Check(c.target); err != nil {
-		return c.gone(err)
+	if another, err = c.target.look(ctx); err != nil {
+		return false, c.gone(ctx, err)
 	}
-	return nil
+	return another, nil
 }
 
-func (c *brokerCall) gone(err error) error {
-	return c.b.guard.count(refusal(codes.NotFound, reasonNotFound, err.Error()))
+// gone is the answer where a workload is not there, or not known to be.
+func (c *brokerCall) gone(ctx context.Context, err error) error {
+	switch away := new(attest.Away); {
+	case ctx.Err() != nil:
+		err = status.FromContextError(ctx.Err()).Err()
+	case errors.As(err, away):
+		err = status.Error(codes.Unavailable, err.Error())
+	default:
+		err = refusal(codes.NotFound, reasonNotFound, err.Error())
+	}
+	return c.b.guard.count(err)
 }
 
 // explain gives an error of the Workload API the code and reason of the Broker
 // API's table: whether the workload has gone, or has no right.
-func (c *brokerCall) explain(err error) error {
-	if gone := c.b.local.Check(c.target); gone != nil {
-		return c.gone(gone)
+func (c *brokerCall) explain(ctx context.Context, err error) error {
+	if gone := c.target.check(ctx); gone != nil {
+		return c.gone(ctx, gone)
 	}
 	var lost brokerLost
 	if errors.As(err, &lost) { // which says nothing of the workload
@@ -152,53 +196,52 @@ func (c *brokerCall) wait(ctx context.Context, changed <-chan struct{}, looks <-
 		case <-changed:
 			return nil
 		case <-looks:
-			if err := c.look(); err != nil {
+			another, err := c.look(ctx)
+			if err != nil || another {
 				return err
 			}
 		}
 	}
 }
 
-// pidOf reads a reference. Broker API 3.1.1, 3.1.3, 3.1.4.
-func pidOf(ref *brokerpb.WorkloadReference) (int32, error) {
-	invalid := func(text string) error { return refusal(codes.InvalidArgument, reasonInvalid, text) }
+// referenceOf reads a reference. Broker API 3.1.1, 3.1.3, 3.1.4.
+func referenceOf(packed *brokerpb.WorkloadReference) (spiffe.Reference, error) {
+	ref, err := readReference(packed)
+	if err != nil {
+		return ref, refusal(codes.InvalidArgument, reasonInvalid, err.Error())
+	}
+	return ref, nil
+}
+
+func readReference(ref *brokerpb.WorkloadReference) (spiffe.Reference, error) {
 	packed := ref.GetReference()
 	if packed == nil {
-		return 0, invalid("the request has no workload reference")
+		return spiffe.Reference{}, errors.New("the request has no workload reference")
 	}
 	switch packed.MessageName() {
 	case "spiffe.broker.WorkloadPIDReference":
 		var process brokerpb.WorkloadPIDReference
 		if err := packed.UnmarshalTo(&process); err != nil {
-			return 0, invalid("the reference is not a WorkloadPIDReference")
+			return spiffe.Reference{}, errors.New("the reference is not a WorkloadPIDReference")
 		}
-		ref, err := spiffe.ProcessReference(int64(process.GetPid()))
-		if err != nil {
-			return 0, invalid(err.Error())
-		}
-		return ref.PID(), nil
+		return spiffe.ProcessReference(int64(process.GetPid()))
 	case "spiffe.broker.KubernetesObjectReference":
 		var object brokerpb.KubernetesObjectReference
 		if err := packed.UnmarshalTo(&object); err != nil {
-			return 0, invalid("the reference is not a KubernetesObjectReference")
+			return spiffe.Reference{}, errors.New("the reference is not a KubernetesObjectReference")
 		}
-		if err := checkObject(&object); err != nil {
-			return 0, invalid(err.Error())
-		}
-		return 0, invalid("this agent is of no Kubernetes cluster, so that it knows none of its objects")
+		return readObject(&object)
 	}
-	return 0, invalid("references of this type are not known here; WorkloadPIDReference is")
+	return spiffe.Reference{}, errors.New("references of this type are not known here; WorkloadPIDReference and KubernetesObjectReference are")
 }
 
-// checkObject is the form of Broker API 3.1.3. That there is such an object, and of
-// this UID, only its cluster could say.
-func checkObject(object *brokerpb.KubernetesObjectReference) error {
+// readObject is the form of Broker API 3.1.3.
+func readObject(object *brokerpb.KubernetesObjectReference) (spiffe.Reference, error) {
 	key := object.GetKey()
 	if key != nil && key.GetName() == "" {
-		return errors.New("an object's key has a name")
+		return spiffe.Reference{}, errors.New("an object's key has a name")
 	}
-	_, err := spiffe.ObjectReference(spiffe.KubernetesObject{
+	return spiffe.ObjectReference(spiffe.KubernetesObject{
 		Plural: object.GetType().GetPlural(), Group: object.GetType().GetGroup(), Namespace: key.GetNamespace(), Name: key.GetName(), UID: object.GetUid(),
 	})
-	return err
 }

@@ -52,6 +52,7 @@ type town struct {
 	caller  int32                 // who connects next; guarded by mu
 	unheard bool                  // guarded by mu
 	found   int                   // references that were resolved; guarded by mu
+	objects attest.Objects        // nil: none
 }
 
 func newTown(t testing.TB) *town {
@@ -199,7 +200,7 @@ func startBroker(t testing.TB, w *town, streams int) *brokerage {
 	tokens := NewTokens(TokensConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
 	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, Log: log})
 	broker := NewBroker(BrokerConfig{
-		Service: service, Processes: w, Streams: streams, Log: log,
+		Service: service, Processes: w, Objects: w.objects, Streams: streams, Log: log,
 		Grants: []BrokerGrant{{ID: mustID("spiffe://" + domain + "/vms/mesh"), For: []string{"/vms/*"}}},
 	})
 	creds := BrokerCredentials(townCreds{fixedPeer{}, w}, spiffe.ServerTLS(w.source(t, w.ca, nodeID), time.Now, nil))

@@ -171,6 +171,19 @@ func (w *world) Evaluate(context.Context, attest.Peer) (*Evaluation, error) {
 	return w.known.Of(w.ev.Attributes, rules), nil
 }
 
+// EvaluateObject says of an object that it is /vms/ and its service account.
+func (w *world) EvaluateObject(attrs registry.Attributes) (*Evaluation, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.known.Of(attrs, func(attrs registry.Attributes) ([]registry.Match, []registry.Outcome) {
+		account := attrs["workload.k8s.sa"]
+		if account == "" {
+			return nil, nil
+		}
+		return []registry.Match{{Rule: "pods", ID: mustID("spiffe://" + domain + "/vms/" + account)}}, nil
+	}), nil
+}
+
 func (w *world) Check(attest.Peer) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -25,6 +26,9 @@ type Host interface {
 	// that are alike get the same value, where that is known: streams with one
 	// evaluation share all that they are sent.
 	Evaluate(ctx context.Context, peer attest.Peer) (*Evaluation, error)
+	// EvaluateObject says the same of a workload that is no process here, by what
+	// somebody else than itself has found out of it.
+	EvaluateObject(attrs registry.Attributes) (*Evaluation, error)
 	// Check says nil while the peer is the process that connected.
 	Check(peer attest.Peer) error
 	// Trust is the trust domain and the bundles of now.

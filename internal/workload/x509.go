@@ -3,7 +3,6 @@ package workload
 import (
 	"bytes"
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -13,9 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/pb/workloadpb"
-	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -70,10 +67,11 @@ func (s *Service) follow(f *follower) error {
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
 	ctx := f.stream.Context()
-	var err error
-	if f.peer, err = PeerOf(ctx); err != nil {
+	peer, err := PeerOf(ctx)
+	if err != nil {
 		return err
 	}
+	f.of = localProcess{s.host, peer}
 	defer f.end()
 	step := f.step
 	for {
@@ -97,7 +95,7 @@ type follower struct {
 	s      *Service
 	from   *Identities
 	only   string // the identity the caller names; empty: all it has
-	peer   attest.Peer
+	of     subject
 	stream grpc.ServerStream
 	lease  *Lease
 	sent   encoded // last
@@ -135,8 +133,8 @@ func (f *follower) step() error {
 	}
 	if !evaluated {
 		// The identity goes to the process that was evaluated, or to nobody.
-		if err := f.s.host.Check(f.peer); err != nil {
-			return f.s.deny(f.peer, &Evaluation{}, err)
+		if err := f.of.check(f.stream.Context()); err != nil {
+			return f.s.refuse(f.of, &Evaluation{}, err)
 		}
 	}
 	if err := f.stream.SendMsg(answer.message); err != nil {
@@ -149,7 +147,7 @@ func (f *follower) step() error {
 // evaluate takes a lease by the rules of now.
 func (f *follower) evaluate() error {
 	f.changed = f.s.host.Changed() // before evaluating, so that no change is missed
-	ev, err := f.s.evaluate(f.stream.Context(), f.peer)
+	ev, err := f.s.identify(f.stream.Context(), f.of)
 	if err == nil && f.narrow != nil {
 		ev, err = f.narrow(f.stream.Context(), ev)
 	}
@@ -306,40 +304,6 @@ func x509Bundles(trust Trust) (*workloadpb.X509BundlesResponse, error) {
 		response.Bundles[td.ID().String()] = roots
 	}
 	return response, nil
-}
-
-// evaluate finds the caller's identities; none is PermissionDenied, with what
-// was found in the log and not in the answer.
-func (s *Service) evaluate(ctx context.Context, peer attest.Peer) (*Evaluation, error) {
-	ev, err := s.host.Evaluate(ctx, peer)
-	var unheard Unheard
-	switch {
-	case ctx.Err() != nil:
-		return nil, status.FromContextError(ctx.Err()).Err()
-	case errors.As(err, &unheard): // Workload Endpoint 6: PermissionDenied is for whoever has no identity
-		return nil, status.Error(codes.Unavailable, unheard.Error())
-	case err != nil:
-		return nil, s.deny(peer, &Evaluation{}, err)
-	case len(ev.Matches) == 0:
-		return nil, s.deny(peer, ev, nil)
-	}
-	return ev, nil
-}
-
-// deny is the answer to a process without an identity. What it is told is that
-// it has none; what was found out about it, and which rule came closest, is for
-// the log and for kith why, as rules may be about others.
-func (s *Service) deny(peer attest.Peer, ev *Evaluation, err error) error {
-	s.metrics.denied.Inc()
-	if s.chatter.Allow() {
-		closest := registry.Outcome{Detail: "there are no identity rules"}
-		if c, ok := Closest(ev.Outcomes); ok {
-			closest = c
-		}
-		s.log.Warn("workload has no identity", "pid", peer.PID, "uid", peer.UID, "found", Found(ev.Attributes),
-			"rule", closest.Rule, "reason", closest.Detail, "error", err)
-	}
-	return status.Errorf(codes.PermissionDenied, "no identity issued; kith why --pid %d says why", peer.PID)
 }
 
 // errRefused is what a process is told whose identity the server does not sign;
