@@ -2,10 +2,21 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/netip"
-	"sync/atomic"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/spiffe"
@@ -13,11 +24,10 @@ import (
 
 // condition is one that every rule of a set has, and what it may cost.
 type condition struct {
-	name, what, when string
-	goal             float64 // ns beyond a decision without one; 0: none is set
+	name, when string
+	goal       float64 // ns beyond a decision without one; 0: none is set
+	always     bool    // it holds of every request that is asked about, else of 15 in 16
 }
-
-const plainEngine = "kith-when-none"
 
 // nativeGoal and celGoal are ns.
 const (
@@ -27,16 +37,16 @@ const (
 
 func conditions() []condition {
 	return []condition{
-		{"kith-when-method", "condition, native: a method", `request.method == "GET"`, nativeGoal},
-		{"kith-when-network", "condition, native: a network", `request.source_ip.within("10.0.0.0/8")`, nativeGoal},
-		{"kith-when-segment", "condition, native: a segment of the caller's path", `peer.path[1] == "shop"`, nativeGoal},
-		{"kith-when-header", "condition, native: a header", `request.headers["x-env"] == "prod"`, nativeGoal},
-		{"kith-when-claim", "condition, native: a word of a user token's scope", `"write" in jwt.scope`, nativeGoal},
-		{"kith-when-choice", "condition, CEL as steps: one of two comparisons", `request.method == "GET" ? request.port == 8080 : request.port == 1`, celGoal},
-		{"kith-when-equal", "condition, CEL as steps: two facts compared", `request.headers["x-env"] != request.method`, celGoal},
-		{"kith-when-exists", "condition, CEL as steps: exists() over the caller's path", `peer.path.exists(segment, segment == "shop")`, celGoal},
-		{"kith-when-chosen", "condition, CEL's interpreter: a fact and one of two texts compared", `request.headers["x-env"] == (request.method == "GET" ? "prod" : "test")`, celGoal},
-		{"kith-when-among", "condition, CEL's interpreter making a list: a fact among facts", `request.method in [request.headers["x-env"], "GET"]`, 0},
+		{name: "native: a method", when: `request.method == "GET"`, goal: nativeGoal},
+		{name: "native: a network", when: `request.source_ip.within("10.0.0.0/8")`, goal: nativeGoal},
+		{name: "native: a segment of the caller's path", when: `peer.path[1] == "shop"`, goal: nativeGoal},
+		{name: "native: a header", when: `request.headers["x-env"] == "prod"`, goal: nativeGoal},
+		{name: "native: a word of a user token's scope", when: `"write" in jwt.scope`, goal: nativeGoal},
+		{name: "CEL as steps: one of two comparisons", when: `request.method == "GET" ? request.port == 8080 : request.port == 1`, goal: celGoal},
+		{name: "CEL as steps: two facts compared", when: `request.headers["x-env"] != request.method`, goal: celGoal},
+		{name: "CEL as steps: exists() over the caller's path", when: `peer.path.exists(segment, segment == "shop")`, goal: celGoal},
+		{name: "CEL's interpreter: a fact and one of two texts compared", when: `request.headers["x-env"] == (request.method == "GET" ? "prod" : "test")`, goal: celGoal},
+		{name: "CEL's interpreter making a list: a fact among facts", when: `request.method in [request.headers["x-env"], "GET"]`, always: true},
 	}
 }
 
@@ -45,134 +55,232 @@ type verified map[string]any
 
 func (v verified) Claims() (map[string]any, policy.TokenState) { return v, policy.TokenValid }
 
-// newKithWhen decides with one condition on each rule; "" for none.
-func newKithWhen(when string) maker {
-	return func(rules []spec, asked []query) (func() (engine, error), error) {
-		set, err := kithSet(rules)
-		if err != nil {
-			return nil, err
-		}
-		for name, r := range set.Rules {
-			r.When = when
-			set.Rules[name] = r
-		}
-		headers, token := policy.Fields{"X-Env": {"prod"}}, policy.Token(verified{"scope": "read write"})
-		noon := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
-		return func() (engine, error) {
-			table, peers, err := kithTable(set, asked)
-			return func(i int) (bool, error) {
-				facts := policy.Facts{Time: noon, Source: netip.AddrFrom4([4]byte{10, 1, 2, 3}), Headers: headers, Token: token}
-				d := table.Decide(peers[i], policy.Request{Protocol: policy.HTTP, Method: asked[i].method, Path: asked[i].path, Port: 8080, Facts: &facts})
-				return d.Effect == policy.Allow, nil
-			}, err
-		}, nil
-	}
+// asking is one request with all that conditions read, and whether those hold of it
+// that do not always.
+type asking struct {
+	peer    string
+	method  string
+	path    string
+	source  netip.Addr
+	headers policy.Headers
+	token   policy.Token
+	meets   bool
 }
 
-// newKithExplain denies what no rule allows and says which came closest.
-func newKithExplain(rules []spec, asked []query) (func() (engine, error), error) {
+// askings are 1 024 requests. Conditions hold of 15 in 16, in no order that could be
+// foreseen. Fields and tokens are eight of either sort, as those of a request that
+// was just read are in the processor's caches.
+func askings() []asking {
+	random := rand.New(rand.NewPCG(1, 2))
+	fields := func(environment string) (of [8]policy.Headers) {
+		for i := range of {
+			of[i] = policy.Fields{
+				"Accept": {"application/json"}, "Content-Type": {"application/json"}, "User-Agent": {"shop/1.2"}, "Traceparent": {strconv.Itoa(i)},
+				"X-Env": {strings.Clone(environment)}, "X-Request-Id": {strconv.Itoa(i)},
+			}
+		}
+		return of
+	}
+	tokens := func(scope string) (of [8]policy.Token) {
+		for i := range of {
+			of[i] = verified{"iss": "https://issuer.example", "sub": strconv.Itoa(i), "aud": "orders", "exp": 1.8e9, "scope": strings.Clone(scope)}
+		}
+		return of
+	}
+	met, unmet, may, mayNot := fields("prod"), fields("POST"), tokens("openid read write"), tokens("openid read")
+	out := make([]asking, 1024)
+	for i := range out {
+		at := random.IntN(8)
+		a := asking{peer: "/eks/shop/src-0", method: "GET", source: netip.AddrFrom4([4]byte{10, byte(i), 2, 3}), headers: met[at], token: may[at], meets: true}
+		if random.IntN(16) == 0 {
+			a = asking{peer: "/eks/test/src-0", method: "POST", source: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), headers: unmet[at], token: mayNot[at]}
+		}
+		a.path = fmt.Sprintf("/v1/res%d/order-%d", i%2, i)
+		out[i] = a
+	}
+	return out
+}
+
+// decider is a table of ten rules of one pair, each with the same condition or none.
+type decider struct {
+	table *policy.Table
+	peers []policy.Peer // by request
+}
+
+func newDecider(when string, asked []asking) (decider, error) {
+	rules, _ := specs(10, true)
 	set, err := kithSet(rules)
 	if err != nil {
-		return nil, err
+		return decider{}, err
 	}
-	return func() (engine, error) {
-		table, peers, err := kithTable(set, asked)
-		return func(i int) (bool, error) {
-			d := table.Explain(peers[i], policy.Request{Protocol: policy.HTTP, Method: "GET", Path: "/v2/elsewhere"})
-			return d.Near.Rule != "", nil
-		}, err
-	}, nil
-}
-
-// newKithChange changes a rule of one service of a hundred, among as many services
-// as give the rules: the change is checked as a server does, and the service
-// compiled and swapped as an enforcement point does. With checked false only the
-// latter. Each rule has a source of its own.
-func newKithChange(checked bool) maker {
-	return func(rules []spec, _ []query) (func() (engine, error), error) {
-		td, err := spiffe.ParseTrustDomain("acme.example")
-		if err != nil {
-			return nil, err
+	for name, r := range set.Rules {
+		r.When = when
+		for i, action := range r.Allow {
+			r.Allow[i] = strings.Replace(action, "GET /", "GET,POST /", 1) // that methods may differ where a condition reads them
 		}
-		const each = 100
-		services := max(1, len(rules)/each)
-		return func() (engine, error) {
-			book := policy.NewBook(td)
-			for i := range max(services, each+1) {
-				name := fmt.Sprintf("svc-%d", i)
-				book.PutService(policy.Service{Name: name, Identities: []string{"/eks/shop/" + name}, Protocol: policy.HTTP})
-			}
-			for i := range services {
-				for j := range each {
-					book.PutRule(changed(i, j, (i+j+1)%max(services, each+1), 1))
-				}
-			}
-			if _, err := book.Fork().CheckWhole(book); err != nil {
-				return nil, err
-			}
-			var current atomic.Pointer[policy.Table]
-			version := 1
-			return func(int) (bool, error) {
-				next := book
-				if checked {
-					version++
-					next = book.Fork()
-					r := changed(0, 7, 8, version)
-					next.PutRule(r)
-					if _, err := next.Check(book, r.Name); err != nil {
-						return false, err
-					}
-				}
-				table, err := next.Compile("svc-0")
-				current.Store(table)
-				return err == nil, err
-			}, nil
-		}, nil
+		set.Rules[name] = r
 	}
+	from := set.Services["src-0"]
+	from.Identities = []string{"/eks/shop/src-0", "/eks/test/src-0"}
+	set.Services["src-0"] = from
+	table, err := policy.Compile(set, "orders")
+	if err != nil {
+		return decider{}, err
+	}
+	d := decider{table: table, peers: make([]policy.Peer, len(asked))}
+	for i, a := range asked {
+		id, err := spiffe.NewID(set.TrustDomain, a.peer)
+		if err != nil {
+			return decider{}, err
+		}
+		d.peers[i] = table.Peer(id)
+	}
+	return d, nil
 }
 
-func changed(service, number, from, version int) policy.Rule {
-	return policy.Rule{
-		Name: fmt.Sprintf("rule-%d-%d", service, number), To: fmt.Sprintf("svc-%d", service), From: []string{fmt.Sprintf("svc-%d", from)},
-		Allow: []string{fmt.Sprintf("GET /v%d/res%d/{id}", version, number)},
-	}
+// decide is the i-th decision, with facts gathered for it whether they are read or not.
+func (d *decider) decide(asked []asking, i int) policy.Effect {
+	a := &asked[i]
+	facts := policy.Facts{Time: time.Unix(1.77e9, 0), Source: a.source, Headers: a.headers, Token: a.token}
+	return d.table.Decide(d.peers[i], policy.Request{Protocol: policy.HTTP, Method: a.method, Path: a.path, Port: 8080, Facts: &facts}).Effect
 }
 
-// decidingMore is what a condition adds to a decision, and what changing and
-// explaining cost.
-func decidingMore(ctx context.Context, b *bench) ([]figure, error) {
-	names := []string{plainEngine}
+// check says whether each decision is the one that the condition leads to.
+func (d *decider) check(c condition, asked []asking) error {
+	for i, a := range asked {
+		want := policy.Deny
+		if a.meets || c.always {
+			want = policy.Allow
+		}
+		if got := d.decide(asked, i); got != want {
+			return fmt.Errorf("%s: %s for request %d, want %s", c.when, got, i, want)
+		}
+	}
+	return nil
+}
+
+// slice is the CPU time of one decision, over all requests so many times.
+func (d *decider) slice(asked []asking, rounds int) float64 {
+	began := processCPU()
+	for range rounds {
+		for i := range asked {
+			d.decide(asked, i)
+		}
+	}
+	return float64((processCPU() - began).Nanoseconds()) / float64(rounds*len(asked))
+}
+
+// allocs is what one decision allocates.
+func (d *decider) allocs(asked []asking) float64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	d.slice(asked, 1)
+	runtime.ReadMemStats(&after)
+	return math.Floor(float64(after.Mallocs-before.Mallocs) / float64(len(asked)))
+}
+
+// processCPU is selfCPU, to the nanosecond.
+func processCPU() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// added is what one condition adds, as one process has it: ns each.
+type added struct{ Extra, Without, Allocs float64 }
+
+// conditionsRole decides with and without each condition in turn: conditions <pairs>.
+func conditionsRole(_ context.Context, args []string) error {
+	if len(args) != 1 {
+		return errors.New("conditions PAIRS")
+	}
+	pairs, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	asked := askings()
+	without, err := newDecider("", asked)
+	if err != nil {
+		return err
+	}
+	if err := without.check(condition{always: true}, asked); err != nil {
+		return err
+	}
+	var all []added
 	for _, c := range conditions() {
-		names = append(names, c.name)
+		with, err := newDecider(c.when, asked)
+		if err != nil {
+			return err
+		}
+		if err := with.check(c, asked); err != nil {
+			return err
+		}
+		all = append(all, paired(&without, &with, asked, pairs))
 	}
-	when, err := race(ctx, b, names, 10, "one")
+	return json.NewEncoder(os.Stdout).Encode(all)
+}
+
+// paired takes slices of both in turn, either first as often: what one slice costs
+// more than its neighbour is told from what the machine does meanwhile. Slices are
+// so short that few are interrupted; where decisions leave garbage they are longer, so
+// that collecting it is in many of them.
+func paired(without, with *decider, asked []asking, pairs int) added {
+	made, rounds := with.allocs(asked), 2
+	if made > 0 {
+		pairs, rounds = pairs/8, 16
+	}
+	var extra, plain []float64
+	for i := range pairs {
+		var a, b float64
+		if i%2 == 0 {
+			a = without.slice(asked, rounds)
+			b = with.slice(asked, rounds)
+		} else {
+			b = with.slice(asked, rounds)
+			a = without.slice(asked, rounds)
+		}
+		extra, plain = append(extra, b-a), append(plain, a)
+	}
+	return added{median(extra), median(plain), made}
+}
+
+// conditionFigures is the median of processes that start one after the other, each
+// with its memory laid out anew.
+func conditionFigures(ctx context.Context, b *bench) ([]figure, error) {
+	processes, pairs := 9, 201
+	if b.quick {
+		processes, pairs = 3, 51
+	}
+	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	var out []figure
-	without := when[plainEngine].typical()
-	for _, c := range conditions() {
-		with := when[c.name].typical()
-		out = append(out, upTo(c.what, with.CPU-without.CPU, fmt.Sprintf("ns (%s)", number(with.Allocs)), c.goal, "",
-			fmt.Sprintf("whole decision %s ns, without %s", number(with.CPU), number(without.CPU))))
-	}
-	for _, row := range []struct {
-		engine string
-		rules  int
-		what   string
-		goal   float64
-		unit   string
-		per    float64 // ns
-	}{
-		{"kith-explain", 100, "nearest miss, 100 rules", 10, "µs", 1e3},
-		{"kith-recompile", 100, "one service of 100 rules of 100 sources recompiled and swapped", 0.3, "ms", 1e6},
-		{"kith-change", 100_000, "a rule among 100 000: checked, its service recompiled and swapped", 50, "CPU-ms", 1e6},
-	} {
-		all, err := race(ctx, b, []string{row.engine}, row.rules, "one")
+	found := make([][]added, len(conditions()))
+	for range processes {
+		run := exec.CommandContext(ctx, self, "conditions", strconv.Itoa(pairs))
+		run.Stderr = os.Stderr
+		out, err := run.Output()
 		if err != nil {
+			return nil, fmt.Errorf("conditions: %w", err)
+		}
+		var all []added
+		if err := json.Unmarshal(out, &all); err != nil {
 			return nil, err
 		}
-		out = append(out, upTo(row.what, all[row.engine].typical().CPU/row.per, row.unit, row.goal, "", ""))
+		for i, a := range all {
+			found[i] = append(found[i], a)
+		}
 	}
-	return out, nil
+	var figures []figure
+	for i, c := range conditions() {
+		var extra, plain, allocs []float64
+		for _, a := range found[i] {
+			extra, plain, allocs = append(extra, a.Extra), append(plain, a.Without), append(allocs, a.Allocs)
+		}
+		figures = append(figures, upTo("condition, "+c.name, median(extra), fmt.Sprintf("ns (%s)", number(median(allocs))), c.goal, "",
+			fmt.Sprintf("%d processes: %s to %s; the decision without it %s ns", processes, number(slices.Min(extra)), number(slices.Max(extra)), number(median(plain)))))
+	}
+	return figures, nil
 }

@@ -24,14 +24,10 @@ type engine func(i int) (allowed bool, err error)
 type maker func(rules []spec, asked []query) (load func() (engine, error), err error)
 
 func makers() map[string]maker {
-	all := map[string]maker{
+	return map[string]maker{
 		"kith": newKith, "kith-path": newKithPath, "opa": newOPA, "cedar": newCedar, "cel": newCEL,
-		plainEngine: newKithWhen(""), "kith-explain": newKithExplain, "kith-recompile": newKithChange(false), "kith-change": newKithChange(true),
+		"kith-explain": newKithExplain, "kith-recompile": newKithChange(false), "kith-change": newKithChange(true),
 	}
-	for _, c := range conditions() {
-		all[c.name] = newKithWhen(c.when)
-	}
-	return all
 }
 
 // kithSet is the rules as they come off the wire, to one service.

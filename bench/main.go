@@ -147,8 +147,10 @@ func (b *bench) scaled(d time.Duration) time.Duration {
 func roles() map[string]func(context.Context, []string) error {
 	return map[string]func(context.Context, []string) error{
 		"engine": engineRole,
-		"agents": agentsRole,
-		"alone":  aloneRole,
+
+		"conditions": conditionsRole,
+		"agents":     agentsRole,
+		"alone":      aloneRole,
 
 		"alone-agents": aloneAgentsRole,
 		"streams":      streamsRole,
