@@ -14,7 +14,8 @@ const word = 8
 // are sealed. A segment of up to eight bytes stands there as a number, so that
 // finding it touches one line of cache and no text.
 type children struct {
-	seed  uint64 // secret: rules come from many hands, and must not collide on purpose
+	seed  uint64 // secret, as is other: rules come from many hands, and must not collide on purpose
+	other uint64
 	slots []slot
 	few   []child // few[0] is no child
 	count int
@@ -52,7 +53,8 @@ func newChildren(count int) children {
 	for size < 2*count {
 		size *= 2
 	}
-	return children{seed: maphash.String(maphash.MakeSeed(), ""), slots: make([]slot, size), long: map[string]uint32{}}
+	secret := maphash.MakeSeed()
+	return children{seed: maphash.String(secret, ""), other: maphash.String(secret, "other"), slots: make([]slot, size), long: map[string]uint32{}}
 }
 
 // find is the child of a sealed node by a segment, whose key is given; 0 if there
@@ -78,23 +80,28 @@ func find[T string | []byte](c *children, parent, literals uint32, key uint64, s
 
 // findSlot is find among all that are hashed.
 func findSlot[T string | []byte](c *children, parent uint32, key uint64, segment T) uint32 {
+	if len(segment) <= word {
+		if !plain(key, len(segment)) {
+			return 0
+		}
+		return c.short(parent, key)
+	}
 	mask := uint32(len(c.slots) - 1)
-	i := c.home(parent, key)
-	if len(segment) > word {
-		for ; ; i++ {
-			here := &c.slots[i&mask]
-			if here.node == 0 {
-				return 0
-			}
-			if here.parent == parent && here.node&isLong != 0 && sameText(c, here.key, key, segment) {
-				return here.node &^ isLong
-			}
+	for i := c.home(parent, key); ; i++ {
+		here := &c.slots[i&mask]
+		if here.node == 0 {
+			return 0
+		}
+		if here.parent == parent && here.node&isLong != 0 && sameText(c, here.key, key, segment) {
+			return here.node &^ isLong
 		}
 	}
-	if !plain(key, len(segment)) {
-		return 0
-	}
-	for ; ; i++ {
+}
+
+// short is findSlot for a segment that its key is.
+func (c *children) short(parent uint32, key uint64) uint32 {
+	mask := uint32(len(c.slots) - 1)
+	for i := c.home(parent, key); ; i++ {
 		here := &c.slots[i&mask]
 		if here.key == key && here.parent == parent && here.node&isLong == 0 || here.node == 0 {
 			return here.node
@@ -197,8 +204,10 @@ func (c *children) seal(nodes []node) {
 	c.few, c.bytes, c.long = fitted(c.few), fitted(c.bytes), nil
 }
 
+// home multiplies two numbers that nobody knows without the seeds.
 func (c *children) home(parent uint32, key uint64) uint32 {
-	return uint32(mix(mix(key^c.seed) ^ uint64(parent)))
+	hi, lo := bits.Mul64(key^c.seed, uint64(parent)^c.other)
+	return uint32(hi ^ lo)
 }
 
 func mix(x uint64) uint64 {
@@ -218,11 +227,16 @@ func keyOf[T string | []byte](c *children, segment T) uint64 {
 	return mix(h ^ load(segment))
 }
 
-// load is the first eight bytes of s, zeroes behind its end.
+// whole is the first eight bytes of s, which has them.
+func whole[T string | []byte](s T) uint64 {
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// load is whole, with zeroes behind the end of s.
 func load[T string | []byte](s T) uint64 {
 	if len(s) >= word {
-		return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		return whole(s)
 	}
 	var w uint64
 	for i := range len(s) {
@@ -235,33 +249,59 @@ const (
 	lows     = 0x0101010101010101
 	highs    = 0x8080808080808080
 	slashes  = lows * '/'
+	blanks   = lows * ' '
 	percents = lows * '%'
 )
 
 // zeroes has the high bit set of the first byte of w that is zero, if one is.
 func zeroes(w uint64) uint64 { return (w - lows) &^ w & highs }
 
+// keyAt reads the segment of a path that begins at start: its bytes as a number,
+// and how many they are; more than a word where those eight may not be all.
+func keyAt(path string, start int) (key uint64, length int) {
+	left := len(path) - start
+	switch {
+	case left >= word:
+		key = whole(path[start:])
+	case len(path) >= word: // the end of the path, read from before its start
+		key = whole(path[len(path)-word:]) >> (8 * (word - left))
+	default:
+		key = load(path[start:])
+	}
+	slash := zeroes(key ^ slashes)
+	if slash == 0 {
+		return key, left
+	}
+	return key & (slash&-slash>>7 - 1), bits.TrailingZeros64(slash) / 8
+}
+
+// upTo is where, from start on, the byte is that eight times make all; the length of
+// text if it is nowhere.
+func upTo(text string, start int, all uint64) int {
+	for ; start+word <= len(text); start += word {
+		if here := zeroes(whole(text[start:]) ^ all); here != 0 {
+			return start + bits.TrailingZeros64(here)/8
+		}
+	}
+	if len(text) >= word { // the end, read from before start
+		if here := zeroes(whole(text[len(text)-word:])>>(8*(word-len(text)+start)) ^ all); here != 0 {
+			return start + bits.TrailingZeros64(here)/8
+		}
+		return len(text)
+	}
+	for ; start < len(text) && text[start] != byte(all); start++ {
+	}
+	return start
+}
+
 // cut reads the segment of a path that begins at start: where it ends, its key,
 // and whether it has an escape, when the key is of no use.
 func (c *children) cut(path string, start int) (end int, key uint64, escaped bool) {
-	left := len(path) - start
-	var w uint64
-	switch {
-	case left >= word:
-		w = load(path[start:])
-	case len(path) >= word: // the end of the path, read from before its start
-		w = load(path[len(path)-word:]) >> (8 * (word - left))
-	default:
-		w = load(path[start:])
-	}
-	n := left
-	if slash := zeroes(w ^ slashes); slash != 0 {
-		n = bits.TrailingZeros64(slash) / 8
-		w &= 1<<(8*n) - 1
-	} else if left > word {
+	key, length := keyAt(path, start)
+	if length > word {
 		return c.cutLong(path, start)
 	}
-	return start + n, w, zeroes(w^percents) != 0
+	return start + length, key, zeroes(key^percents) != 0
 }
 
 // cutLong is cut for segments of eight bytes and more.

@@ -174,8 +174,9 @@ type resolved struct {
 	room      [8]root // for roots, if that is enough
 
 	id       spiffe.ID
-	excepted []uint64 // bitset of the except lists that name this peer
-	bounds   []bound  // by boundary: how it binds this peer
+	cuts     [4]uint16 // where the first segments of its path end; 0: not known, or there is none
+	excepted []uint64  // bitset of the except lists that name this peer
+	bounds   []bound   // by boundary: how it binds this peer
 }
 
 // ID is the peer's SPIFFE ID; zero for an anonymous peer.

@@ -118,10 +118,17 @@ func (in *input) text(ref *fact) (string, bool) {
 // header is the value of a field and how often it comes; more than once counts
 // as unknown, like one that is too long.
 func (in *input) header(name string) (value string, n int) {
-	if in.r.Facts == nil || in.r.Facts.Headers == nil {
+	if in.r.Facts == nil {
 		return "", 0
 	}
-	values := in.r.Facts.Headers.Values(name)
+	var values []string
+	switch h := in.r.Facts.Headers.(type) {
+	case Fields: // as almost all are
+		values = h[name]
+	case nil:
+	default:
+		values = h.Values(name)
+	}
 	if len(values) != 1 {
 		return "", len(values)
 	}
@@ -197,6 +204,9 @@ func (in *input) address() (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	if in.forwarder == 0 || !in.peer.r.excused(in.forwarder) {
+		if f.Source.Is4() { // as it is already
+			return f.Source, true
+		}
 		return f.Source.Unmap().WithZone(""), f.Source.IsValid()
 	}
 	if f.Headers == nil {
@@ -240,6 +250,15 @@ func (in *input) segments() (string, bool) {
 
 // claim is what a valid token says at path, nil if nothing.
 func (in *input) claim(path []string) any {
+	claims := in.claims()
+	for _, name := range path[:len(path)-1] {
+		claims, _ = claims[name].(map[string]any)
+	}
+	return claims[path[len(path)-1]]
+}
+
+// claims is all that a valid token says.
+func (in *input) claims() map[string]any {
 	if in.r.Facts == nil || in.r.Facts.Token == nil {
 		return nil
 	}
@@ -247,10 +266,7 @@ func (in *input) claim(path []string) any {
 	if state != TokenValid {
 		return nil
 	}
-	for _, name := range path[:len(path)-1] {
-		claims, _ = claims[name].(map[string]any)
-	}
-	return claims[path[len(path)-1]]
+	return claims
 }
 
 // token is what there is of a user's token.

@@ -151,7 +151,7 @@ func (t *Table) Peer(id spiffe.ID) Peer {
 		return t.Anonymous()
 	}
 	p := newResolved(t)
-	p.id = id
+	p.name(id)
 	if t == nil {
 		return Peer{p}
 	}
@@ -189,6 +189,22 @@ func newResolved(t *Table) *resolved {
 	p := &resolved{table: t}
 	p.roots = p.room[:0]
 	return p
+}
+
+// name says whose p is.
+func (p *resolved) name(id spiffe.ID) {
+	p.id, p.cuts = id, [len(p.cuts)]uint16{}
+	path := id.Path()
+	if strings.Count(path, "/") > maxClaims {
+		return
+	}
+	for i, end := 0, 0; i < len(p.cuts) && end < len(path); i++ {
+		begin := end + 1
+		if end = strings.IndexByte(path[begin:], '/') + begin; end < begin {
+			end = len(path)
+		}
+		p.cuts[i] = uint16(end) // an ID has at most 2048 bytes
+	}
 }
 
 // resolve orders the peer's classes by tier and gathers its exceptions.

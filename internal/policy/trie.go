@@ -167,14 +167,13 @@ type gathering struct {
 // literal is the child of a node by the segment of a normal path that begins at
 // start, 0 if there is none, and where the segment ends.
 func (t *trie) literal(at, literals uint32, path string, start int) (child uint32, end int) {
-	end, key, escaped := t.children.cut(path, start)
-	switch {
-	case escaped:
-		return t.foldedChild(at, literals, path[start:end]), end
-	case literals == many:
-		return findSlot(&t.children, at, key, path[start:end]), end
-	case end-start > word || !plain(key, end-start):
-		return find(&t.children, at, literals, key, path[start:end]), end
+	key, length := keyAt(path, start)
+	if length > word || zeroes(key^percents) != 0 || !plain(key, length) {
+		return t.rare(at, literals, path, start)
+	}
+	end = start + length
+	if literals == many {
+		return t.children.short(at, key), end
 	}
 	for i := literals; ; i++ { // as find does, but at hand: most steps are this one
 		here := &t.children.few[i]
@@ -185,6 +184,16 @@ func (t *trie) literal(at, literals uint32, path string, start int) (child uint3
 			return 0, end
 		}
 	}
+}
+
+// rare is literal for segments that are longer than a word, or have escapes or
+// zeroes.
+func (t *trie) rare(at, literals uint32, path string, start int) (child uint32, end int) {
+	end, key, escaped := t.children.cut(path, start)
+	if escaped {
+		return t.foldedChild(at, literals, path[start:end]), end
+	}
+	return find(&t.children, at, literals, key, path[start:end]), end
 }
 
 // foldedChild is the child by a segment of a normal path that has escapes.
@@ -211,9 +220,7 @@ func (t *trie) walk(q *query, at uint32, start int) bool {
 		case n.literals != 0:
 			child, end = t.literal(at, n.literals, q.path, start)
 		case one != 0:
-			if end = strings.IndexByte(q.path[start:], '/') + start; end < start {
-				end = len(q.path)
-			}
+			end = upTo(q.path, start, slashes)
 		}
 		if end == start {
 			one = 0
@@ -280,31 +287,29 @@ func (q *query) visit(t *trie, i uint32) bool {
 // binds is false for a deny whose except list frees the peer, and where a
 // condition does not hold.
 func (q *query) binds(d *detail, i uint32) bool {
-	return !(q.denies && q.free(d.except)) && (d.when == 0 || q.meets(d.when, i))
+	if q.denies && q.free(d.except) {
+		return false
+	}
+	if d.when == 0 {
+		return true
+	}
+	c := q.table.conditions[d.when]
+	o := c.outcome(&q.in)
+	q.unsure = o == unknown
+	return o == holds || !q.refuses(c, o, i)
 }
 
-// meets evaluates the condition of an entry that matches otherwise.
-func (q *query) meets(when, i uint32) bool {
-	c := q.table.conditions[when]
-	var o outcome
-	if c.only != nil { // as eval does, but at hand: most conditions are this one
-		o = c.only.leaf(&q.in)
-	} else {
-		o = c.eval(&q.in)
-	}
-	q.unsure = o == unknown
-	switch {
-	case o == holds:
-		return true
-	case q.denies:
-		return o == unknown
+// refuses is false for a deny that meets a doubt.
+func (q *query) refuses(c *condition, o outcome, i uint32) bool {
+	if q.denies {
+		return o != unknown
 	}
 	if q.weighs {
 		if why := c.missed(o, &q.in); q.missed == 0 || why.closer(q.why) {
 			q.missed, q.why = i, why
 		}
 	}
-	return false
+	return true
 }
 
 // closer orders the reasons why conditions on allows did not hold: what can be

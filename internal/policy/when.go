@@ -23,6 +23,7 @@ const (
 // condition is a compiled `when`: clauses that must all hold. It is immutable and
 // shared by all rules that spell it the same.
 type condition struct {
+	quick   quick // how only is asked, first as it is all that is read
 	text    string
 	clauses []clause
 	only    *op // of a condition that is one comparison: that

@@ -64,6 +64,7 @@ func (d *dialect) compile(text string) (*condition, error) {
 	}
 	if len(c.clauses) == 1 && len(c.clauses[0].ops) == 1 && c.clauses[0].ops[0].isLeaf() {
 		c.only = &c.clauses[0].ops[0]
+		c.quick = quickOf(c.only)
 	}
 	return c, nil
 }
@@ -242,18 +243,18 @@ func (d *dialect) membership(key, dict ast.Expr) (fact, bool, error) {
 const maxNets = 64
 
 // networks are the literals within() takes.
-func networks(e ast.Expr) ([]netip.Prefix, error) {
+func networks(e ast.Expr) ([]network, error) {
 	texts, ok := literalTexts(e)
 	if !ok || len(texts) == 0 || len(texts) > maxNets {
 		return nil, fault.Hint(fault.Invalidf("within() takes a network or up to %d in a list, as literals", maxNets), `as in request.source_ip.within(["10.0.0.0/8", "fd00::/8"])`)
 	}
-	nets := make([]netip.Prefix, 0, len(texts))
+	nets := make([]network, 0, len(texts))
 	for _, text := range texts {
 		net, err := parseNetwork(text)
 		if err != nil {
 			return nil, err
 		}
-		nets = append(nets, net)
+		nets = append(nets, networkOf(net))
 	}
 	return nets, nil
 }

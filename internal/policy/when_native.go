@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,7 +21,7 @@ type op struct {
 	texts       []string
 	number      int64
 	numbers     []int64
-	nets        []netip.Prefix
+	nets        []network
 	moment      time.Time
 	clock       clock
 	zone        time.Duration // east of UTC
@@ -229,7 +228,7 @@ func (o *op) leaf(in *input) outcome {
 		return answer(in.flag(&o.ref))
 	case kindAddress:
 		address, known := in.address()
-		return answer(slices.ContainsFunc(o.nets, func(n netip.Prefix) bool { return n.Contains(address) }), known)
+		return answer(slices.ContainsFunc(o.nets, func(n network) bool { return n.contains(address) }), known)
 	case kindMoment:
 		now, known := in.moment()
 		if o.kind == opMoment {
@@ -297,6 +296,23 @@ func (o *op) lists(in *input) outcome {
 	return answer(found, known)
 }
 
+// segment is one segment of the caller's path; false if there is none, or more than
+// anybody looks through.
+func (in *input) segment(number int64) (string, bool) {
+	if p := in.peer.r; uint64(number) < uint64(len(p.cuts)) && p.cuts[number] != 0 {
+		begin := 1
+		if number > 0 {
+			begin = int(p.cuts[number-1]) + 1
+		}
+		return p.id.Path()[begin:p.cuts[number]], true
+	}
+	path, known := in.segments()
+	if !known || strings.Count(path, "/") >= maxClaims {
+		return "", false
+	}
+	return cutSegment(path, number)
+}
+
 // cutSegment is one segment of a path without its first slash.
 func cutSegment(path string, number int64) (segment string, there bool) {
 	if path == "" {
@@ -316,17 +332,14 @@ func cutSegment(path string, number int64) (segment string, there bool) {
 }
 
 // hasWord says whether text has a word, with space around it, as strings.Fields
-// cuts them. The word itself has no space.
+// cuts them. The word itself is not empty and has no space.
 func hasWord(text, word string) bool {
-	for left := text; len(left) >= len(word); { // what is between blanks, first: mostly that is all there is
-		if left[:len(word)] == word && (len(left) == len(word) || left[len(word)] == ' ') {
+	for from := 0; from+len(word) <= len(text); { // what is between blanks, first: mostly that is all there is
+		end := from + len(word)
+		if text[from] == word[0] && text[from:end] == word && (end == len(text) || text[end] == ' ') {
 			return true
 		}
-		blank := strings.IndexByte(left, ' ')
-		if blank < 0 {
-			break
-		}
-		left = left[blank+1:]
+		from = upTo(text, from, blanks) + 1
 	}
 	for from := 0; ; {
 		i := strings.Index(text[from:], word)

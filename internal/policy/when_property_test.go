@@ -214,8 +214,12 @@ func TestOpsAndInterpreterAgree(t *testing.T) {
 			if rapid.Bool().Draw(rt, "forwarded") {
 				in.forwarder, in.peer.r.excepted = 1, []uint64{2}
 			}
-			if ops, interpreted := c.eval(in), program.eval(in); ops != interpreted {
+			ops, interpreted := c.eval(in), program.eval(in)
+			if ops != interpreted {
 				rt.Fatalf("%s of %+v %+v: ops say %d, the interpreter %d", text, r, r.Facts, ops, interpreted)
+			}
+			if quick := c.outcome(in); quick != ops {
+				rt.Fatalf("%s of %+v %+v: asked the quickest way %d, else %d", text, r, r.Facts, quick, ops)
 			}
 		}
 	})

@@ -88,12 +88,7 @@ func (in *input) size(ref *fact) (int64, bool) {
 // entryAt is one entry of a list; none is beyond its end.
 func (in *input) entryAt(ref *fact, number int64) (string, bool) {
 	if ref.on == onPeerPath {
-		path, known := in.segments()
-		if len(path) >= 2*maxClaims && strings.Count(path, "/") >= maxClaims { // as list has it
-			return "", false
-		}
-		segment, there := cutSegment(path, number)
-		return segment, known && there
+		return in.segment(number)
 	}
 	at, there, found := int64(0), false, ""
 	known := in.list(ref, func(s string) bool {

@@ -154,7 +154,10 @@ func FuzzOpsAndInterpreterAgree(f *testing.F) {
 		r := Request{Protocol: HTTP, Method: method, Path: path, Host: host, Port: port, Facts: &facts}
 		in := inputOf(&r, "/eks/shop/web")
 		if id, err := wholeID(peer, trustDomain(t)); err == nil {
-			in.peer.r.id = id
+			in.peer.r.name(id)
+		}
+		if quick, whole := c.outcome(in), c.eval(in); quick != whole {
+			t.Fatalf("%s of %+v %+v: asked the quickest way %d, else %d", text, r, facts, quick, whole)
 		}
 		for i := range c.clauses {
 			part := &c.clauses[i]

@@ -47,7 +47,7 @@ func requestOf(f *Facts) Request {
 func inputOf(r *Request, peer string) *input {
 	p := &resolved{anonymous: peer == ""}
 	if peer != "" {
-		p.id = identity(peer)
+		p.name(identity(peer))
 	}
 	return &input{r: r, peer: &Peer{p}, hops: 1}
 }
