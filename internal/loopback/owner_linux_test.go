@@ -1,11 +1,15 @@
 package loopback
 
 import (
+	"bytes"
+	"encoding/binary"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // T36: whoever sends a request and closes at once shall not be taken for root,
@@ -74,9 +78,18 @@ func FuzzParseDiag(f *testing.F) {
 	theirs, ours := netip.MustParseAddrPort("127.0.0.1:1000"), netip.MustParseAddrPort("127.0.0.1:2000")
 	f.Add(make([]byte, 100))
 	f.Add(diagRequest(theirs, ours))
+	answer := make([]byte, unix.NLMSG_HDRLEN+diagAnswerSize)
+	binary.NativeEndian.PutUint16(answer[4:], sockDiagByFamily)
+	binary.BigEndian.PutUint16(answer[unix.NLMSG_HDRLEN+4:], theirs.Port())
+	binary.BigEndian.PutUint16(answer[unix.NLMSG_HDRLEN+6:], ours.Port())
+	f.Add(bytes.Clone(answer)) // of a socket that was closed
+	answer[unix.NLMSG_HDRLEN+diagInode] = 7
+	f.Add(answer)
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		if _, err := parseDiag(answer, theirs, ours); err == nil && len(answer) < diagAnswerSize {
-			t.Errorf("%d bytes are an answer", len(answer))
+		got, err := parseDiag(answer, theirs, ours)
+		ports := []byte{1000 >> 8, 1000 & 255, 2000 >> 8, 2000 & 255}
+		if err == nil && (len(answer) < unix.NLMSG_HDRLEN+diagAnswerSize || got.Inode == 0 || !bytes.Equal(answer[unix.NLMSG_HDRLEN+4:][:4], ports)) {
+			t.Errorf("%x is an answer of %+v", answer, got)
 		}
 	})
 }
