@@ -8,7 +8,7 @@ import (
 
 // brokerHost is a server and its node, where mesh may act for /vms/orders.
 const brokerHost = `port API
-exec sed -i s/PORT/$API/ kith.yaml
+exec sed -i -e s/PORT/$API/ -e 's/^agent:$/&\n  metrics: ""/' kith.yaml
 cp kith.yaml $KITH_CONFIG
 exec kith server &server&
 eventually kith status
