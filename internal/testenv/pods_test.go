@@ -29,7 +29,7 @@ type node struct {
 func web() k8stest.Pod {
 	return k8stest.Pod{
 		Namespace: "shop", Name: "web-7c9f", Account: "web", Labels: map[string]string{"app": "web"},
-		Containers: map[string]string{"web": "registry.example/web:1"}, IDs: map[string]string{"web": k8stest.ContainerID("web")},
+		Containers: map[string]string{"web": "registry.example/web:1"},
 	}
 }
 

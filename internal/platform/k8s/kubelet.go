@@ -1,6 +1,6 @@
-// Package k8s tells pods of Kubernetes apart by what the kubelet of this node says of
-// them: those that a broker refers to, and those that local processes are in. It asks
-// no API server, so it knows no pod of another node, and nothing but pods.
+// Package k8s tells the pods of Kubernetes that brokers refer to apart, by what the
+// kubelet of this node says of them. It asks no API server, so it knows no pod of
+// another node, and nothing but pods.
 package k8s
 
 import (

@@ -32,7 +32,6 @@ func web() k8stest.Pod {
 	return k8stest.Pod{
 		Namespace: "shop", Name: "web-7c9f", Account: "web", Labels: map[string]string{"app": "web", "app.kubernetes.io/part-of": "shop"},
 		Containers: map[string]string{"web": "registry.example/web:1", "proxy": "registry.example/proxy:2"},
-		IDs:        map[string]string{"web": k8stest.ContainerID("web"), "proxy": k8stest.ContainerID("proxy")},
 	}
 }
 

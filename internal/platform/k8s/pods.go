@@ -39,10 +39,7 @@ type podItem struct {
 		Containers         []containerItem `json:"containers"`
 	} `json:"spec"`
 	Status struct {
-		Phase                      string       `json:"phase"`
-		InitContainerStatuses      []statusItem `json:"initContainerStatuses"`
-		ContainerStatuses          []statusItem `json:"containerStatuses"`
-		EphemeralContainerStatuses []statusItem `json:"ephemeralContainerStatuses"`
+		Phase string `json:"phase"`
 	} `json:"status"`
 }
 
@@ -50,16 +47,10 @@ type containerItem struct {
 	Image string `json:"image"`
 }
 
-type statusItem struct {
-	Name        string `json:"name"`
-	ContainerID string `json:"containerID"` // containerd://ID; empty before it runs
-}
-
 // pod is a pod of this node as it was when the kubelet answered; immutable.
 type pod struct {
 	uid, namespace, name, node string
-	containers                 map[string]bool // that run or ran last, by ID
-	deleted                    time.Time       // from when it is none any more; zero: it is not deleted
+	deleted                    time.Time // from when it is none any more; zero: it is not deleted
 	ended                      bool
 	attrs                      registry.Attributes // of the pod as a whole
 }
@@ -73,13 +64,12 @@ var (
 	podUID        = regexp.MustCompile(`^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32})$`)
 	labelValue    = regexp.MustCompile(`^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$`)
 	labelName     = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
-	containerID   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
 const maxName = 253
 
 // parsePods reads a v1.PodList. One pod that could not be of Kubernetes, one that
-// stands twice, a container of two pods or pods of two nodes spoil all of it.
+// stands twice or pods of two nodes spoil all of it.
 func parsePods(body []byte) ([]*pod, error) {
 	var list podList
 	if err := json.Unmarshal(body, &list); err != nil {
@@ -93,7 +83,7 @@ func parsePods(body []byte) ([]*pod, error) {
 		return nil, err
 	}
 	pods, node := make([]*pod, 0, len(items)), ""
-	uids, containers := make(map[string]bool), make(map[string]bool)
+	uids := make(map[string]bool)
 	for _, item := range items {
 		p, err := item.pod()
 		if err != nil {
@@ -109,12 +99,6 @@ func parsePods(body []byte) ([]*pod, error) {
 			return nil, fmt.Errorf("pods of two nodes, %s and %s", node, p.node)
 		}
 		uids[p.uid] = true
-		for id := range p.containers {
-			if containers[id] {
-				return nil, fmt.Errorf("two pods have the container %s", id)
-			}
-			containers[id] = true
-		}
 		pods = append(pods, p)
 	}
 	return pods, nil
@@ -168,10 +152,6 @@ func (i podItem) pod() (*pod, error) {
 	if m.DeletionTimestamp != nil { // when the time that it has to end is over
 		p.deleted = *m.DeletionTimestamp
 	}
-	var err error
-	if p.containers, err = i.containers(); err != nil {
-		return nil, fmt.Errorf("pod %s/%s: %w", m.Namespace, m.Name, err)
-	}
 	p.attrs = i.attrs()
 	return p, nil
 }
@@ -186,25 +166,6 @@ func labelKey(key string) bool {
 		return labelName.MatchString(key)
 	}
 	return prefix != "" && nameOrNone(prefix) && labelName.MatchString(name)
-}
-
-// containers are those that run, or ran last, by the ID that their runtime gave them.
-func (i podItem) containers() (map[string]bool, error) {
-	out := make(map[string]bool)
-	for _, s := range slices.Concat(i.Status.InitContainerStatuses, i.Status.ContainerStatuses, i.Status.EphemeralContainerStatuses) {
-		if s.ContainerID == "" {
-			continue
-		}
-		_, id, ok := strings.Cut(s.ContainerID, "://")
-		if !ok || !containerID.MatchString(id) || !namespaceName.MatchString(s.Name) {
-			return nil, fmt.Errorf("container %.80q has the ID %.80q", s.Name, s.ContainerID)
-		}
-		if out[id] {
-			return nil, fmt.Errorf("two containers have the ID %s", id)
-		}
-		out[id] = true
-	}
-	return out, nil
 }
 
 // attrs are the attributes of a pod as a whole. What one of them cannot hold, as an image

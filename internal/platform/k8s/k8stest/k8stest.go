@@ -28,20 +28,18 @@ type Pod struct {
 	Node            string // empty: Node
 	Labels          map[string]string
 	Containers      map[string]string // image by name
-	IDs             map[string]string // container ID by name
 	Phase           string            // empty: Running
 	Deleted         time.Time
 }
 
 // UID is one that nothing else has.
 func UID(of ...string) string {
-	sum := sha256.Sum256([]byte(fmt.Sprint(of)))
-	h := hex.EncodeToString(sum[:])
+	h := hash(of...)
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:32]
 }
 
-// ContainerID is one that nothing else has.
-func ContainerID(of ...string) string {
+// hash is one that nothing else has.
+func hash(of ...string) string {
 	sum := sha256.Sum256([]byte(fmt.Sprint(of)))
 	return hex.EncodeToString(sum[:])
 }
@@ -163,12 +161,10 @@ func (p Pod) item() any {
 	var containers, statuses []any
 	for name, image := range p.Containers {
 		containers = append(containers, map[string]any{"name": name, "image": image, "imagePullPolicy": "Never", "resources": map[string]any{}})
-		if id := p.IDs[name]; id != "" {
-			statuses = append(statuses, map[string]any{
-				"name": name, "image": image, "imageID": "sha256:" + ContainerID(image), "containerID": "containerd://" + id, "ready": true, "restartCount": 0,
-				"state": map[string]any{"running": map[string]any{"startedAt": "2026-01-02T03:04:06Z"}}, "lastState": map[string]any{},
-			})
-		}
+		statuses = append(statuses, map[string]any{
+			"name": name, "image": image, "imageID": "sha256:" + hash(image), "containerID": "containerd://" + hash(p.UID, name), "ready": true, "restartCount": 0,
+			"state": map[string]any{"running": map[string]any{"startedAt": "2026-01-02T03:04:06Z"}}, "lastState": map[string]any{},
+		})
 	}
 	spec := map[string]any{"nodeName": p.Node, "containers": containers, "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30}
 	if p.Account != "" {
