@@ -3,6 +3,7 @@ package k8s
 import (
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -83,11 +84,49 @@ func TestHostileAnswersAreRefused(t *testing.T) {
 	}
 }
 
+// What a kubelet 1.37.2 answered, with containerd and two static pods; one has a UID in
+// its file.
+func TestPodsOfARealKubelet(t *testing.T) {
+	pods, err := parsePods(realAnswer(t))
+	if err != nil || len(pods) != 2 {
+		t.Fatalf("got %d pods, %v", len(pods), err)
+	}
+	a := newAnswer(time.Now(), pods)
+	p, err := a.find(ref("shop/web-7c9f-vm-7", "0f9ac31b-6f1f-4c8e-9a55-3f0c1b6b7d10"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		attrNamespace: "shop", attrPod: "web-7c9f-vm-7", attrNode: "vm-7", attrUID: "0f9ac31b-6f1f-4c8e-9a55-3f0c1b6b7d10", attrAccount: "",
+		attrLabels: "app=web,app.kubernetes.io/part-of=shop,team=checkout", attrImages: "registry.example/proxy:2,registry.example/web:1",
+	} {
+		if p.attrs[name] != want {
+			t.Errorf("%s: got %q, want %q", name, p.attrs[name], want)
+		}
+	}
+	if p, err = a.find(ref("vault/keys-vm-7", ""), time.Now()); err != nil || p.uid != "f604371e9d13ae98d53084db51d7496f" {
+		t.Errorf("a static pod: got %v, %v", p, err)
+	}
+	if _, err = a.find(ref("vault/keys-vm-7", "0f9ac31b-6f1f-4c8e-9a55-3f0c1b6b7d10"), time.Now()); err == nil {
+		t.Error("a pod of another UID was found by its name")
+	}
+}
+
+func realAnswer(t testing.TB) []byte {
+	t.Helper()
+	body, err := os.ReadFile("testdata/pods.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
 // FuzzParsePods: whatever is read is well formed, each pod once, with attributes that
 // rules can hold.
 func FuzzParsePods(f *testing.F) {
 	f.Add(k8stest.List())
 	f.Add(k8stest.List(web(), vault()))
+	f.Add(realAnswer(f))
 	f.Add([]byte(`{"kind":"PodList","apiVersion":"v1","items":null}`))
 	f.Add([]byte(`{"kind":"PodList","apiVersion":"v1","items":[{"metadata":{"labels":{"a":""}}}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
