@@ -171,7 +171,7 @@ func render(t *testing.T) string {
 			done++
 		}
 	}
-	fmt.Fprintf(&b, "%d of %d rules are shown by tests; the others say what is not.\n", done, last)
+	fmt.Fprintf(&b, "%d of %d rules are shown by tests; any other says what is not.\n", done, last)
 	standard := ""
 	for _, r := range rules(t) {
 		if r.standard != standard {
