@@ -58,6 +58,16 @@ func Parse(name string, data []byte) (File, error) {
 	return f, nil
 }
 
+// readNamed reads what the user named, "-" for stdin, and says how messages call it.
+func readNamed(name string, stdin io.Reader) (shown string, data []byte, err error) {
+	if name == "-" {
+		data, err = readAll("stdin", stdin)
+		return "stdin", data, err
+	}
+	data, err = readFile(name)
+	return name, data, err
+}
+
 // readFile reads at most MaxFileSize bytes. It works on pipes such as /dev/fd/3.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)

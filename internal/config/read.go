@@ -31,14 +31,7 @@ func ReadState(names []string, stdin io.Reader) (State, error) {
 	var faults []error
 	size := 0
 	for _, name := range files {
-		var data []byte
-		var err error
-		if name == "-" {
-			name = "stdin"
-			data, err = readAll(name, stdin)
-		} else {
-			data, err = readFile(name)
-		}
+		name, data, err := readNamed(name, stdin)
 		if size += len(data); size > MaxFileSize {
 			return State{}, fault.Invalidf("%s: all files together are larger than %d MiB", name, MaxFileSize>>20)
 		}

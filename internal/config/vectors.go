@@ -44,14 +44,7 @@ type Vector struct {
 // ReadVectors reads expectations of a policy from a YAML file, or from stdin
 // for "-". All faults are reported at once, each with its line.
 func ReadVectors(name string, stdin io.Reader) ([]Vector, error) {
-	var data []byte
-	var err error
-	if name == "-" {
-		name = "stdin"
-		data, err = readAll(name, stdin)
-	} else {
-		data, err = readFile(name)
-	}
+	name, data, err := readNamed(name, stdin)
 	if err != nil {
 		return nil, err
 	}

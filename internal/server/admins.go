@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
 	"maps"
@@ -83,18 +82,12 @@ func (s *Server) AddAdmin(ctx context.Context, by string, req *pb.AddAdminReques
 	if err != nil {
 		return nil, err
 	}
-	ttl := registry.MaxTokenTTL
-	if req.GetTtl() != nil {
-		ttl = req.GetTtl().AsDuration()
+	secret, created, expires, err := s.oneTime(req.GetTtl())
+	if err != nil {
+		return nil, err
 	}
-	if ttl <= 0 || ttl > registry.MaxTokenTTL {
-		return nil, fault.Invalidf("ttl: %s; more than 0s, at most %s", ttl, registry.MaxTokenTTL)
-	}
-	var secret [32]byte
-	rand.Read(secret[:])
-	now := s.cfg.Now().UTC()
 	token := registry.AdminToken{
-		Hash: registry.HashOf(secret[:]), Name: req.GetName(), Role: role, Teams: teams, By: by, Created: now, Expires: now.Add(ttl),
+		Hash: registry.HashOf(secret[:]), Name: req.GetName(), Role: role, Teams: teams, By: by, Created: created, Expires: expires,
 	}
 	value, err := token.Marshal()
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/kith-id/kith/internal/audit"
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
@@ -30,17 +32,11 @@ func (s *Server) AddNode(ctx context.Context, by string, req *pb.AddNodeRequest)
 	if snap.banned(req.GetName()) {
 		return nil, fault.Hint(fault.Conflictf("node %s is banned", req.GetName()), "kith nodes ban --lift %s", req.GetName())
 	}
-	ttl := registry.MaxTokenTTL
-	if req.GetTtl() != nil {
-		ttl = req.GetTtl().AsDuration()
+	secret, created, expires, err := s.oneTime(req.GetTtl())
+	if err != nil {
+		return nil, err
 	}
-	if ttl <= 0 || ttl > registry.MaxTokenTTL {
-		return nil, fault.Invalidf("ttl: %s; more than 0s, at most %s", ttl, registry.MaxTokenTTL)
-	}
-	var secret [32]byte
-	rand.Read(secret[:])
-	now := s.cfg.Now().UTC()
-	token := registry.JoinToken{Hash: registry.HashOf(secret[:]), Node: req.GetName(), Class: class, Created: now, Expires: now.Add(ttl)}
+	token := registry.JoinToken{Hash: registry.HashOf(secret[:]), Node: req.GetName(), Class: class, Created: created, Expires: expires}
 	value, err := token.Marshal()
 	if err != nil {
 		return nil, err
@@ -54,6 +50,21 @@ func (s *Server) AddNode(ctx context.Context, by string, req *pb.AddNodeRequest)
 	}
 	join := s.address() + "/" + s.Pin().String() + "/" + base64.RawURLEncoding.EncodeToString(secret[:])
 	return &pb.AddNodeResponse{Join: join, ExpiresUnix: token.Expires.Unix()}, nil
+}
+
+// oneTime is a new secret of a join line, and from when until when it counts: for
+// ttl, or for as long as there is where none is asked for.
+func (s *Server) oneTime(asked *durationpb.Duration) (secret [32]byte, created, expires time.Time, err error) {
+	ttl := registry.MaxTokenTTL
+	if asked != nil {
+		ttl = asked.AsDuration()
+	}
+	if ttl <= 0 || ttl > registry.MaxTokenTTL {
+		return secret, created, expires, fault.Invalidf("ttl: %s; more than 0s, at most %s", ttl, registry.MaxTokenTTL)
+	}
+	rand.Read(secret[:])
+	created = s.cfg.Now().UTC()
+	return secret, created, created.Add(ttl), nil
 }
 
 // onlyClass is the one class there is besides dev's, if there is one.

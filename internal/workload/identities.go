@@ -107,21 +107,23 @@ func NewIdentities(cfg Config) *Identities {
 
 // Run signs and renews until ctx ends.
 func (m *Identities) Run(ctx context.Context) error {
-	for {
-		batch, wait := m.due()
+	signDue(ctx, m.kick, m.due, m.sign)
+	return nil
+}
+
+// signDue signs what is due, batch after batch, until ctx ends: due says what that
+// is, or for how long nothing will be unless kick says otherwise.
+func signDue[T any](ctx context.Context, kick <-chan struct{}, due func() ([]T, time.Duration), sign func(context.Context, []T)) {
+	for ctx.Err() == nil {
+		batch, wait := due()
 		if len(batch) > 0 {
-			m.sign(ctx, batch)
-			if ctx.Err() != nil {
-				return nil
-			}
+			sign(ctx, batch)
 			continue
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-m.kick:
+		case <-kick:
 		case <-timer.C:
 		}
 		timer.Stop()

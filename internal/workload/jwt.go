@@ -68,21 +68,14 @@ func matchesOf(ev *Evaluation, name string) ([]registry.Match, error) {
 // whether it is worth trying again.
 func jwtResponse(held []HeldJWT) (*workloadpb.JWTSVIDResponse, error) {
 	out := &workloadpb.JWTSVIDResponse{}
-	hints := make(map[string]bool)
+	given := make(hints)
 	var failed error
 	for _, h := range held {
 		if h.SVID == nil {
-			if failed == nil || Refused(failed) {
-				failed = h.Err
-			}
+			failed = worthTrying(failed, h.Err)
 			continue
 		}
-		hint := h.Match.Hint
-		if hints[hint] { // Workload API 6.2.1: a hint is unique in its response
-			hint = ""
-		}
-		hints[hint] = true
-		out.Svids = append(out.Svids, &workloadpb.JWTSVID{SpiffeId: h.SVID.ID.String(), Svid: h.SVID.Token(), Hint: hint})
+		out.Svids = append(out.Svids, &workloadpb.JWTSVID{SpiffeId: h.SVID.ID.String(), Svid: h.SVID.Token(), Hint: given.once(h.Match.Hint)})
 	}
 	var tooMany errTooMany
 	switch {

@@ -14,25 +14,8 @@ import (
 
 // Run signs and renews until ctx ends.
 func (m *Tokens) Run(ctx context.Context) error {
-	for {
-		batch, wait := m.due()
-		if len(batch) > 0 {
-			m.sign(ctx, batch)
-			if ctx.Err() != nil {
-				return nil
-			}
-			continue
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-m.kick:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
+	signDue(ctx, m.kick, m.due, m.sign)
+	return nil
 }
 
 // Retry makes everything that failed due at once: the server is back.

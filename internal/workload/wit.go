@@ -128,22 +128,15 @@ func only(ev *Evaluation, name string) (*Evaluation, error) {
 // with its key. If none has, the error says whether it is worth trying again.
 func witResponse(held []Held, _ Trust) (proto.Message, error) {
 	out := &workloadpb.WITSVIDResponse{}
-	hints := make(map[string]bool)
+	given := make(hints)
 	var failed error
 	for _, h := range held {
 		if h.Issued == nil {
-			if failed == nil || Refused(failed) {
-				failed = h.Err
-			}
+			failed = worthTrying(failed, h.Err)
 			continue
 		}
-		hint := h.Match.Hint
-		if hints[hint] { // Workload API 7.2.1: a hint is unique in its response
-			hint = ""
-		}
-		hints[hint] = true
 		out.Svids = append(out.Svids, &workloadpb.WITSVID{
-			SpiffeId: h.Issued.ID.String(), WitSvid: h.Issued.Token, WitSvidKey: string(h.Issued.Key), Hint: hint,
+			SpiffeId: h.Issued.ID.String(), WitSvid: h.Issued.Token, WitSvidKey: string(h.Issued.Key), Hint: given.once(h.Match.Hint),
 		})
 	}
 	if len(out.Svids) == 0 {

@@ -223,6 +223,25 @@ func newAnswer(held []Held, trust Trust, form form) *answer {
 	return a
 }
 
+// hints are those given in one response, each once: Workload API 5.2.1, 6.2.1, 7.2.1.
+type hints map[string]bool
+
+func (h hints) once(hint string) string {
+	if h[hint] {
+		return ""
+	}
+	h[hint] = true
+	return hint
+}
+
+// worthTrying is the error of two to tell: the one that may go away, if one may.
+func worthTrying(failed, other error) error {
+	if failed == nil || Refused(failed) {
+		return other
+	}
+	return failed
+}
+
 // x509Response is the full state of a lease: every identity that has an SVID. If
 // none has, the error says whether it is worth trying again.
 func x509Response(held []Held, trust Trust) (proto.Message, error) {
@@ -232,23 +251,16 @@ func x509Response(held []Held, trust Trust) (proto.Message, error) {
 	}
 	out := &workloadpb.X509SVIDResponse{FederatedBundles: make(map[string][]byte)}
 	roots := own.MarshalRoots()
-	hints := make(map[string]bool)
+	given := make(hints)
 	var failed error
 	for _, h := range held {
 		if h.Issued == nil {
-			if failed == nil || Refused(failed) {
-				failed = h.Err
-			}
+			failed = worthTrying(failed, h.Err)
 			continue
 		}
-		hint := h.Match.Hint
-		if hints[hint] { // Workload API 5.2.1: a hint is unique in its response
-			hint = ""
-		}
-		hints[hint] = true
 		out.Svids = append(out.Svids, &workloadpb.X509SVID{
 			SpiffeId: h.Issued.ID.String(), X509Svid: h.Issued.Chain,
-			X509SvidKey: h.Issued.Key, Bundle: roots, Hint: hint,
+			X509SvidKey: h.Issued.Key, Bundle: roots, Hint: given.once(h.Match.Hint),
 		})
 	}
 	if len(out.Svids) == 0 {

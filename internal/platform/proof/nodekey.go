@@ -103,11 +103,7 @@ type KeyVerifier struct {
 // Verify implements attest.Verifier. The nonce lives in this call alone, so it
 // is used once. The node is looked up only after the signature held.
 func (v KeyVerifier) Verify(ctx context.Context, ex attest.Exchange) (registry.Evidence, error) {
-	to, err := attest.BindingsOf(ex)
-	if err != nil {
-		return registry.Evidence{}, err
-	}
-	keyHash, err := KeyHash(to.Key)
+	to, keyHash, err := boundTo(ex)
 	if err != nil {
 		return registry.Evidence{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 
+	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/fault"
 )
 
@@ -30,4 +31,13 @@ func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 		return [32]byte{}, fault.Invalidf("node key: %w", err)
 	}
 	return sha256.Sum256(der), nil
+}
+
+// boundTo is what an exchange is bound to, and the name of the node key in it.
+func boundTo(ex attest.Exchange) (to attest.Bindings, keyHash [32]byte, err error) {
+	if to, err = attest.BindingsOf(ex); err != nil {
+		return to, keyHash, err
+	}
+	keyHash, err = KeyHash(to.Key)
+	return to, keyHash, err
 }

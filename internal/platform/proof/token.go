@@ -78,11 +78,7 @@ type TokenVerifier struct {
 // Verify implements attest.Verifier. The key is looked at before the token is
 // spent: a request that can never be admitted costs nobody a token.
 func (v TokenVerifier) Verify(ctx context.Context, ex attest.Exchange) (registry.Evidence, error) {
-	to, err := attest.BindingsOf(ex)
-	if err != nil {
-		return registry.Evidence{}, err
-	}
-	keyHash, err := KeyHash(to.Key)
+	_, keyHash, err := boundTo(ex)
 	if err != nil {
 		return registry.Evidence{}, err
 	}
