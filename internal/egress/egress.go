@@ -1,7 +1,7 @@
 // Package egress dials where it may: it looks at each address after a name was
 // resolved and before the connection is made, so that no name, and no DNS answer
-// that changes, leads to this host or to what only this host can reach. What is
-// said over the connection is others' work.
+// that changes, leads to this host or to what only this host can reach; and it
+// reads what is answered there within bounds. What it means is others' work.
 package egress
 
 import (

@@ -10,8 +10,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -115,9 +113,9 @@ func (f *Fetcher) Fetch(ctx context.Context, rel registry.Federation) (Fetched, 
 		return Fetched{}, explain(err)
 	}
 	defer answer.Body.Close()
-	document, err := read(answer)
+	document, err := egress.ReadAnswer(answer, registry.MaxFederatedBundle)
 	if err != nil {
-		return Fetched{}, err
+		return Fetched{}, failed(ReasonAnswer, "endpoint %w", err)
 	}
 	bundle, err := registry.ParseFederatedBundle(rel.TrustDomain, document)
 	if err != nil {
@@ -189,30 +187,4 @@ func explain(err error) error {
 	default:
 		return failed(ReasonConnect, "connect to the endpoint: %w", err)
 	}
-}
-
-// read takes the body of an answer that can be a bundle's. No error holds more of
-// a body than the name of a JSON value: who can choose the URL must not be able to
-// read answers that way.
-func read(answer *http.Response) ([]byte, error) {
-	if answer.StatusCode != http.StatusOK {
-		return nil, failed(ReasonAnswer, "endpoint answered with status %d", answer.StatusCode)
-	}
-	if kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type")); err == nil && (kind == "text/html" || kind == "application/xhtml+xml") {
-		return nil, failed(ReasonAnswer, "endpoint answered with a web page (%s), not with a bundle", kind)
-	}
-	if answer.Header.Get("Content-Encoding") != "" {
-		return nil, failed(ReasonAnswer, "endpoint answered in an encoding that was not asked for")
-	}
-	if answer.ContentLength > registry.MaxFederatedBundle {
-		return nil, failed(ReasonAnswer, "endpoint answered with %d bytes, at most %d are read", answer.ContentLength, registry.MaxFederatedBundle)
-	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, registry.MaxFederatedBundle+1))
-	switch {
-	case len(body) > registry.MaxFederatedBundle:
-		return nil, failed(ReasonAnswer, "endpoint answered with more than %d bytes", registry.MaxFederatedBundle)
-	case err != nil:
-		return nil, failed(ReasonAnswer, "endpoint's answer was cut off: %w", err)
-	}
-	return body, nil
 }

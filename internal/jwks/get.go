@@ -5,8 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -48,7 +46,7 @@ func (k *Keeper) get(ctx context.Context, text string) (*spiffe.JWKSet, []byte, 
 		return nil, nil, explain(err)
 	}
 	defer answer.Body.Close()
-	body, err := read(answer)
+	body, err := egress.ReadAnswer(answer, maxBody)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -109,30 +107,4 @@ func explain(err error) error {
 		return fault.Hint(err, "if the provider is inside: agent.user_tokens.allow or hosts in kith.yaml of this node")
 	}
 	return err
-}
-
-// read takes the body of an answer that can be a set's. No error holds any of it:
-// who can choose the URL must not be able to read answers that way.
-func read(answer *http.Response) ([]byte, error) {
-	kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
-	switch {
-	case answer.StatusCode >= 300 && answer.StatusCode < 400:
-		return nil, fmt.Errorf("answered with a redirect (%d), which is not followed: write down where it leads", answer.StatusCode)
-	case answer.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("answered with status %d", answer.StatusCode)
-	case err == nil && (kind == "text/html" || kind == "application/xhtml+xml"):
-		return nil, errors.New("answered with a web page, not with keys")
-	case answer.Header.Get("Content-Encoding") != "":
-		return nil, errors.New("answered in an encoding that was not asked for")
-	case answer.ContentLength > maxBody:
-		return nil, fmt.Errorf("answered with %d bytes, at most %d are read", answer.ContentLength, maxBody)
-	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxBody+1))
-	switch {
-	case len(body) > maxBody:
-		return nil, fmt.Errorf("answered with more than %d bytes", maxBody)
-	case err != nil:
-		return nil, fmt.Errorf("answer was cut off: %w", err)
-	}
-	return body, nil
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/config"
+	"github.com/kith-id/kith/internal/egress"
 	"github.com/kith-id/kith/internal/fault"
 )
 
@@ -170,19 +171,13 @@ func (k *Kubelet) fetch(ctx context.Context, at time.Time) (*answer, error) {
 		return nil, err
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
+	body, err := egress.ReadAnswer(res, maxAnswer)
+	if err != nil {
 		client.CloseIdleConnections() // the next one may have another certificate
-		return nil, fmt.Errorf("answered %d to GET /pods", res.StatusCode)
+		return nil, fmt.Errorf("GET /pods: %w", err)
 	}
 	if form, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err != nil || form != "application/json" {
 		return nil, errors.New("the answer is no JSON")
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
 	}
 	pods, err := parsePods(body)
 	if err != nil {
