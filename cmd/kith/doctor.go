@@ -29,8 +29,8 @@ func (a *app) doctorVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "look for what is wrong here, and say what to do", Args: noSuchVerb,
 		Long: `Check kith.yaml, directories and sockets with their permissions, the agent and the
-server of this host, whether the server can be reached, the clock, and what is
-about to expire. With --server: the admin SVID, and that server. Exit code 1 if
+server of this host, whether the server can be reached, the clock, the kubelet if
+kith.yaml names one, and what is about to expire. With --server: the admin SVID, and that server. Exit code 1 if
 something must be mended.`,
 		Example:     "  kith doctor\n  kith doctor -o json\n  kith doctor aws --as orders",
 		Annotations: map[string]string{withoutConfig: ""},
@@ -117,6 +117,7 @@ func (d *diagnosis) run(ctx context.Context) {
 		d.add("kith", "fail", "neither a server nor an agent runs here", "kith dev (to try it here), kith server, or kith join <line> and kith agent")
 	}
 	d.reach(ctx, file, agent)
+	d.kubelet(ctx, file.Agent.Kubernetes)
 }
 
 func (d *diagnosis) config() config.File {
@@ -267,6 +268,25 @@ func (d *diagnosis) server(ctx context.Context) *pb.StatusResponse {
 		d.add("nodes", "warn", fmt.Sprintf("%d of %d are away", away, s.GetNodes()), "kith nodes list")
 	}
 	return s
+}
+
+// kubelet asks the kubelet whose pods the agent is to know.
+func (d *diagnosis) kubelet(ctx context.Context, from config.Kubernetes) {
+	if from.Kubelet == "" {
+		return
+	}
+	kubelet, err := newKubelet(from, d.app.now)
+	if err != nil {
+		d.fault("kubelet", err, "agent.kubernetes in kith.yaml")
+		return
+	}
+	defer kubelet.Close()
+	pods, err := kubelet.Check(ctx)
+	if err != nil {
+		d.fault("kubelet", err, "agent.kubernetes in kith.yaml")
+		return
+	}
+	d.add("kubelet", "ok", fmt.Sprintf("%s answers, pods: %d", from.Kubelet, pods), "")
 }
 
 // reach dials the server that the agent, or kith.yaml, names.

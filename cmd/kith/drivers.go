@@ -68,15 +68,23 @@ func withKubelet(cfg agent.Config, from config.Kubernetes) (agent.Config, error)
 	if from.Kubelet == "" {
 		return cfg, nil
 	}
-	kubelet, err := k8s.New(k8s.Config{
-		URL: from.Kubelet, Name: from.Name, CAFile: from.CAFile, Token: from.TokenFile,
-		CertFile: from.CertFile, KeyFile: from.KeyFile, Now: cfg.Now,
-	})
+	kubelet, err := newKubelet(from, cfg.Now)
 	if err != nil {
-		return cfg, fmt.Errorf("agent.kubernetes: %w", err)
+		return cfg, err
 	}
 	cfg.Objects = kubelet
 	return cfg, nil
+}
+
+func newKubelet(from config.Kubernetes, now func() time.Time) (*k8s.Kubelet, error) {
+	kubelet, err := k8s.New(k8s.Config{
+		URL: from.Kubelet, Name: from.Name, CAFile: from.CAFile, Token: from.TokenFile,
+		CertFile: from.CertFile, KeyFile: from.KeyFile, Now: now,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("agent.kubernetes: %w", err)
+	}
+	return kubelet, nil
 }
 
 // withToken makes an agent join by a token the first time.

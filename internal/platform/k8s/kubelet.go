@@ -148,7 +148,7 @@ func (k *Kubelet) ask(ctx context.Context, q *question) {
 func (k *Kubelet) fetch(ctx context.Context, at time.Time) (*answer, error) {
 	client, err := k.connect()
 	if err != nil {
-		return nil, err
+		return nil, unanswered(err)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.at.JoinPath("pods").String(), nil)
 	if err != nil {
@@ -158,23 +158,19 @@ func (k *Kubelet) fetch(ctx context.Context, at time.Time) (*answer, error) {
 	if k.cfg.Token != "" {
 		token, err := k.token()
 		if err != nil {
-			return nil, err
+			return nil, unanswered(err)
 		}
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		var about *url.Error
-		if errors.As(err, &about) { // which repeats the URL
-			err = about.Err
-		}
-		return nil, err
+		return nil, unanswered(err)
 	}
 	defer res.Body.Close()
 	body, err := egress.ReadAnswer(res, maxAnswer)
 	if err != nil {
 		client.CloseIdleConnections() // the next one may have another certificate
-		return nil, fmt.Errorf("GET /pods: %w", err)
+		return nil, refused(res.StatusCode, fmt.Errorf("GET /pods: %w", err))
 	}
 	if form, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err != nil || form != "application/json" {
 		return nil, errors.New("the answer is no JSON")
@@ -194,7 +190,7 @@ func (k *Kubelet) token() (string, error) {
 	}
 	token := strings.TrimSpace(string(text))
 	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return "", fmt.Errorf("%s holds no token", k.cfg.Token)
+		return "", fault.Hint(fmt.Errorf("%s holds no token", k.cfg.Token), "agent.kubernetes.token_file in kith.yaml: a file with nothing but the token")
 	}
 	return token, nil
 }
@@ -216,7 +212,7 @@ func (k *Kubelet) connect() (*http.Client, error) {
 	}
 	roots := x509.NewCertPool() // empty: nobody is verified by it
 	if k.cfg.CAFile != "" && !roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s holds no certificate", k.cfg.CAFile)
+		return nil, fault.Hint(fmt.Errorf("%s holds no certificate", k.cfg.CAFile), "agent.kubernetes.ca_file in kith.yaml: a PEM file")
 	}
 	if k.client != nil {
 		k.client.CloseIdleConnections()
