@@ -14,7 +14,7 @@ import (
 // Credentials are gRPC transport credentials for a local unix socket: no
 // encryption, but each connection knows the process on its other end. The
 // AuthInfo implements attest.Peered. They are for servers only.
-func (h *Host) Credentials() credentials.TransportCredentials { return localCreds{} }
+func (h *Host) Credentials() credentials.TransportCredentials { return localCreds{h} }
 
 // AuthInfo is what a handler finds in its peer.
 type AuthInfo struct {
@@ -28,15 +28,15 @@ func (AuthInfo) AuthType() string { return "local" }
 // Peer implements attest.Peered.
 func (a AuthInfo) Peer() attest.Peer { return a.peer }
 
-type localCreds struct{}
+type localCreds struct{ host *Host }
 
-func (localCreds) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (l localCreds) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	local, ok := conn.(*net.UnixConn)
 	if !ok {
 		conn.Close()
 		return nil, nil, errors.New("not a unix socket")
 	}
-	peer, err := capture(local)
+	peer, err := l.host.capture(local)
 	if err != nil {
 		conn.Close()
 		return nil, nil, err
@@ -55,7 +55,7 @@ func (localCreds) Info() credentials.ProtocolInfo {
 	return credentials.ProtocolInfo{SecurityProtocol: "local"}
 }
 
-func (localCreds) Clone() credentials.TransportCredentials { return localCreds{} }
+func (l localCreds) Clone() credentials.TransportCredentials { return l }
 
 // OverrideServerName implements credentials.TransportCredentials; a local
 // socket has no server name.

@@ -47,6 +47,7 @@ const (
 type Host struct {
 	names  names
 	recent recent
+	births births
 
 	mu     sync.Mutex
 	hashes map[fileVersion]string // guarded by mu
@@ -60,7 +61,7 @@ var (
 
 // New returns a Host that is ready to use.
 func New(now func() time.Time) *Host {
-	return &Host{recent: recent{now: now, all: make(map[sighting]measured)}, hashes: make(map[fileVersion]string)}
+	return &Host{recent: recent{now: now, all: make(map[sighting]measured)}, births: births{of: make(map[processNumber]uint64)}, hashes: make(map[fileVersion]string)}
 }
 
 // fileVersion is one content of one file: any change to it changes a field.

@@ -14,7 +14,7 @@ import (
 
 // capture knows on macOS the user, the pid and the process's start; there is no
 // pidfd and no program number. It is enough for kith dev on one's own machine.
-func capture(conn *net.UnixConn) (attest.Peer, error) {
+func (h *Host) capture(conn *net.UnixConn) (attest.Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return attest.Peer{}, err

@@ -248,13 +248,16 @@ func TestWithoutPeerPIDFDAYoungerProcessIsRefused(t *testing.T) {
 		}
 		return fd
 	}
-	peer, err := identify(cred, open(), false, st.started)
+	h := New(time.Now)
+	peer, err := h.identify(cred, open(), st.started)
 	if err != nil {
 		t.Fatalf("started before the connection: %v", err)
 	}
 	peer.PIDFD.Close()
-	_, err = identify(cred, open(), false, st.started-1)
-	wantDenied(t, err, "started after the connection")
+	for range 2 { // the second time the start is remembered
+		_, err = h.identify(cred, open(), st.started-1)
+		wantDenied(t, err, "started after the connection")
+	}
 }
 
 // T3: a program without a file of its own has neither path nor hash.

@@ -3,8 +3,10 @@ package host
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,17 +18,13 @@ import (
 // (SO_PEERPIDFD, Linux 6.5) cannot be fooled by a reused number. Without it a
 // pidfd is opened by number and the process must not be younger than the
 // accepted connection.
-func capture(conn *net.UnixConn) (attest.Peer, error) {
-	accepted, err := ticksSinceBoot()
-	if err != nil {
-		return attest.Peer{}, err
-	}
+func (h *Host) capture(conn *net.UnixConn) (attest.Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return attest.Peer{}, err
 	}
 	var cred *unix.Ucred
-	pidfd, kernelKnows := -1, false
+	pidfd, youngest := -1, uint64(math.MaxUint64)
 	var credErr, fdErr error
 	err = raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
@@ -39,51 +37,87 @@ func capture(conn *net.UnixConn) (attest.Peer, error) {
 		return attest.Peer{}, gone(cred.Pid, "is not visible from here")
 	}
 	switch {
-	case fdErr == nil:
-		kernelKnows = true
-		unix.CloseOnExec(pidfd)
+	case fdErr == nil: // the kernel closes it on exec, as it does what pidfd_open gives
 	case errors.Is(fdErr, unix.ENOPROTOOPT) || errors.Is(fdErr, unix.EINVAL):
+		if youngest, err = ticksSinceBoot(); err != nil {
+			return attest.Peer{}, err
+		}
 		if pidfd, err = unix.PidfdOpen(int(cred.Pid), 0); err != nil {
 			return attest.Peer{}, gone(cred.Pid, "is gone")
 		}
 	default:
 		return attest.Peer{}, gone(cred.Pid, "is gone")
 	}
-	return identify(cred, pidfd, kernelKnows, accepted)
+	return h.identify(cred, pidfd, youngest)
 }
 
-// identify fills in what is compared at every later check.
-func identify(cred *unix.Ucred, pidfd int, kernelKnows bool, accepted uint64) (attest.Peer, error) {
+// identify fills in what is compared at every later check. A process that has
+// started after youngest is not the one that is meant.
+func (h *Host) identify(cred *unix.Ucred, pidfd int, youngest uint64) (attest.Peer, error) {
 	peer := attest.Peer{
 		PID: cred.Pid, UID: cred.Uid, GID: cred.Gid,
 		PIDFD: os.NewFile(uintptr(pidfd), "pidfd"),
 	}
-	err := func() error {
-		st, err := readStat(peer.PID)
-		if err != nil {
-			return gone(peer.PID, "is gone")
-		}
-		if !kernelKnows && st.started > accepted {
-			return gone(peer.PID, "is younger than its connection")
-		}
-		peer.Started = st.started
-		if peer.Exe, err = programOf(peer.PID); err != nil {
-			return gone(peer.PID, "has no program file")
-		}
-		own, err := ownerOf(peer)
-		if err != nil {
-			return gone(peer.PID, "is gone")
-		}
-		if own.uid != peer.UID {
-			return gone(peer.PID, "has changed its user")
-		}
-		return alive(peer) // so all of it was about this process
-	}()
-	if err != nil {
+	if err := h.complete(&peer, pidfd, youngest); err != nil {
 		peer.PIDFD.Close()
 		return attest.Peer{}, err
 	}
 	return peer, nil
+}
+
+// complete finds out start and program of a process that is held.
+func (h *Host) complete(peer *attest.Peer, pidfd int, youngest uint64) error {
+	number, err := numberOf(pidfd)
+	if err != nil {
+		return err
+	}
+	started, known := h.births.get(number)
+	if !known {
+		st, err := readStat(peer.PID)
+		if err != nil {
+			return gone(peer.PID, "is gone")
+		}
+		started = st.started
+	}
+	if started > youngest {
+		return gone(peer.PID, "is younger than its connection")
+	}
+	peer.Started = started
+	if peer.Exe, err = programOf(peer.PID); err != nil {
+		return gone(peer.PID, "has no program file")
+	}
+	own, err := ownerOf(*peer)
+	if err != nil {
+		return gone(peer.PID, "is gone")
+	}
+	if own.uid != peer.UID {
+		return gone(peer.PID, "has changed its user")
+	}
+	if err := alive(*peer); err != nil { // so all of it was about this process
+		return err
+	}
+	if !known && isNumbered(pidfd) {
+		h.births.put(number, started)
+	}
+	return nil
+}
+
+// numberOf is the number of a pidfd's process, if isNumbered.
+func numberOf(pidfd int) (processNumber, error) {
+	var st unix.Stat_t
+	if _, err := retried(func() (int, error) { return 0, unix.Fstat(pidfd, &st) }); err != nil {
+		return processNumber{}, fmt.Errorf("number of a process: %w", err)
+	}
+	return processNumber{st.Dev, st.Ino}, nil
+}
+
+// isNumbered says whether the inode of a pidfd is its process's alone until the
+// next boot. It is since Linux 6.9, with pidfs, and where an inode has 64 bits;
+// before, all pidfds have the same one.
+func isNumbered(pidfd int) bool {
+	var fs unix.Statfs_t
+	_, err := retried(func() (int, error) { return 0, unix.Fstatfs(pidfd, &fs) })
+	return err == nil && fs.Type == unix.PID_FS_MAGIC && strconv.IntSize == 64
 }
 
 // Check implements attest.Processes.
@@ -195,13 +229,12 @@ func (h *Host) Find(pid int32) (attest.Peer, error) {
 	if err != nil {
 		return attest.Peer{}, gone(pid, "does not exist")
 	}
-	unix.CloseOnExec(pidfd)
 	own, err := readOwner(pid)
 	if err != nil {
 		unix.Close(pidfd)
 		return attest.Peer{}, gone(pid, "does not exist")
 	}
-	return identify(&unix.Ucred{Pid: pid, Uid: own.uid, Gid: own.gid}, pidfd, true, 0)
+	return h.identify(&unix.Ucred{Pid: pid, Uid: own.uid, Gid: own.gid}, pidfd, math.MaxUint64)
 }
 
 // Lineage implements attest.Processes. A parent is never younger than its
