@@ -70,9 +70,19 @@ func (f *brokerFlags) reference() (spiffe.Reference, error) {
 		ref, err := spiffe.ProcessReference(f.pid)
 		return ref, fault.Hint(fault.Wrap(fault.Invalid, err), "--pid takes the number of a process, as ps shows it")
 	}
-	parts := strings.Split(f.object, "/")
+	o, err := parseObject(f.object, f.uid)
+	if err != nil {
+		return spiffe.Reference{}, err
+	}
+	return spiffe.ObjectReference(o)
+}
+
+// parseObject reads PLURAL.GROUP/NAMESPACE/NAME with a UID that may be left out; where
+// one is given the rest behind the group may be.
+func parseObject(text, uid string) (spiffe.KubernetesObject, error) {
+	parts := strings.Split(text, "/")
 	plural, group, _ := strings.Cut(parts[0], ".")
-	o := spiffe.KubernetesObject{Plural: plural, Group: group, UID: f.uid}
+	o := spiffe.KubernetesObject{Plural: plural, Group: group, UID: uid}
 	var err error
 	switch len(parts) {
 	case 1:
@@ -90,12 +100,12 @@ func (f *brokerFlags) reference() (spiffe.Reference, error) {
 		err = errors.New("the name is empty")
 	}
 	if err == nil {
-		var ref spiffe.Reference
-		if ref, err = spiffe.ObjectReference(o); err == nil {
-			return ref, nil
-		}
+		_, err = spiffe.ObjectReference(o)
 	}
-	return spiffe.Reference{}, fault.Hint(fault.Invalidf("--object %q: %w", f.object, err), "pods.core/shop/web-1, nodes.core/vm-7, or deployments.apps with --uid")
+	if err != nil {
+		return o, fault.Hint(fault.Invalidf("--object %q: %w", text, err), "pods.core/shop/web-1, nodes.core/vm-7, or deployments.apps with --uid")
+	}
+	return o, nil
 }
 
 // open makes the client of the endpoint.

@@ -95,33 +95,54 @@ type outcomeView struct {
 
 func (a *app) idsExplain() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "explain", Short: "show what is known of a process and which identity rules match it", Args: atMost(0),
+		Use: "explain", Short: "show what is known of a process or a pod, and which identity rules match it", Args: atMost(0),
 		Long: `Ask the agent of this node what it knows of a process, and for every identity
 rule whether it matches, does not match, or which attribute is missing. You see
-your own processes; root sees all.`,
-		Example: "  kith ids explain --pid 4711\n  kith ids explain --pid $$ --as orders",
+your own processes; root sees all, and with --object the pods of this node too,
+where the agent knows its kubelet (docs/kubernetes.md).`,
+		Example: "  kith ids explain --pid 4711\n  kith ids explain --pid $$ --as orders\n  sudo kith ids explain --object pods.core/shop/web-7c9f",
 	}
-	pid := cmd.Flags().Int32("pid", 0, "the process (default: this one's parent)")
-	as := cmd.Flags().String("as", "", "what if it claimed this name, as in kith run --as")
+	flags := cmd.Flags()
+	pid := flags.Int32("pid", 0, "the process (default: this one's parent)")
+	as := flags.String("as", "", "what if it claimed this name, as in kith run --as")
+	object := flags.String("object", "", "a pod of this node instead: pods.core/NAMESPACE/NAME")
+	uid := flags.String("uid", "", "with --object: the UID it must have; pods.core is enough then")
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *pid == 0 {
-			*pid = int32(os.Getppid())
+		req := &pb.ExplainIdentityRequest{Pid: *pid, As: *as}
+		what := ""
+		switch {
+		case *object != "" && (flags.Changed("pid") || *as != ""):
+			return usagef(cmd, "--object is no process: it goes without --pid and --as")
+		case *object != "":
+			o, err := parseObject(*object, *uid)
+			if err != nil {
+				return err
+			}
+			req.Object = &pb.ExplainedObject{Plural: o.Plural, Group: o.Group, Namespace: o.Namespace, Name: o.Name, Uid: o.UID}
+			what = *object
+		case *uid != "":
+			return usagef(cmd, "--uid is of an object: --object is missing")
+		default:
+			if req.Pid == 0 {
+				req.Pid = int32(os.Getppid())
+			}
+			what = fmt.Sprintf("process %d", req.GetPid())
 		}
 		var reply *pb.ExplainIdentityResponse
 		err := a.withAgent(cmd.Context(), func(ctx context.Context, agent pb.InspectionClient) (err error) {
-			reply, err = agent.Explain(ctx, &pb.ExplainIdentityRequest{Pid: *pid, As: *as})
+			reply, err = agent.Explain(ctx, req)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		return a.printExplain(*f, *pid, reply)
+		return a.printExplain(*f, what, reply)
 	}
 	return cmd
 }
 
-func (a *app) printExplain(f format, pid int32, r *pb.ExplainIdentityResponse) error {
+func (a *app) printExplain(f format, what string, r *pb.ExplainIdentityResponse) error {
 	v := explainView{Attributes: []attributeView{}, Rules: []outcomeView{}}
 	attributes := table{head: []string{"ATTRIBUTE", "VALUE", "PROVENANCE"}, empty: "nothing is known of it"}
 	for _, name := range slices.Sorted(maps.Keys(r.GetAttributes())) {
@@ -137,7 +158,7 @@ func (a *app) printExplain(f format, pid int32, r *pb.ExplainIdentityResponse) e
 	if f != asTable {
 		return a.print(f, table{values: v})
 	}
-	fmt.Fprintf(a.stdout, "process %d\n", pid)
+	fmt.Fprintln(a.stdout, visible(what))
 	if err := a.print(asTable, attributes); err != nil {
 		return err
 	}

@@ -50,6 +50,21 @@ func kubernetesConfig(t *testing.T, kubelet *k8stest.Kubelet) string {
 
 // kubernetesEnd is what the page says besides.
 const kubernetesEnd = `
+exec kith ids explain --object pods.core/shop/web-7c9f
+stdout '^pods.core/shop/web-7c9f$'
+stdout '^workload.k8s.labels +team=checkout +attested$'
+stdout '^pods +match +spiffe://.*/vms/shop/web'
+stdout '^mesh +missing .*workload.kith.as'
+exec kith ids explain --object pods.core --uid $OTHER -o json
+stdout '"value": "vault"'
+! exec kith ids explain --object pods.core/shop/web-7c9f --uid $OTHER
+stderr 'has another UID'
+! exec kith ids explain --object pods.core/shop/none
+stderr 'no pod'
+! exec kith ids explain --object pods.core/shop/web-7c9f --as web
+stderr 'it goes without --pid and --as'
+! exec kith ids explain --object pods.core/shop/
+stderr 'the name is empty'
 exec kith get svid --as mesh --object pods.core/shop/web-7c9f --uid $UID
 ! exec kith get svid --as mesh --object pods.core/shop/web-7c9f --uid $OTHER
 stderr '^error: fetch X509-SVIDs of pods.core shop/web-7c9f [-0-9a-f]+: pod shop/web-7c9f has another UID than'

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/kith-id/kith/internal/api"
@@ -11,6 +12,7 @@ import (
 	"github.com/kith-id/kith/internal/policy"
 	"github.com/kith-id/kith/internal/registry"
 	"github.com/kith-id/kith/internal/workload"
+	"github.com/kith-id/kith/spiffe"
 )
 
 // inspection explains identities to people on the node.
@@ -34,6 +36,9 @@ func (i *inspection) explain(ctx context.Context, req *pb.ExplainIdentityRequest
 	w := a.world.Load()
 	if w == nil {
 		return nil, errNoState()
+	}
+	if req.GetObject() != nil {
+		return i.explainObject(ctx, w, caller, req)
 	}
 	target := caller
 	if pid := req.GetPid(); pid != 0 && pid != caller.PID {
@@ -64,6 +69,30 @@ func (i *inspection) explain(ctx context.Context, req *pb.ExplainIdentityRequest
 		}
 	}
 	return explanation(w, attrs), nil
+}
+
+// explainObject explains an object of Kubernetes. It belongs to no user of this host, so
+// only root and the agent's own user are told.
+func (i *inspection) explainObject(ctx context.Context, w *world, caller attest.Peer, req *pb.ExplainIdentityRequest) (*pb.ExplainIdentityResponse, error) {
+	o := req.GetObject()
+	switch {
+	case caller.UID != 0 && caller.UID != i.a.uid:
+		return nil, fault.Hint(fault.Deniedf("what is known of a cluster's objects is for root"), "sudo kith ids explain --object …")
+	case req.GetPid() != 0 || req.GetAs() != "":
+		return nil, fault.Invalidf("an object has no process id and claims no name")
+	case i.a.cfg.Objects == nil:
+		return nil, fault.Hint(fault.Invalidf("this agent knows no kubelet"), "agent.kubernetes in kith.yaml of this node: docs/kubernetes.md")
+	}
+	found, err := i.a.cfg.Objects.Object(ctx, spiffe.KubernetesObject{
+		Plural: o.GetPlural(), Group: o.GetGroup(), Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUid(),
+	})
+	switch away := new(attest.Away); {
+	case errors.As(err, away): // root is told why
+		return nil, api.Away{Err: err}
+	case err != nil:
+		return nil, err
+	}
+	return explanation(w, found.Attributes), nil
 }
 
 func explanation(w *world, attrs registry.Attributes) *pb.ExplainIdentityResponse {

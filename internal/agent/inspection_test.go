@@ -2,13 +2,20 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 
+	"github.com/kith-id/kith/internal/api"
+	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
+	"github.com/kith-id/kith/internal/registry"
+	"github.com/kith-id/kith/spiffe"
 )
 
 func TestExplainShowsEveryRule(t *testing.T) {
@@ -64,6 +71,66 @@ func TestExplainOnlyOnesOwnProcesses(t *testing.T) {
 	}
 	wantCode(t, "process of another", ask(1001, 100), codes.PermissionDenied)
 	wantCode(t, "no process", ask(1000, 404), codes.NotFound)
+}
+
+// objects are the pods of one node, or why nobody knows.
+type objects struct {
+	one  spiffe.KubernetesObject
+	away error
+}
+
+func (o *objects) Object(_ context.Context, ref spiffe.KubernetesObject) (attest.Object, error) {
+	switch {
+	case o.away != nil:
+		return attest.Object{}, attest.Away{Err: o.away}
+	case ref != o.one:
+		return attest.Object{}, fault.NotFoundf("no pod %s/%s", ref.Namespace, ref.Name)
+	}
+	return attest.Object{UID: "u", Attributes: registry.Attributes{"workload.k8s.ns": ref.Namespace}}, nil
+}
+
+// A pod belongs to no user of the node: root and the agent's user are told of it, and
+// why the kubelet does not answer.
+func TestExplainPodsToRootAlone(t *testing.T) {
+	s := newServer(t)
+	n := newNode(t, s)
+	pods := &objects{one: spiffe.KubernetesObject{Plural: "pods", Group: "core", Namespace: "shop", Name: "web"}}
+	n.cfg.Objects = pods
+	n.start()
+	n.agent.uid = 77
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ask := func(uid uint32, name string, more ...func(*pb.ExplainIdentityRequest)) (*pb.ExplainIdentityResponse, error) {
+		n.people.be(50, uid)
+		req := &pb.ExplainIdentityRequest{Object: &pb.ExplainedObject{Plural: "pods", Group: "core", Namespace: "shop", Name: name}}
+		for _, change := range more {
+			change(req)
+		}
+		return pb.NewInspectionClient(n.dial()).Explain(ctx, req)
+	}
+	for _, uid := range []uint32{0, 77} {
+		got, err := ask(uid, "web")
+		if err != nil || got.GetAttributes()["workload.k8s.ns"] != "shop" || got.GetProvenance()["workload.k8s.ns"] != "attested" || len(got.GetRules()) == 0 {
+			t.Errorf("user %d: %v, %v", uid, got, err)
+		}
+	}
+	_, err := ask(1000, "web")
+	wantCode(t, "another user", err, codes.PermissionDenied)
+	_, err = ask(0, "none")
+	wantCode(t, "no pod", err, codes.NotFound)
+	_, err = ask(0, "web", func(r *pb.ExplainIdentityRequest) { r.As = "orders" })
+	wantCode(t, "a claim", err, codes.InvalidArgument)
+	_, err = ask(0, "web", func(r *pb.ExplainIdentityRequest) { r.Pid = 100 })
+	wantCode(t, "a process", err, codes.InvalidArgument)
+	pods.away = fault.Hint(errors.New("kubelet: certificate of another"), "ca_file")
+	_, err = ask(0, "web")
+	wantCode(t, "no kubelet answers", err, codes.FailedPrecondition)
+	if err = api.FromWire(err); !strings.Contains(err.Error(), "certificate of another") || fault.HintOf(err) != "ca_file" {
+		t.Errorf("no kubelet answers: %v, hint %q", err, fault.HintOf(err))
+	}
+	n.agent.cfg.Objects = nil
+	_, err = ask(0, "web")
+	wantCode(t, "no kubelet is known", err, codes.InvalidArgument)
 }
 
 func TestStatusAndMetrics(t *testing.T) {

@@ -874,6 +874,7 @@ type ExplainIdentityRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	As            string                 `protobuf:"bytes,2,opt,name=as,proto3" json:"as,omitempty"`
+	Object        *ExplainedObject       `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"` // instead of a process
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -922,6 +923,90 @@ func (x *ExplainIdentityRequest) GetAs() string {
 	return ""
 }
 
+func (x *ExplainIdentityRequest) GetObject() *ExplainedObject {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+// ExplainedObject is an object of Kubernetes, by namespace and name, by UID, or by both.
+type ExplainedObject struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Plural        string                 `protobuf:"bytes,1,opt,name=plural,proto3" json:"plural,omitempty"`
+	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Uid           string                 `protobuf:"bytes,5,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedObject) Reset() {
+	*x = ExplainedObject{}
+	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedObject) ProtoMessage() {}
+
+func (x *ExplainedObject) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedObject.ProtoReflect.Descriptor instead.
+func (*ExplainedObject) Descriptor() ([]byte, []int) {
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExplainedObject) GetPlural() string {
+	if x != nil {
+		return x.Plural
+	}
+	return ""
+}
+
+func (x *ExplainedObject) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ExplainedObject) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExplainedObject) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainedObject) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
 type ExplainIdentityResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attributes    map[string]string      `protobuf:"bytes,1,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -933,7 +1018,7 @@ type ExplainIdentityResponse struct {
 
 func (x *ExplainIdentityResponse) Reset() {
 	*x = ExplainIdentityResponse{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1030,7 @@ func (x *ExplainIdentityResponse) String() string {
 func (*ExplainIdentityResponse) ProtoMessage() {}
 
 func (x *ExplainIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[12]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1043,7 @@ func (x *ExplainIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainIdentityResponse.ProtoReflect.Descriptor instead.
 func (*ExplainIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{12}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExplainIdentityResponse) GetAttributes() map[string]string {
@@ -994,7 +1079,7 @@ type RuleOutcome struct {
 
 func (x *RuleOutcome) Reset() {
 	*x = RuleOutcome{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1091,7 @@ func (x *RuleOutcome) String() string {
 func (*RuleOutcome) ProtoMessage() {}
 
 func (x *RuleOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[13]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1104,7 @@ func (x *RuleOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOutcome.ProtoReflect.Descriptor instead.
 func (*RuleOutcome) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{13}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RuleOutcome) GetRule() string {
@@ -1058,7 +1143,7 @@ type AgentStatusRequest struct {
 
 func (x *AgentStatusRequest) Reset() {
 	*x = AgentStatusRequest{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1155,7 @@ func (x *AgentStatusRequest) String() string {
 func (*AgentStatusRequest) ProtoMessage() {}
 
 func (x *AgentStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[14]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1168,7 @@ func (x *AgentStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatusRequest.ProtoReflect.Descriptor instead.
 func (*AgentStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{14}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{15}
 }
 
 type AgentStatus struct {
@@ -1110,7 +1195,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1207,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[15]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1220,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{15}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AgentStatus) GetVersion() string {
@@ -1264,7 +1349,7 @@ type ProviderStatus struct {
 
 func (x *ProviderStatus) Reset() {
 	*x = ProviderStatus{}
-	mi := &file_kith_v1_enforcement_proto_msgTypes[16]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1361,7 @@ func (x *ProviderStatus) String() string {
 func (*ProviderStatus) ProtoMessage() {}
 
 func (x *ProviderStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_v1_enforcement_proto_msgTypes[16]
+	mi := &file_kith_v1_enforcement_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1374,7 @@ func (x *ProviderStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderStatus.ProtoReflect.Descriptor instead.
 func (*ProviderStatus) Descriptor() ([]byte, []int) {
-	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{16}
+	return file_kith_v1_enforcement_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProviderStatus) GetName() string {
@@ -1396,10 +1481,17 @@ const file_kith_v1_enforcement_proto_rawDesc = "" +
 	"\vmask_claims\x18\a \x03(\tR\n" +
 	"maskClaims\"B\n" +
 	"\rDirectoryView\x121\n" +
-	"\aentries\x18\x01 \x03(\v2\x17.kith.v1.DirectoryEntryR\aentries\":\n" +
+	"\aentries\x18\x01 \x03(\v2\x17.kith.v1.DirectoryEntryR\aentries\"l\n" +
 	"\x16ExplainIdentityRequest\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x0e\n" +
-	"\x02as\x18\x02 \x01(\tR\x02as\"\xe7\x02\n" +
+	"\x02as\x18\x02 \x01(\tR\x02as\x120\n" +
+	"\x06object\x18\x03 \x01(\v2\x18.kith.v1.ExplainedObjectR\x06object\"\x83\x01\n" +
+	"\x0fExplainedObject\x12\x16\n" +
+	"\x06plural\x18\x01 \x01(\tR\x06plural\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x05 \x01(\tR\x03uid\"\xe7\x02\n" +
 	"\x17ExplainIdentityResponse\x12P\n" +
 	"\n" +
 	"attributes\x18\x01 \x03(\v20.kith.v1.ExplainIdentityResponse.AttributesEntryR\n" +
@@ -1464,7 +1556,7 @@ func file_kith_v1_enforcement_proto_rawDescGZIP() []byte {
 	return file_kith_v1_enforcement_proto_rawDescData
 }
 
-var file_kith_v1_enforcement_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_kith_v1_enforcement_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_kith_v1_enforcement_proto_goTypes = []any{
 	(*EnforceRequest)(nil),          // 0: kith.v1.EnforceRequest
 	(*Open)(nil),                    // 1: kith.v1.Open
@@ -1478,54 +1570,56 @@ var file_kith_v1_enforcement_proto_goTypes = []any{
 	(*DecisionLog)(nil),             // 9: kith.v1.DecisionLog
 	(*DirectoryView)(nil),           // 10: kith.v1.DirectoryView
 	(*ExplainIdentityRequest)(nil),  // 11: kith.v1.ExplainIdentityRequest
-	(*ExplainIdentityResponse)(nil), // 12: kith.v1.ExplainIdentityResponse
-	(*RuleOutcome)(nil),             // 13: kith.v1.RuleOutcome
-	(*AgentStatusRequest)(nil),      // 14: kith.v1.AgentStatusRequest
-	(*AgentStatus)(nil),             // 15: kith.v1.AgentStatus
-	(*ProviderStatus)(nil),          // 16: kith.v1.ProviderStatus
-	nil,                             // 17: kith.v1.Slice.NamedEntry
-	nil,                             // 18: kith.v1.ExplainIdentityResponse.AttributesEntry
-	nil,                             // 19: kith.v1.ExplainIdentityResponse.ProvenanceEntry
-	(*FlowReport)(nil),              // 20: kith.v1.FlowReport
-	(*Decision)(nil),                // 21: kith.v1.Decision
-	(*Service)(nil),                 // 22: kith.v1.Service
-	(*Rule)(nil),                    // 23: kith.v1.Rule
-	(*Provider)(nil),                // 24: kith.v1.Provider
-	(*DirectoryEntry)(nil),          // 25: kith.v1.DirectoryEntry
+	(*ExplainedObject)(nil),         // 12: kith.v1.ExplainedObject
+	(*ExplainIdentityResponse)(nil), // 13: kith.v1.ExplainIdentityResponse
+	(*RuleOutcome)(nil),             // 14: kith.v1.RuleOutcome
+	(*AgentStatusRequest)(nil),      // 15: kith.v1.AgentStatusRequest
+	(*AgentStatus)(nil),             // 16: kith.v1.AgentStatus
+	(*ProviderStatus)(nil),          // 17: kith.v1.ProviderStatus
+	nil,                             // 18: kith.v1.Slice.NamedEntry
+	nil,                             // 19: kith.v1.ExplainIdentityResponse.AttributesEntry
+	nil,                             // 20: kith.v1.ExplainIdentityResponse.ProvenanceEntry
+	(*FlowReport)(nil),              // 21: kith.v1.FlowReport
+	(*Decision)(nil),                // 22: kith.v1.Decision
+	(*Service)(nil),                 // 23: kith.v1.Service
+	(*Rule)(nil),                    // 24: kith.v1.Rule
+	(*Provider)(nil),                // 25: kith.v1.Provider
+	(*DirectoryEntry)(nil),          // 26: kith.v1.DirectoryEntry
 }
 var file_kith_v1_enforcement_proto_depIdxs = []int32{
 	1,  // 0: kith.v1.EnforceRequest.open:type_name -> kith.v1.Open
 	2,  // 1: kith.v1.EnforceRequest.ack:type_name -> kith.v1.PolicyAck
 	3,  // 2: kith.v1.EnforceRequest.register:type_name -> kith.v1.Register
 	4,  // 3: kith.v1.EnforceRequest.report:type_name -> kith.v1.Report
-	20, // 4: kith.v1.EnforceRequest.flows:type_name -> kith.v1.FlowReport
+	21, // 4: kith.v1.EnforceRequest.flows:type_name -> kith.v1.FlowReport
 	5,  // 5: kith.v1.EnforceRequest.missing_key:type_name -> kith.v1.MissingKey
-	21, // 6: kith.v1.Report.decisions:type_name -> kith.v1.Decision
+	22, // 6: kith.v1.Report.decisions:type_name -> kith.v1.Decision
 	8,  // 7: kith.v1.EnforceResponse.slice:type_name -> kith.v1.Slice
 	10, // 8: kith.v1.EnforceResponse.directory:type_name -> kith.v1.DirectoryView
 	7,  // 9: kith.v1.EnforceResponse.keys:type_name -> kith.v1.ProviderKeys
-	22, // 10: kith.v1.Slice.services:type_name -> kith.v1.Service
-	23, // 11: kith.v1.Slice.rules:type_name -> kith.v1.Rule
-	17, // 12: kith.v1.Slice.named:type_name -> kith.v1.Slice.NamedEntry
-	24, // 13: kith.v1.Slice.providers:type_name -> kith.v1.Provider
+	23, // 10: kith.v1.Slice.services:type_name -> kith.v1.Service
+	24, // 11: kith.v1.Slice.rules:type_name -> kith.v1.Rule
+	18, // 12: kith.v1.Slice.named:type_name -> kith.v1.Slice.NamedEntry
+	25, // 13: kith.v1.Slice.providers:type_name -> kith.v1.Provider
 	9,  // 14: kith.v1.Slice.log:type_name -> kith.v1.DecisionLog
-	25, // 15: kith.v1.DirectoryView.entries:type_name -> kith.v1.DirectoryEntry
-	18, // 16: kith.v1.ExplainIdentityResponse.attributes:type_name -> kith.v1.ExplainIdentityResponse.AttributesEntry
-	19, // 17: kith.v1.ExplainIdentityResponse.provenance:type_name -> kith.v1.ExplainIdentityResponse.ProvenanceEntry
-	13, // 18: kith.v1.ExplainIdentityResponse.rules:type_name -> kith.v1.RuleOutcome
-	16, // 19: kith.v1.AgentStatus.providers:type_name -> kith.v1.ProviderStatus
-	22, // 20: kith.v1.Slice.NamedEntry.value:type_name -> kith.v1.Service
-	0,  // 21: kith.v1.Enforcement.Enforce:input_type -> kith.v1.EnforceRequest
-	11, // 22: kith.v1.Inspection.Explain:input_type -> kith.v1.ExplainIdentityRequest
-	14, // 23: kith.v1.Inspection.Status:input_type -> kith.v1.AgentStatusRequest
-	6,  // 24: kith.v1.Enforcement.Enforce:output_type -> kith.v1.EnforceResponse
-	12, // 25: kith.v1.Inspection.Explain:output_type -> kith.v1.ExplainIdentityResponse
-	15, // 26: kith.v1.Inspection.Status:output_type -> kith.v1.AgentStatus
-	24, // [24:27] is the sub-list for method output_type
-	21, // [21:24] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	26, // 15: kith.v1.DirectoryView.entries:type_name -> kith.v1.DirectoryEntry
+	12, // 16: kith.v1.ExplainIdentityRequest.object:type_name -> kith.v1.ExplainedObject
+	19, // 17: kith.v1.ExplainIdentityResponse.attributes:type_name -> kith.v1.ExplainIdentityResponse.AttributesEntry
+	20, // 18: kith.v1.ExplainIdentityResponse.provenance:type_name -> kith.v1.ExplainIdentityResponse.ProvenanceEntry
+	14, // 19: kith.v1.ExplainIdentityResponse.rules:type_name -> kith.v1.RuleOutcome
+	17, // 20: kith.v1.AgentStatus.providers:type_name -> kith.v1.ProviderStatus
+	23, // 21: kith.v1.Slice.NamedEntry.value:type_name -> kith.v1.Service
+	0,  // 22: kith.v1.Enforcement.Enforce:input_type -> kith.v1.EnforceRequest
+	11, // 23: kith.v1.Inspection.Explain:input_type -> kith.v1.ExplainIdentityRequest
+	15, // 24: kith.v1.Inspection.Status:input_type -> kith.v1.AgentStatusRequest
+	6,  // 25: kith.v1.Enforcement.Enforce:output_type -> kith.v1.EnforceResponse
+	13, // 26: kith.v1.Inspection.Explain:output_type -> kith.v1.ExplainIdentityResponse
+	16, // 27: kith.v1.Inspection.Status:output_type -> kith.v1.AgentStatus
+	25, // [25:28] is the sub-list for method output_type
+	22, // [22:25] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_kith_v1_enforcement_proto_init() }
@@ -1554,7 +1648,7 @@ func file_kith_v1_enforcement_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_v1_enforcement_proto_rawDesc), len(file_kith_v1_enforcement_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
