@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/kith-id/kith/internal/fault"
@@ -184,4 +185,48 @@ func TestStrangersAreDenied(t *testing.T) {
 	e := &endpoint{world: w, conn: conn}
 	_, _, err = e.fetch(t)
 	wantCode(t, err, codes.PermissionDenied)
+}
+
+// Rule 79: who asks is looked at when the request is here, not when its stream was
+// opened; and one that cannot be read gets no identity.
+func TestRule79TheRequestIsReadBeforeTheCallerIsLookedAt(t *testing.T) {
+	e := start(t, newWorld(t), 0)
+	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
+	defer cancel()
+	open := func() grpc.ClientStream {
+		desc := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
+		stream, err := e.conn.NewStream(ctx, desc, workloadpb.SpiffeWorkloadAPI_FetchX509SVID_FullMethodName, grpc.ForceCodec(rawCodec{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream
+	}
+	answer := func(stream grpc.ClientStream, request []byte) (*workloadpb.X509SVIDResponse, error) {
+		if err := stream.SendMsg(&request); err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		var text []byte
+		if err := stream.RecvMsg(&text); err != nil {
+			return nil, err
+		}
+		response := &workloadpb.X509SVIDResponse{}
+		return response, proto.Unmarshal(text, response)
+	}
+	early, garbled := open(), open()
+	if _, _, err := e.fetch(t); err != nil { // over the same connection, so the others are known by now
+		t.Fatal(err)
+	}
+	e.set(func() { e.ev.Matches[0].ID = mustID("spiffe://" + domain + "/vms/other") })
+	got, err := answer(early, nil)
+	if err != nil || len(got.GetSvids()) != 1 {
+		t.Fatalf("got %d SVIDs, %v, want one", len(got.GetSvids()), err)
+	}
+	if id := got.GetSvids()[0].GetSpiffeId(); id != "spiffe://"+domain+"/vms/other" {
+		t.Errorf("got %s, want the identity it has when it asks", id)
+	}
+	_, err = answer(garbled, []byte{0xff})
+	wantCode(t, err, codes.Internal)
 }

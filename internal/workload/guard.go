@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/kith-id/kith/internal/pb/workloadpb"
 )
 
 const (
@@ -51,7 +53,7 @@ func (g *guard) stream(srv any, in grpc.ServerStream, info *grpc.StreamServerInf
 	}
 	defer g.leave(user)
 	if strings.HasPrefix(info.FullMethod, apiPrefix) {
-		in = asked{in, g.hands}
+		in = &asked{ServerStream: in, hands: g.hands}
 	}
 	return next(srv, in)
 }
@@ -60,12 +62,22 @@ func (g *guard) stream(srv any, in grpc.ServerStream, info *grpc.StreamServerInf
 // would need twice the stack. The Workload API's streams have one request each.
 type asked struct {
 	grpc.ServerStream
-	hands *hands
+	hands  *hands
+	unread *workloadpb.X509SVIDRequest // which its handler reads, by asking again
 }
 
-// RecvMsg implements grpc.ServerStream.
-func (a asked) RecvMsg(m any) error {
-	return a.hands.do(func() error { return a.ServerStream.RecvMsg(m) })
+// RecvMsg implements grpc.ServerStream. The request for X.509-SVIDs says nothing
+// but that it is there: it is read when it is asked for once more, by the hand
+// that then does the rest, which spares each fetch a second one.
+func (a *asked) RecvMsg(m any) error {
+	switch request, ok := m.(*workloadpb.X509SVIDRequest); {
+	case !ok:
+		return a.hands.do(func() error { return a.ServerStream.RecvMsg(m) })
+	case a.unread != request:
+		a.unread = request
+		return nil
+	}
+	return a.ServerStream.RecvMsg(m)
 }
 
 // unary is the server's interceptor of unary calls.

@@ -58,8 +58,8 @@ func NewService(cfg ServiceConfig) *Service {
 
 // FetchX509SVID sends the caller's SVIDs at once and again whenever one is
 // renewed or the rules or bundles change. Workload API 4.3, 5.2.1.
-func (s *Service) FetchX509SVID(_ *workloadpb.X509SVIDRequest, stream grpc.ServerStreamingServer[workloadpb.X509SVIDResponse]) error {
-	return s.follow(&follower{s: s, from: s.identities, stream: stream})
+func (s *Service) FetchX509SVID(request *workloadpb.X509SVIDRequest, stream grpc.ServerStreamingServer[workloadpb.X509SVIDResponse]) error {
+	return s.follow(&follower{s: s, from: s.identities, stream: stream, unread: request})
 }
 
 // follow sends a stream what it is to have until it ends.
@@ -97,6 +97,7 @@ type follower struct {
 	only   string // the identity the caller names; empty: all it has
 	of     subject
 	stream grpc.ServerStream
+	unread *workloadpb.X509SVIDRequest // nil: the request is read; see asked
 	lease  *Lease
 	sent   encoded // last
 	// narrow leaves what a broker may have of an evaluation; nil: all of it.
@@ -112,6 +113,12 @@ type follower struct {
 
 // step sends what there is to send by now.
 func (f *follower) step() error {
+	if f.unread != nil {
+		if err := f.stream.RecvMsg(f.unread); err != nil {
+			return err
+		}
+		f.unread = nil
+	}
 	evaluated := !f.known
 	if evaluated {
 		if err := f.evaluate(); err != nil {
