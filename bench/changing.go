@@ -97,11 +97,12 @@ func decidingMore(ctx context.Context, b *bench) ([]figure, error) {
 		{"kith-recompile", 100, "one service of 100 rules of 100 sources recompiled and swapped", 0.3, "ms", 1e6},
 		{"kith-change", 100_000, "a rule among 100 000: checked, its service recompiled and swapped", 50, "CPU-ms", 1e6},
 	} {
-		all, err := race(ctx, b, []string{row.engine}, row.rules, "one")
+		all, err := race(ctx, b, several(row.engine), row.rules, "one")
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, upTo(row.what, all[row.engine].typical().CPU/row.per, row.unit, row.goal, "", ""))
+		typical, spread := typicalOf(all, row.engine, row.per)
+		out = append(out, upTo(row.what, typical.CPU/row.per, row.unit, row.goal, "", spread))
 	}
 	return out, nil
 }

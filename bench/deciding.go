@@ -181,14 +181,14 @@ func several(engine string) []string {
 }
 
 // typicalOf is the median of what is typical of an engine's processes, and from
-// where to where they are.
-func typicalOf(all map[string]*engineProcess, engine string) (of sliced, spread string) {
+// where to where they are, in a unit of so many nanoseconds.
+func typicalOf(all map[string]*engineProcess, engine string, unit float64) (of sliced, spread string) {
 	var wall, cpu, allocs []float64
 	for _, name := range several(engine) {
 		s := all[name].typical()
 		wall, cpu, allocs = append(wall, s.Wall), append(cpu, s.CPU), append(allocs, s.Allocs)
 	}
-	return sliced{median(wall), median(cpu), median(allocs)}, fmt.Sprintf("%d processes: %s to %s", len(cpu), number(slices.Min(cpu)), number(slices.Max(cpu)))
+	return sliced{median(wall), median(cpu), median(allocs)}, fmt.Sprintf("%d processes: %s to %s", len(cpu), number(slices.Min(cpu)/unit), number(slices.Max(cpu)/unit))
 }
 
 // race loads engines with the same rules and lets them decide in turn.
@@ -229,7 +229,7 @@ func deciding(ctx context.Context, b *bench) (section, error) {
 			"All engines get the same rules and the same 1 024 requests, each engine in a process of its own, in turn, in its best form: " +
 			"OPA with every condition an equality its rule index can use and the input parsed, Cedar with policies sliced by principal by hand, CEL compiled and in buckets by source and destination. " +
 			"Kith's caller is resolved, as it is once per connection. Times are CPU per decision; allocations in brackets. " +
-			"Kith's decisions are the median of five processes, as how memory happens to be laid out in one moves them by a tenth and more. " +
+			"What is Kith's alone is the median of five processes, as how memory happens to be laid out in one moves them by a tenth and more. " +
 			"A condition's cost is what it adds to the same decision without one: one process decides the same 1 024 requests by a table with it on each of its ten rules and by one without, " +
 			"2 048 decisions of either in turn (16 384 where they allocate); the figure is the median of the differences of neighbours, and of nine processes that is the median, with the least and the greatest beside it. " +
 			"Each decision evaluates the condition once; callers, methods, addresses, header fields and tokens differ from request to request, one request in 16 does not meet it and is denied by the one table and allowed by the other, and each process checks all decisions first. " +
@@ -245,7 +245,7 @@ func deciding(ctx context.Context, b *bench) (section, error) {
 		if err != nil {
 			return section{}, err
 		}
-		ours, spread := typicalOf(all, "kith")
+		ours, spread := typicalOf(all, "kith", 1)
 		s.figures = append(s.figures, upTo(grouped(int64(n))+" rules", ours.CPU, fmt.Sprintf("ns (%s)", number(ours.Allocs)), goals[i], anchors[i],
 			fmt.Sprintf("%s; CEL %s, Cedar %s, OPA %s", spread, all["cel"].text(), all["cedar"].text(), all["opa"].text())))
 		plot.groups = append(plot.groups, group{heading: grouped(int64(n)) + " rules", goal: goals[i], bars: []bar{
@@ -292,8 +292,8 @@ func decidingAlone(ctx context.Context, b *bench) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, beside := typicalOf(hot, "kith")
-	p, along := typicalOf(path, "kith-path")
+	h, beside := typicalOf(hot, "kith", 1)
+	p, along := typicalOf(path, "kith-path", 1)
 	return []figure{
 		upTo("100 000 rules of one hot pair", h.CPU, fmt.Sprintf("ns (%s)", number(h.Allocs)), 270, "", beside),
 		upTo("whole path, 1 000 rules: normal form, snapshot, decision, record", p.CPU, fmt.Sprintf("ns (%s)", number(p.Allocs)), 280, "", along),

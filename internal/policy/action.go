@@ -122,7 +122,8 @@ func parseHTTP(verb, path string, room *actionRoom) (Action, error) {
 			return Action{}, fault.Hint(fault.Invalidf("action has more than %d methods", maxActionMethods), "* is any method")
 		}
 		a.methods = room.methodsFor(n)
-		for m := range strings.SplitSeq(verb, ",") {
+		for m, after, more := "", verb, true; more; {
+			m, after, more = strings.Cut(after, ",")
 			if err := checkMethod(m); err != nil {
 				return Action{}, err
 			}
@@ -150,6 +151,9 @@ func checkMethod(m string) error {
 	}
 	for i := range len(m) {
 		c := m[i]
+		if 'A' <= c && c <= 'Z' {
+			continue
+		}
 		if c >= 0x7f || c <= ' ' || strings.IndexByte(`*"(),/:;<=>?@[\]{}`, c) >= 0 {
 			return fault.Hint(fault.Invalidf("method %q is no HTTP method", clip(m)), `as in "GET /v1/orders"; * alone is any method`)
 		}

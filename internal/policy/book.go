@@ -19,7 +19,7 @@ type Book struct {
 	Revision uint64
 
 	domain   spiffe.TrustDomain
-	services *fork.Map[string, Service]
+	services *fork.Map[string, *Service] // replaced, not changed
 	rules    *fork.Map[string, *Rule]
 	to       *fork.Map[string, []*Rule] // by the service they name in to, in the order of names; replaced, not changed
 	wide     []*Rule                    // those that bind by pattern; likewise
@@ -34,7 +34,7 @@ type edition struct{ _ byte }
 // NewBook is the empty policy of a trust domain.
 func NewBook(td spiffe.TrustDomain) *Book {
 	return &Book{
-		domain: td, services: new(fork.Map[string, Service]), rules: new(fork.Map[string, *Rule]),
+		domain: td, services: new(fork.Map[string, *Service]), rules: new(fork.Map[string, *Rule]),
 		to: new(fork.Map[string, []*Rule]), sound: new(atomic.Bool), edition: new(edition),
 	}
 }
@@ -50,7 +50,12 @@ func (b *Book) Fork() *Book {
 func (b *Book) TrustDomain() spiffe.TrustDomain { return b.domain }
 
 // Service is the one of a name, if there is one.
-func (b *Book) Service(name string) (Service, bool) { return b.services.Get(name) }
+func (b *Book) Service(name string) (Service, bool) {
+	if s, ok := b.services.Get(name); ok {
+		return *s, true
+	}
+	return Service{}, false
+}
 
 // Rule is the one of a name, if there is one.
 func (b *Book) Rule(name string) (Rule, bool) {
@@ -67,13 +72,15 @@ func (b *Book) ServiceNames() []string { return slices.Sorted(b.services.Keys())
 func (b *Book) RuleNames() []string { return slices.Sorted(b.rules.Keys()) }
 
 // Services yields all services, in no order.
-func (b *Book) Services() iter.Seq2[string, Service] { return b.services.All() }
+func (b *Book) Services() iter.Seq2[string, Service] { return values(b.services) }
 
 // Rules yields all rules, in no order.
-func (b *Book) Rules() iter.Seq2[string, Rule] {
-	return func(yield func(string, Rule) bool) {
-		for name, r := range b.rules.All() {
-			if !yield(name, *r) {
+func (b *Book) Rules() iter.Seq2[string, Rule] { return values(b.rules) }
+
+func values[V any](m *fork.Map[string, *V]) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for name, v := range m.All() {
+			if !yield(name, *v) {
 				return
 			}
 		}
@@ -85,7 +92,7 @@ func (b *Book) Count() (services, rules int) { return b.services.Len(), b.rules.
 
 // PutService makes s the service of its name.
 func (b *Book) PutService(s Service) {
-	b.services.Put(s.Name, s)
+	b.services.Put(s.Name, &s)
 	b.edition = new(edition)
 }
 
@@ -145,7 +152,7 @@ func without(list []*Rule, r *Rule) []*Rule {
 func (b *Book) Set() Set {
 	out := b.empty()
 	out.Services, out.Rules = make(map[string]Service, b.services.Len()), make(map[string]Rule, b.rules.Len())
-	maps.Insert(out.Services, b.services.All())
+	maps.Insert(out.Services, b.Services())
 	maps.Insert(out.Rules, b.Rules())
 	return out
 }
@@ -200,7 +207,7 @@ func (b *Book) keep(in Set, name string) {
 		return
 	}
 	if svc, ok := b.services.Get(name); ok {
-		in.Services[name] = svc
+		in.Services[name] = *svc
 	}
 }
 
@@ -214,7 +221,20 @@ func (b *Book) keepNamed(in Set, r *Rule) {
 
 // Compile makes the table of one service.
 func (b *Book) Compile(service string) (*Table, error) {
-	return compile(origin{domain: b.domain, revision: b.Revision, service: b.Service, rulesTo: b.rulesTo}, service)
+	svc, ok := b.Service(service)
+	if !ok {
+		return nil, unknownService(service)
+	}
+	return compile(origin{domain: b.domain, revision: b.Revision, identities: b.identities, rulesTo: b.rulesTo}, service, svc)
+}
+
+// identities is that of an origin.
+func (b *Book) identities(service string) ([]string, bool) {
+	svc, ok := b.services.Get(service)
+	if !ok {
+		return nil, false
+	}
+	return svc.Identities, true
 }
 
 // rulesTo is that of an origin.

@@ -18,9 +18,12 @@ type children struct {
 	other uint64
 	slots []slot
 	few   []child // few[0] is no child
-	count int
-	bytes []byte            // longer segments, one after the other, behind their lengths
-	long  map[string]uint32 // while filling: where in bytes they begin
+	bytes []byte  // longer segments, one after the other, behind their lengths
+
+	// While they are filled:
+	all   []slot            // as they came
+	index lookup            // of all, from 1
+	long  map[string]uint32 // where in bytes longer segments begin
 }
 
 type child struct {
@@ -49,12 +52,28 @@ const many = ^uint32(0)
 
 // newChildren makes room for about so many.
 func newChildren(count int) children {
-	size := 8
-	for size < 2*count {
-		size *= 2
-	}
 	secret := maphash.MakeSeed()
-	return children{seed: maphash.String(secret, ""), other: maphash.String(secret, "other"), slots: make([]slot, size), long: map[string]uint32{}}
+	return children{seed: maphash.String(secret, ""), other: maphash.String(secret, "other"), all: make([]slot, 0, count), index: newLookup(count)}
+}
+
+// filled is the child of a node by a segment, whose key is given, while they are
+// filled; 0 if there is none.
+func (c *children) filled(parent uint32, key uint64, segment string) uint32 {
+	long := len(segment) > word
+	if !long && !plain(key, len(segment)) {
+		return 0
+	}
+	number := c.index.find(c.home(parent, key), func(number uint32) bool {
+		s := &c.all[number-1]
+		if s.parent != parent || (s.node&isLong != 0) != long {
+			return false
+		}
+		return !long && s.key == key || long && sameText(c, s.key, key, segment)
+	})
+	if number == 0 {
+		return 0
+	}
+	return c.all[number-1].node &^ isLong
 }
 
 // find is the child of a sealed node by a segment, whose key is given; 0 if there
@@ -124,39 +143,31 @@ func (c *children) text(key uint64) []byte {
 	return c.bytes[start+2 : start+2+length]
 }
 
-// add is for a child that findSlot has not found.
-func (c *children) add(parent, node uint32, segment string) {
-	if c.count++; c.count*2 > len(c.slots) {
-		c.rehash(c.slots, 2*len(c.slots))
-	}
-	key := keyOf(c, segment)
+// add is for a child that filled has not found.
+func (c *children) add(parent, node uint32, key uint64, segment string) {
 	s := slot{key, parent, node}
 	if len(segment) > word {
 		start, known := c.long[segment]
 		if !known {
+			if c.long == nil {
+				c.long = map[string]uint32{}
+			}
 			start = uint32(len(c.bytes))
 			c.bytes = append(append(c.bytes, byte(len(segment)), byte(len(segment)>>8)), segment...)
 			c.long[segment] = start
 		}
 		s.key, s.node = key>>32<<32|uint64(start), node|isLong
 	}
-	c.place(s, key)
+	c.all = append(c.all, s)
+	c.index.add(c.home(parent, key), uint32(len(c.all)))
 }
 
-// rehash places children in so many slots.
-func (c *children) rehash(all []slot, size int) {
-	c.slots = make([]slot, size)
-	for _, s := range all {
-		switch {
-		case s.node&isLong != 0:
-			c.place(s, keyOf(c, c.text(s.key)))
-		case s.node != 0:
-			c.place(s, s.key)
-		}
+// place puts one of the children of a node that has many where it is looked for.
+func (c *children) place(s slot) {
+	key := s.key
+	if s.node&isLong != 0 {
+		key = keyOf(c, c.text(key))
 	}
-}
-
-func (c *children) place(s slot, key uint64) {
 	mask := uint32(len(c.slots) - 1)
 	i := c.home(s.parent, key) & mask
 	for c.slots[i].node != 0 {
@@ -167,41 +178,35 @@ func (c *children) place(s slot, key uint64) {
 
 // seal ends the filling: nodes' literals become where their children are.
 func (c *children) seal(nodes []node) {
-	hashed := 0
-	c.few = make([]child, 1, 1+c.count)
+	hashed, few := 0, uint32(1)
 	for i := range nodes {
 		n := nodes[i].literals
 		if n > fewAtMost {
 			hashed, nodes[i].literals = hashed+int(n), many
 		} else if n > 0 {
-			nodes[i].literals = uint32(len(c.few))
-			for left := n; left > 0; left-- {
-				c.few = append(c.few, child{more: left > 1})
-			}
+			nodes[i].literals = few
+			few += n
 		}
-	}
-	hash := make([]slot, 0, hashed)
-	for _, s := range c.slots {
-		if s.node == 0 {
-			continue
-		}
-		at := nodes[s.parent].literals
-		if at == many {
-			hash = append(hash, s)
-			continue
-		}
-		for c.few[at].node != 0 {
-			at++
-		}
-		here := &c.few[at]
-		here.key, here.node, here.long = s.key, s.node&^isLong, s.node&isLong != 0
 	}
 	size := 1
 	for size < hashed*2 {
 		size *= 2
 	}
-	c.rehash(hash, size)
-	c.few, c.bytes, c.long = fitted(c.few), fitted(c.bytes), nil
+	c.few, c.slots = make([]child, few), make([]slot, size)
+	for _, s := range c.all {
+		at := nodes[s.parent].literals
+		if at == many {
+			c.place(s)
+			continue
+		}
+		for c.few[at].node != 0 {
+			c.few[at].more = true
+			at++
+		}
+		here := &c.few[at]
+		here.key, here.node, here.long = s.key, s.node&^isLong, s.node&isLong != 0
+	}
+	c.bytes, c.all, c.index, c.long = fitted(c.bytes), nil, lookup{}, nil
 }
 
 // home multiplies two numbers that nobody knows without the seeds.

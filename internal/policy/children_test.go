@@ -10,7 +10,7 @@ import (
 // else, whether their parent has few or many, and whether a word holds them.
 func TestSealedChildrenAreFound(t *testing.T) {
 	for _, n := range []int{1, fewAtMost / 2, fewAtMost, 1000} {
-		trie := newTrie(0, 2)
+		trie := newTrie(0, 0, 0)
 		parents := []uint32{trie.root(), trie.root()}
 		want := map[string]uint32{}
 		for i := range n {

@@ -44,30 +44,30 @@ func methodBit(m string) (bit uint32, ok bool) {
 // cannot understand or enforce is an error: the caller keeps what it has, or
 // denies.
 func Compile(set Set, service string) (*Table, error) {
-	return compile(origin{
-		domain: set.TrustDomain, revision: set.Revision, rulesTo: set.rulesTo,
-		service: func(name string) (svc Service, ok bool) {
-			svc, ok = set.Services[name]
-			return svc, ok
-		},
-	}, service)
+	svc, ok := set.Services[service]
+	if !ok {
+		return nil, unknownService(service)
+	}
+	return compile(origin{domain: set.TrustDomain, revision: set.Revision, identities: set.identities, rulesTo: set.rulesTo}, service, svc)
+}
+
+func unknownService(name string) error {
+	return fault.NotFoundf("service %q does not exist", clip(name))
 }
 
 // origin is what a table is compiled from.
 type origin struct {
 	domain   spiffe.TrustDomain
 	revision uint64
-	service  func(name string) (Service, bool)
+	// identities are those that a service's name stands for; ok is false where there
+	// is none of that name.
+	identities func(service string) (ids []string, ok bool)
 	// rulesTo are the names of the rules that bind a service, whose identities are
 	// ids, sorted, and the rule of each, which is good until the next is asked for.
 	rulesTo func(service string, ids []spiffe.ID) (names []string, rule func(i int) *Rule, err error)
 }
 
-func compile(from origin, service string) (*Table, error) {
-	svc, ok := from.service(service)
-	if !ok {
-		return nil, fault.NotFoundf("service %q does not exist", clip(service))
-	}
+func compile(from origin, service string, svc Service) (*Table, error) {
 	if svc.Name != service {
 		return nil, fault.Invalidf("service %q is kept as %q", clip(svc.Name), clip(service))
 	}
@@ -106,6 +106,12 @@ func compile(from origin, service string) (*Table, error) {
 	return c.table, nil
 }
 
+// identities is that of an origin.
+func (s Set) identities(service string) ([]string, bool) {
+	svc, ok := s.Services[service]
+	return svc.Identities, ok
+}
+
 // rulesTo is that of an origin.
 func (s Set) rulesTo(service string, ids []spiffe.ID) ([]string, func(i int) *Rule, error) {
 	names := make([]string, 0, len(s.Rules))
@@ -137,14 +143,13 @@ type compiler struct {
 	from    origin
 	svc     Service
 	table   *Table
-	actions map[string]*compiled
-	slab    []compiled          // where actions goes on
-	room    actionRoom          // for what their parsing makes
-	classes map[classKey]uint32 // roots
+	actions []compiled // by the number of their text
+	texts   lookup     // the table's texts, from 1
+	classes lookup     // the table's classes, from 1
+	room    actionRoom // for what parsing makes
 	excepts map[string]uint32
 	whens   map[string]uint32 // conditions, by text
 	path    []part            // of the identity at hand
-	few     int               // rules, as far as room is made for them
 }
 
 // some is how much is made room for at once: mostly enough for one service, and
@@ -155,27 +160,32 @@ func newCompiler(from origin, svc Service, names []string) *compiler {
 	few := min(len(names), some)
 	return &compiler{
 		from:    from,
-		few:     few,
 		svc:     svc,
 		table:   newTable(from, svc, names),
-		actions: make(map[string]*compiled, len(names)),
-		classes: make(map[classKey]uint32, few),
-		excepts: make(map[string]uint32),
-		whens:   make(map[string]uint32),
+		actions: make([]compiled, 0, few),
+		texts:   newLookup(few),
+		classes: newLookup(few),
+		excepts: map[string]uint32{},
+		whens:   map[string]uint32{},
 	}
 }
 
-// compiled is an action's text, parsed once.
-type compiled struct {
-	Action
-	mask uint32
-	text uint32
+// hash is that of a text in the compiler's lookups.
+func (c *compiler) hash(text string) uint32 {
+	secret := &c.table.actions.children
+	return secret.home(uint32(len(text)), keyOf(secret, text))
 }
 
-type classKey struct {
-	tier tier
-	from string
+// compiled is what entering an action needs of it.
+type compiled struct {
+	path     []part
+	mask     uint32
+	text     uint32 // its number
+	protocol Protocol
 }
+
+// port is a TCP action's.
+func (a compiled) port() uint16 { return uint16(a.mask) }
 
 // numbered is a rule as entries name it.
 type numbered struct {
@@ -247,18 +257,19 @@ func (c *compiler) enter(r *Rule, n numbered, field string, at tier, list []stri
 		if err != nil {
 			return fault.Invalidf("%s: %w", index(field, i), err)
 		}
-		if !a.fits(c.svc.Protocol) {
+		if a.protocol.carriesRequests() != c.svc.Protocol.carriesRequests() {
 			if r.ToOne() {
-				return fault.Invalidf("%s: %w", index(field, i), misfit(a.Action, c.svc))
+				whole, _ := ParseAction(text) // as c.action has
+				return fault.Invalidf("%s: %w", index(field, i), misfit(whole, c.svc))
 			}
 			continue
 		}
-		if err := c.supports(n.when, a.Action); err != nil {
+		if err := c.supports(n.when, a); err != nil {
 			return fault.Invalidf("%s: %w", index(field, i), err)
 		}
 		fitting++
 		if at == tierBoundary {
-			c.table.enter(c.table.boundaries[len(c.table.boundaries)-1].root, a, n)
+			c.table.enter(c.table.boundaries[len(c.table.boundaries)-1].root, &a, n)
 			continue
 		}
 		for j, from := range r.From {
@@ -266,7 +277,7 @@ func (c *compiler) enter(r *Rule, n numbered, field string, at tier, list []stri
 			if err != nil {
 				return fault.Invalidf("%s: %w", index(".from", j), err)
 			}
-			c.table.enter(root, a, n)
+			c.table.enter(root, &a, n)
 		}
 	}
 	if fitting == 0 {
@@ -277,27 +288,24 @@ func (c *compiler) enter(r *Rule, n numbered, field string, at tier, list []stri
 
 // supports refuses a condition that an enforcement point of connections knows
 // nothing about.
-func (c *compiler) supports(when uint32, a Action) error {
+func (c *compiler) supports(when uint32, a compiled) error {
 	if when == 0 {
 		return nil
 	}
-	return c.table.conditions[when].fits(a)
+	return c.table.conditions[when].fits(Action{protocol: a.protocol, port: a.port()})
 }
 
 // action parses and numbers an action's text once.
-func (c *compiler) action(text string) (*compiled, error) {
-	if a, ok := c.actions[text]; ok {
-		return a, nil
+func (c *compiler) action(text string) (compiled, error) {
+	hash := c.hash(text)
+	if n := c.texts.find(hash, func(n uint32) bool { return c.table.texts[n-1] == text }); n != 0 {
+		return c.actions[n-1], nil
 	}
 	parsed, err := parseAction(text, &c.room)
 	if err != nil {
-		return nil, err
+		return compiled{}, err
 	}
-	if len(c.slab) == cap(c.slab) {
-		c.slab = make([]compiled, 0, c.few)
-	}
-	c.slab = append(c.slab, compiled{Action: parsed, text: uint32(len(c.table.texts))})
-	a := &c.slab[len(c.slab)-1]
+	a := compiled{path: parsed.path, text: uint32(len(c.table.texts)), protocol: parsed.protocol}
 	switch {
 	case parsed.protocol == TCP:
 		a.mask = uint32(parsed.port)
@@ -307,12 +315,12 @@ func (c *compiler) action(text string) (*compiled, error) {
 	for _, m := range parsed.methods {
 		bit, err := c.method(m)
 		if err != nil {
-			return nil, err
+			return compiled{}, err
 		}
 		a.mask |= bit
 	}
-	c.table.texts = append(c.table.texts, text)
-	c.actions[text] = a
+	c.table.texts, c.actions = append(c.table.texts, text), append(c.actions, a)
+	c.texts.add(hash, uint32(len(c.actions)))
 	return a, nil
 }
 

@@ -8,15 +8,14 @@ import (
 
 // class is the root of the rules of one tier that a source's peers are under.
 func (c *compiler) class(at tier, from string) (uint32, error) {
-	key := classKey{at, from}
-	if root, ok := c.classes[key]; ok {
-		return root, nil
+	t, hash := c.table, c.hash(from)
+	if n := c.classes.find(hash, func(n uint32) bool { return t.classes[n-1].tier == at && t.classes[n-1].from == from }); n != 0 {
+		return t.classes[n-1].root, nil
 	}
-	t := c.table
 	root := t.actions.root()
 	number := uint32(len(t.classes))
 	t.classes = append(t.classes, class{tier: at, root: root, from: from})
-	c.classes[key] = root
+	c.classes.add(hash, number+1)
 	return root, c.resolve(from, binding{class: true, number: number, denies: !at.gives()})
 }
 
@@ -66,11 +65,11 @@ func (c *compiler) resolve(s string, b binding) error {
 		}
 		t.bind(own, []part{{kind: rest}}, b)
 	case named:
-		svc, ok := c.from.service(src.text)
+		ids, ok := c.from.identities(src.text)
 		if !ok {
 			return fault.Invalidf("unknown service %q", clip(src.text))
 		}
-		for _, identity := range svc.Identities {
+		for _, identity := range ids {
 			td, path, err := locate(identity, own)
 			if err != nil {
 				return fault.Invalidf("service %q: %w", clip(src.text), err)

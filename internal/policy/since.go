@@ -22,7 +22,7 @@ func (b *Book) Since(before *Book) *Since {
 	s := &Since{now: b, before: before, services: make(map[string]bool)}
 	if b.edition != before.edition {
 		for name, service := range b.services.All() {
-			if old, there := before.services.Get(name); !there || !service.same(old) {
+			if old, there := before.services.Get(name); !there || service != old && !service.same(*old) {
 				s.services[name] = true
 			}
 		}

@@ -99,7 +99,8 @@ func identityParts(id spiffe.ID) []part {
 
 // appendSegments adds the segments of an ID's path to parts.
 func appendSegments(parts []part, path string) []part {
-	for s := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
+	for s, after, more := "", strings.TrimPrefix(path, "/"), true; more; {
+		s, after, more = strings.Cut(after, "/")
 		parts = append(parts, part{text: s})
 	}
 	return parts

@@ -72,13 +72,14 @@ type root struct {
 }
 
 func newTable(from origin, svc Service, rules []string) *Table {
-	few, each := min(len(rules), some), 2
-	if len(rules) <= some {
-		each = 4 // what is too much is soon given back; of many rules it would be much
+	n := len(rules)
+	few, nodes := min(n, some), 2*n
+	if n <= some {
+		nodes = 4 * n // what is too much is soon given back; of many rules it would be much
 	}
 	return &Table{
 		service: svc.Name, protocol: svc.Protocol, paths: svc.Paths, revision: from.revision, own: from.domain,
-		names: strings.Join(rules, ""), actions: newTrie(len(rules), each), sources: newTrie(few, 2),
+		names: strings.Join(rules, ""), actions: newTrie(n, nodes, nodes/2), sources: newTrie(few, few+few/4, few+few/4),
 		domains: map[spiffe.TrustDomain]uint32{}, observed: svc.Mode == Observe, externals: svc.Externals,
 		texts: make([]string, 0, few), classes: make([]class, 0, few),
 	}

@@ -26,11 +26,12 @@ const (
 	rest                    // zero or more segments
 )
 
-// actionRoom is memory for the parts of many actions, had in larger pieces. The nil
-// one is none: each gets its own.
+// actionRoom is memory for the parts of many actions, had in larger pieces, and for
+// the methods of one: those are good until the next is parsed. The nil one is none,
+// and each gets its own.
 type actionRoom struct {
 	parts   []part
-	methods []string
+	methods [maxActionMethods]string
 }
 
 func (r *actionRoom) partsFor(n int) []part {
@@ -44,7 +45,7 @@ func (r *actionRoom) methodsFor(n int) []string {
 	if r == nil {
 		return make([]string, 0, n)
 	}
-	return take(&r.methods, n)
+	return r.methods[:0:n]
 }
 
 // take is the next n of a piece, or of a new one, as an empty slice.
@@ -68,7 +69,8 @@ func parseTemplate(path string, room *actionRoom) ([]part, error) {
 	}
 	parts := room.partsFor(segments)
 	open := false
-	for s := range strings.SplitSeq(path[1:], "/") {
+	for s, after, more := "", path[1:], true; more; {
+		s, after, more = strings.Cut(after, "/")
 		p, err := parsePart(s)
 		if err != nil {
 			return nil, err

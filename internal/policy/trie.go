@@ -16,14 +16,13 @@ type trie struct {
 	some     []uint32 // by node: some entry at or below it, for near misses
 	entries  []entry  // entries[0] is no entry
 	details  []detail // by entry
-	last     []uint32 // by node, while filling: the last of its entries
 }
 
 // node is where some templates have got to.
 type node struct {
 	one      uint32 // child by any one segment that is not empty
 	rest     uint32 // root of the branch behind {**}
-	first    uint32 // the first entry of a template that ends here
+	first    uint32 // the first entry of a template that ends here; while filling: the last, which the first is behind
 	literals uint32 // while filling: how many children by a literal segment; sealed: where they are, 0 for none
 }
 
@@ -45,19 +44,18 @@ type detail struct {
 	except uint32 // number of its rule's except list, 0 for none
 }
 
-// newTrie makes a trie with room for about so many rules, each with so many nodes.
-func newTrie(rules, each int) trie {
-	nodes := 1 + each*rules
+// newTrie makes a trie with room for about so many templates, which have so many
+// nodes and literal segments.
+func newTrie(templates, nodes, literals int) trie {
 	return trie{
-		children: newChildren((each - 1) * rules), nodes: make([]node, 1, nodes), some: make([]uint32, 1, nodes),
-		last: make([]uint32, 1, nodes), entries: make([]entry, 1, 1+rules), details: make([]detail, 1, 1+rules),
+		children: newChildren(literals), nodes: make([]node, 1, 1+nodes), some: make([]uint32, 1, 1+nodes),
+		entries: make([]entry, 1, 1+templates), details: make([]detail, 1, 1+templates),
 	}
 }
 
 func (t *trie) root() uint32 {
 	t.nodes = append(t.nodes, node{})
 	t.some = append(t.some, 0)
-	t.last = append(t.last, 0)
 	return uint32(len(t.nodes) - 1)
 }
 
@@ -87,18 +85,24 @@ func (t *trie) insert(root uint32, parts []part, e entry, d detail, redundant fu
 		}
 	}
 	n := &t.nodes[at]
+	last := n.first
+	n.first = number
+	if last == 0 {
+		t.entries[number].next = number
+		return
+	}
 	// Looking at the first few keeps a node that many rules end in linear to fill.
-	for i, looked := n.first, 0; i != 0 && looked < 64; i, looked = t.entries[i].next, looked+1 {
+	for i, looked := t.entries[last].next, 0; looked < 64; i, looked = t.entries[i].next, looked+1 {
 		if redundant(i) {
+			n.first = last
 			return
 		}
+		if i == last {
+			break
+		}
 	}
-	if n.first == 0 {
-		n.first = number
-	} else {
-		t.entries[t.last[at]].next = number
-	}
-	t.last[at] = number
+	t.entries[number].next = t.entries[last].next
+	t.entries[last].next = number
 }
 
 func (t *trie) mark(n, number uint32) uint32 {
@@ -116,11 +120,12 @@ func (t *trie) child(parent uint32, p part) uint32 {
 		}
 		return t.nodes[parent].one
 	}
-	if found := findSlot(&t.children, parent, keyOf(&t.children, p.text), p.text); found != 0 {
+	key := keyOf(&t.children, p.text)
+	if found := t.children.filled(parent, key, p.text); found != 0 {
 		return found
 	}
 	made := t.root()
-	t.children.add(parent, made, p.text)
+	t.children.add(parent, made, key, p.text)
 	t.nodes[parent].literals++
 	return made
 }
@@ -129,7 +134,12 @@ func (t *trie) child(parent uint32, p part) uint32 {
 // can be looked up.
 func (t *trie) seal() {
 	t.children.seal(t.nodes)
-	t.nodes, t.last = fitted(t.nodes), nil
+	for i := range t.nodes {
+		if last := t.nodes[i].first; last != 0 {
+			t.nodes[i].first, t.entries[last].next = t.entries[last].next, 0
+		}
+	}
+	t.nodes = fitted(t.nodes)
 	t.entries, t.details = fitted(t.entries), fitted(t.details)
 	t.some = fitted(t.some)
 }
