@@ -32,6 +32,7 @@ type ruling struct {
 // swapped, and every live exchange decided again before the ack is sent. A
 // slice that cannot be enforced leaves a ruling that denies everything.
 func (w *Workload) rule(slice *pb.Slice) *pb.PolicyAck {
+	w.forget(slice)
 	next, err := compileSlice(slice, w.cfg, w.keys)
 	ack := &pb.PolicyAck{Revision: slice.GetRevision()}
 	if err != nil {

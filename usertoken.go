@@ -2,6 +2,7 @@ package kith
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/kith-id/kith/internal/pb"
@@ -63,11 +64,28 @@ func providersOf(slice *pb.Slice, service string) (*usertoken.Set, error) {
 	return set, nil
 }
 
+// forget drops the keys of providers that a slice does not name: the agent tells them
+// again when they are back, and then as they are. It goes by what the slice says, also
+// where that cannot be put in force, as the agent does who keeps account of what it
+// has told. Only the goroutine of attach calls it.
+func (w *Workload) forget(slice *pb.Slice) {
+	keys := make(map[string]*spiffe.JWKSet)
+	for _, m := range slice.GetProviders() {
+		if set := w.keys[m.GetJwksUrl()]; set != nil {
+			keys[m.GetJwksUrl()] = set
+		}
+	}
+	w.keys = keys
+}
+
 // learn puts fetched keys in force; what is held by a token that they do not make
 // good any more is cut. Only the goroutine of attach calls it.
 func (w *Workload) learn(m *pb.ProviderKeys) {
 	next := *w.policy.Load()
-	keys := next.tokens.Providers().Wanted(w.keys) // those of other places go
+	keys := maps.Clone(w.keys) // checkers of before go on with theirs
+	if keys == nil {
+		keys = make(map[string]*spiffe.JWKSet)
+	}
 	delete(keys, m.GetUrl())
 	if len(m.GetJwks()) > 0 {
 		set, err := spiffe.ParseJWKSet(m.GetJwks())

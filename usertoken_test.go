@@ -122,6 +122,56 @@ func TestAttack43NoKeys(t *testing.T) {
 	ask.want("with keys again", 200, token)
 }
 
+// Attack 43: the keys of a provider that was withdrawn do not count when there is one
+// at the same place again, before the agent has told its keys.
+func TestAttack43KeysGoWithTheirProvider(t *testing.T) {
+	agent := proxytest.Start(t)
+	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
+	_, c := client(t, agent, "web")
+	f := login(t, agent, func(*pb.Provider) {})
+	agent.Rules(when("web", "orders", `jwt.sub == "alice"`))
+	ask := asks{t, c}
+	token := "Authorization: Bearer " + f.Token(time.Now(), nil)
+	ask.want("with the provider", 200, token)
+	agent.Providers(nil)
+	ask.want("without", 401, token)
+	p := &pb.Provider{Name: "login", Issuer: f.Issuer, Audiences: []string{"orders"}, JwksUrl: loginURL}
+	agent.Providers(nil, p)
+	ask.want("with the provider again, and none of its keys", 401, token)
+	agent.Providers(map[string]string{loginURL: f.JWKS()}, p)
+	ask.want("with its keys", 200, token)
+}
+
+// What is told of one provider while a policy is refused costs no other its keys:
+// the agent tells them once.
+func TestKeysOutliveARefusedPolicy(t *testing.T) {
+	agent := proxytest.Start(t)
+	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
+	_, c := client(t, agent, "web")
+	ours, theirs := usertokentest.New(t, "https://login.example"), usertokentest.New(t, "https://other.example")
+	const otherURL = "https://other.example/jwks"
+	providers := []*pb.Provider{
+		{Name: "login", Issuer: ours.Issuer, Audiences: []string{"orders"}, JwksUrl: loginURL},
+		{Name: "other", Issuer: theirs.Issuer, Audiences: []string{"orders"}, JwksUrl: otherURL},
+	}
+	agent.Providers(map[string]string{loginURL: ours.JWKS()}, providers...)
+	agent.Rules(when("web", "orders", `jwt.sub == "alice"`))
+	ask := asks{t, c}
+	ask.want("ours", 200, "Authorization: Bearer "+ours.Token(time.Now(), nil))
+	agent.Schema(99)
+	agent.Settled()
+	if agent.AckError() == "" {
+		t.Fatal("a policy of another schema is taken")
+	}
+	agent.Providers(map[string]string{loginURL: ours.JWKS(), otherURL: theirs.JWKS()}, providers...)
+	ask.want("while all is denied", 403, "Authorization: Bearer "+ours.Token(time.Now(), nil))
+	agent.Schema(1)
+	agent.Settled()
+	agent.MustBeInForce()
+	ask.want("ours, told before", 200, "Authorization: Bearer "+ours.Token(time.Now(), nil))
+	ask.want("theirs, told meanwhile", 200, "Authorization: Bearer "+theirs.Token(time.Now(), nil))
+}
+
 // Attacks 44 and 45: another issuer, and the keys of one under the name of another.
 func TestAttack44And45OtherIssuers(t *testing.T) {
 	agent := proxytest.Start(t)

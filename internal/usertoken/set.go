@@ -100,21 +100,6 @@ func (s *Set) Len() int {
 	return len(s.byIssuer)
 }
 
-// Wanted are those of some keys, by URL, that the providers name. The map is the
-// caller's.
-func (s *Set) Wanted(keys map[string]*spiffe.JWKSet) map[string]*spiffe.JWKSet {
-	out := make(map[string]*spiffe.JWKSet)
-	if s == nil {
-		return out
-	}
-	for _, p := range s.byIssuer {
-		if set := keys[p.URL]; set != nil {
-			out[p.URL] = set
-		}
-	}
-	return out
-}
-
 // Found is a token in a request, unread; its zero value is none.
 type Found struct {
 	Text string

@@ -63,7 +63,8 @@ type link struct {
 	ackError  string
 	addresses []string
 	enforcing bool
-	announced chan struct{} // closed when the claim is known
+	told      map[string]string // keys of providers, by URL
+	announced chan struct{}     // closed when the claim is known
 }
 
 // Start runs an agent until the test ends.
@@ -157,7 +158,7 @@ func (a *Agent) Enforce(stream grpc.BidiStreamingServer[pb.EnforceRequest, pb.En
 		if silent {
 			return nil
 		}
-		if err := a.sendKeys(stream); err != nil {
+		if err := a.sendKeys(me, stream); err != nil {
 			return err
 		}
 		// The directory first: what is acked is the slice, and whoever waits for

@@ -1,7 +1,6 @@
 package proxytest
 
 import (
-	"maps"
 	"slices"
 
 	"google.golang.org/grpc"
@@ -13,25 +12,18 @@ import (
 // that enforcement points have asked for.
 type tokens struct {
 	providers []*pb.Provider
-	keys      map[string][]byte // by URL
+	keys      map[string]string // by URL
 	missing   []*pb.MissingKey
 }
 
 // Providers replaces the providers and the keys fetched of them, by URL, and
-// returns once every enforcement point has acked.
+// returns once every enforcement point has acked. As an agent does, it tells keys
+// that are others than before of providers that there are, and nothing of those
+// that are gone.
 func (a *Agent) Providers(keys map[string]string, providers ...*pb.Provider) {
 	a.t.Helper()
 	a.Change(func() {
-		a.tokens.providers = providers
-		for url := range a.tokens.keys {
-			a.tokens.keys[url] = nil // told to be gone
-		}
-		if a.tokens.keys == nil {
-			a.tokens.keys = make(map[string][]byte)
-		}
-		for url, set := range keys {
-			a.tokens.keys[url] = []byte(set)
-		}
+		a.tokens.providers, a.tokens.keys = providers, keys
 	})
 	a.Settled()
 }
@@ -47,14 +39,26 @@ func (a *Agent) Missing(provider, keyID string) {
 }
 
 // sendKeys comes before the slice, so that its ack is for both.
-func (a *Agent) sendKeys(stream grpc.BidiStreamingServer[pb.EnforceRequest, pb.EnforceResponse]) error {
-	a.mu.Lock()
-	keys := maps.Clone(a.tokens.keys)
-	a.mu.Unlock()
-	for url, set := range keys {
-		if err := stream.Send(&pb.EnforceResponse{Message: &pb.EnforceResponse_Keys{Keys: &pb.ProviderKeys{Url: url, Jwks: set}}}); err != nil {
+func (a *Agent) sendKeys(me *link, stream grpc.BidiStreamingServer[pb.EnforceRequest, pb.EnforceResponse]) error {
+	for _, keys := range a.untold(me) {
+		if err := stream.Send(&pb.EnforceResponse{Message: &pb.EnforceResponse_Keys{Keys: keys}}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// untold is the keys that an enforcement point does not have yet.
+func (a *Agent) untold(me *link) (out []*pb.ProviderKeys) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	told := make(map[string]string)
+	for _, p := range a.tokens.providers {
+		url := p.GetJwksUrl()
+		if told[url] = a.tokens.keys[url]; told[url] != me.told[url] {
+			out = append(out, &pb.ProviderKeys{Url: url, Jwks: []byte(told[url])})
+		}
+	}
+	me.told = told
+	return out
 }
