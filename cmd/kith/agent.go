@@ -62,8 +62,8 @@ func authzSocket(agentSocket string) string {
 func (a *app) agentConfig(file config.File) (agent.Config, error) {
 	cfg := withPlatform(agent.Config{
 		StateDir: agentDir(a.paths.State), Socket: a.paths.AgentSocket, AuthzSocket: authzSocket(a.paths.AgentSocket),
-		AuthzListen: file.Agent.AuthzListen,
-		Server:      file.Agent.Server, WIT: file.Features.WIT, Version: obs.BuildVersion().Version, Now: a.now,
+		AuthzListen: file.Agent.AuthzListen, AuthZENURL: file.Agent.AuthZENURL,
+		Server: file.Agent.Server, WIT: file.Features.WIT, Version: obs.BuildVersion().Version, Now: a.now,
 	})
 	if path := file.Agent.KEKFile; path != "" {
 		kek, err := keys.FileKEK(path)

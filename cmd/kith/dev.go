@@ -159,7 +159,7 @@ func (a *app) devAgent(ctx context.Context, f *devFlags, s *server.Server, dir s
 		return nil, err
 	}
 	cfg.Documents = documentsOf(file.Agent.Documents)
-	cfg.AuthzListen = file.Agent.AuthzListen
+	cfg.AuthzListen, cfg.AuthZENURL = file.Agent.AuthzListen, file.Agent.AuthZENURL
 	return agent.New(cfg)
 }
 

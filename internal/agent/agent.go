@@ -98,7 +98,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.asking = &asking{a: a, all: make(map[attest.Process]*asker)}
 	a.questions = extauthz.NewService(extauthz.Config{
-		Desk: a.asking, Documents: cfg.Documents, Version: cfg.Version, Now: cfg.Now, Log: cfg.Log,
+		Desk: a.asking, Documents: cfg.Documents, AuthZENURL: cfg.AuthZENURL, Version: cfg.Version, Now: cfg.Now, Log: cfg.Log,
 	})
 	a.identities = workload.NewIdentities(workload.Config{
 		Signer: a, Trust: a.Trust, Saved: a.keep.svidsChanged,

@@ -45,6 +45,8 @@ type Config struct {
 	// AuthzListen is the port of loopback for proxies that can ask on no unix socket;
 	// empty for none. Processes must be attest.Dialing.
 	AuthzListen string
+	// AuthZENURL is where AuthZEN clients ask by https; empty for nowhere.
+	AuthZENURL string
 
 	// Documents are where applications look for decisions in OPA's tree, besides
 	// below kith.
@@ -119,6 +121,9 @@ func (c Config) check() error {
 	}
 	if c.AuthzListen != "" {
 		errs = append(errs, config.CheckLoopback(c.AuthzListen))
+	}
+	if c.AuthZENURL != "" {
+		errs = append(errs, config.CheckAuthZENURL(c.AuthZENURL))
 	}
 	return errors.Join(errs...)
 }

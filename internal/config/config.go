@@ -185,6 +185,11 @@ type Agent struct {
 	// cannot ask on authz.sock: Traefik (docs/files.md). Which process asks is found
 	// by the connection it holds. Empty: none.
 	AuthzListen string `yaml:"authz_listen"`
+	// AuthZENURL is where AuthZEN clients ask by https, such as https://pdp.example:8443,
+	// if a TLS proxy of yours passes that on to authz.sock or authz_listen
+	// (docs/authzen.md). It is told at /.well-known/authzen-configuration; elsewhere it
+	// changes nothing. Empty: nothing is told there.
+	AuthZENURL string `yaml:"authzen_url"`
 	// KEKFile holds the 32-byte key that seals what the agent keeps of itself and
 	// its workloads, mode 0400, made when it is missing. Keep it outside the state
 	// directory, or it guards nothing. What lies there from before is sealed at the

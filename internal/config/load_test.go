@@ -100,6 +100,23 @@ func TestFaultsNameTheLine(t *testing.T) {
 	}
 }
 
+// AuthZEN 9.1.1: a decision point is named by an https URL; here by its origin alone,
+// behind which the standard's paths stand.
+func TestAuthZEN911TheURLIsAnOriginOfHTTPS(t *testing.T) {
+	for text, sound := range map[string]bool{
+		"https://pdp.example": true, "https://pdp.example:8443": true, "https://[::1]:8443": true,
+		"http://pdp.example": false, "https://": false, "https://:8443": false, "https://pdp.example/": false, "https://pdp.example/tenant": false,
+		"https://pdp.example?a": false, "https://pdp.example#a": false, "https://me@pdp.example": false, "HTTPS://pdp.example": false, "pdp.example": false,
+	} {
+		if err := config.CheckAuthZENURL(text); (err == nil) != sound {
+			t.Errorf("%q: %v, want it taken: %t", text, err, sound)
+		}
+	}
+	if _, err := config.Parse("k", []byte("agent: {authzen_url: 'http://x'}")); err == nil || !strings.Contains(err.Error(), "agent.authzen_url: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestAllFaultsAtOnce(t *testing.T) {
 	_, err := config.Parse("k", []byte("a: 1\nserver: {b: 2}\nlog: {level: 7}\n"))
 	if got := strings.Count(err.Error(), "\n") + 1; got != 3 {

@@ -60,6 +60,7 @@ func (f File) Validate() error {
 	v.optional("agent.metrics", f.Agent.Metrics, func(s string) error { return checkAddress(s, false) })
 	v.optional("agent.socket", f.Agent.Socket, CheckSocketPath)
 	v.optional("agent.authz_listen", f.Agent.AuthzListen, CheckLoopback)
+	v.optional("agent.authzen_url", f.Agent.AuthZENURL, CheckAuthZENURL)
 	v.kubernetes(f.Agent.Kubernetes)
 	v.broker(f)
 	v.documents(f.Agent.Documents)
@@ -323,6 +324,17 @@ func CheckLoopback(s string) error {
 	at, err := netip.ParseAddrPort(s)
 	if err != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
 		return fault.Invalidf("%q: want an address and port of loopback, as 127.0.0.1:9190; elsewhere nobody can tell which process asks", s)
+	}
+	return nil
+}
+
+// CheckAuthZENURL accepts what can be the identifier of a decision point, and that
+// the paths of its endpoints are put behind. AuthZEN 9.1.1: https, neither query nor
+// fragment.
+func CheckAuthZENURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || len(s) > 2<<10 || u.Scheme != "https" || u.Hostname() == "" || s != "https://"+u.Host {
+		return fault.Hint(fault.Invalidf("%q is no https URL of a host and nothing more", s), "as in https://pdp.example:8443")
 	}
 	return nil
 }

@@ -52,13 +52,13 @@ func (s *Service) serveAuthZEN(rw http.ResponseWriter, r *http.Request) {
 	case r.Method != wanted:
 		rw.Header().Set("Allow", wanted)
 		s.refuseEvaluation(rw, http.StatusMethodNotAllowed, "this path is for "+wanted)
-	case path == metadataPath && r.Host == "":
-		s.refuseEvaluation(rw, http.StatusBadRequest, "the request names no host")
+	case path == metadataPath && s.pointURL == "":
+		// AuthZEN 9: to publish it is recommended, and 10.1 says where to ask without it.
+		// 9.1.1 wants https, which neither a unix socket nor a port of loopback is.
+		s.refuseEvaluation(rw, http.StatusNotFound, "there is no metadata: it is about an https URL, and agent.authzen_url names none; put "+evaluationPath+" behind the URL asked here")
 	case path == metadataPath:
-		// AuthZEN 9.2.3: what it was asked by, or it must not be used. 9.1.1 has https there;
-		// on a unix socket, and on loopback, the kernel says who is at either end, not TLS.
-		at := "http://" + r.Host
-		writeJSON(rw, http.StatusOK, metadata{at, at + evaluationPath, at + batchPath}, false)
+		// AuthZEN 9.2.3: whoever asked by another URL must not use it.
+		writeJSON(rw, http.StatusOK, metadata{s.pointURL, s.pointURL + evaluationPath, s.pointURL + batchPath}, false)
 	default:
 		s.serveEvaluation(rw, r)
 	}

@@ -3,13 +3,14 @@ package extauthz
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/policy"
 )
 
@@ -101,8 +102,8 @@ func TestAuthZEN551DecisionContext(t *testing.T) {
 	}
 }
 
-// AuthZEN 4: what is not known is passed over.
-func TestAuthZEN4UnknownFieldsArePassedOver(t *testing.T) {
+// AuthZEN 10.1.1: what is not known is passed over.
+func TestAuthZEN1011UnknownFieldsArePassedOver(t *testing.T) {
 	_, s := newPDP(t)
 	wants(t, s, evaluationPath, "{"+subject+","+reading+","+resource+`,"foo":"bar","futureField":{"nested":true}}`, 200, true)
 	wants(t, s, evaluationPath, `{"subject":{"type":"spiffe","id":"WEB","foo":1},"action":{"name":"GET","foo":1,"properties":{"method":"POST"}},`+resource+`}`, 200, true)
@@ -201,22 +202,25 @@ func TestAuthZEN721ErrorsOfOneEvaluation(t *testing.T) {
 	}
 }
 
-// AuthZEN 9: what is there is told, and what is not is not.
-func TestAuthZEN9Metadata(t *testing.T) {
-	_, s := newPDP(t)
+// AuthZEN 9.1.1 and 9.2.2: what is there is told, at the https URL that it is asked
+// by, and what is not is not.
+func TestAuthZEN911And922Metadata(t *testing.T) {
+	s := NewService(Config{Desk: &desk{}, AuthZENURL: "https://pdp.example:8443", Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	out := call(t, s, http.MethodGet, metadataPath, "", http.Header{"X-Request-Id": {"x"}})
-	const want = `{"policy_decision_point":"http://kith","access_evaluation_endpoint":"http://kith/access/v1/evaluation","access_evaluations_endpoint":"http://kith/access/v1/evaluations"}`
+	const want = `{"policy_decision_point":"https://pdp.example:8443","access_evaluation_endpoint":"https://pdp.example:8443/access/v1/evaluation","access_evaluations_endpoint":"https://pdp.example:8443/access/v1/evaluations"}`
 	if out.Code != 200 || strings.TrimSpace(out.Body.String()) != want || out.Header().Get("Content-Type") != "application/json" || out.Header().Get(requestID) != "x" {
 		t.Errorf("got %d %s", out.Code, out.Body)
 	}
-	r := httptest.NewRequest(http.MethodGet, metadataPath, nil)
-	r = r.WithContext(WithCaller(r.Context(), attest.Peer{PID: 7}))
-	for host, want := range map[string]string{"127.0.0.1:8181": `"policy_decision_point":"http://127.0.0.1:8181"`, "": "no host"} { // 9.2.3
-		rec := httptest.NewRecorder()
-		r.Host = host
-		if s.ServeHTTP(rec, r); !strings.Contains(rec.Body.String(), want) || (rec.Code == 200) != (host != "") {
-			t.Errorf("host %q: got %d %s", host, rec.Code, rec.Body)
-		}
+}
+
+// AuthZEN 9.1.1: a decision point is named by an https URL. One that has none, as on
+// a unix socket, publishes nothing (9), and says why.
+func TestAuthZEN911NoMetadataWithoutHTTPS(t *testing.T) {
+	_, s := newPDP(t)
+	out := call(t, s, http.MethodGet, metadataPath, "", http.Header{"X-Request-Id": {"x"}})
+	var why string // 10.1.2: an error message string
+	if err := json.Unmarshal(out.Body.Bytes(), &why); err != nil || out.Code != 404 || !strings.Contains(why, "agent.authzen_url") || out.Header().Get(requestID) != "x" {
+		t.Errorf("got %d %s", out.Code, out.Body)
 	}
 	if out := call(t, s, http.MethodPost, metadataPath, "", nil); out.Code != 405 {
 		t.Errorf("POST: got %d, want 405", out.Code)

@@ -42,6 +42,7 @@ type Service struct {
 
 	desk      Desk
 	documents map[string]Document // by path
+	pointURL  string              // as Config.AuthZENURL
 	version   string
 	now       func() time.Time
 	log       *slog.Logger
@@ -55,15 +56,18 @@ type Config struct {
 	Desk Desk
 	// Documents are where applications look in OPA's tree, besides below kith.
 	Documents []Document
-	Version   string
-	Now       func() time.Time
-	Log       *slog.Logger
+	// AuthZENURL is the https URL that AuthZEN clients ask by, where something in front
+	// speaks TLS for this service. Empty: they are told nothing of themselves.
+	AuthZENURL string
+	Version    string
+	Now        func() time.Time
+	Log        *slog.Logger
 }
 
 // NewService makes a service.
 func NewService(cfg Config) *Service {
 	return &Service{
-		desk: cfg.Desk, documents: documentsOf(cfg.Documents), version: cfg.Version, now: cfg.Now, log: cfg.Log,
+		desk: cfg.Desk, documents: documentsOf(cfg.Documents), pointURL: cfg.AuthZENURL, version: cfg.Version, now: cfg.Now, log: cfg.Log,
 		chatter: rate.NewLimiter(5, 20), answers: newAnswers(),
 	}
 }

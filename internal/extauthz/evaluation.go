@@ -16,7 +16,7 @@ type evaluation struct {
 }
 
 // readEvaluation reads one. An error is about its form; what the words mean is
-// found by question. Names that are not known are passed over (AuthZEN 4).
+// found by question. Names that are not known are passed over (AuthZEN 10.1.1).
 func readEvaluation(m map[string]any) (evaluation, error) {
 	var e evaluation
 	properties := func(o *object) any {
