@@ -78,3 +78,15 @@ func BenchmarkForkAndPut(b *testing.B) {
 		m.Fork().Put("rule-"+strconv.Itoa(i%100_000), &i)
 	}
 }
+
+// A domain of few objects is forked for each change of one, and by each agent.
+func BenchmarkForkAndPutFew(b *testing.B) {
+	m := new(Map[string, *int])
+	for i := range 3 {
+		m.Put("rule-"+strconv.Itoa(i), &i)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		m.Fork().Put("rule-"+strconv.Itoa(i%3), &i)
+	}
+}
