@@ -160,6 +160,7 @@ func newCompiler(from origin, svc Service, names []string) *compiler {
 	few := min(len(names), some)
 	return &compiler{
 		from:    from,
+		room:    actionRoom{piece: min(4*len(names), some)},
 		svc:     svc,
 		table:   newTable(from, svc, names),
 		actions: make([]compiled, 0, few),

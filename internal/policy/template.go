@@ -30,6 +30,7 @@ const (
 // the methods of one: those are good until the next is parsed. The nil one is none,
 // and each gets its own.
 type actionRoom struct {
+	piece   int // how many parts are had at once
 	parts   []part
 	methods [maxActionMethods]string
 }
@@ -38,7 +39,7 @@ func (r *actionRoom) partsFor(n int) []part {
 	if r == nil {
 		return make([]part, 0, n)
 	}
-	return take(&r.parts, n)
+	return take(&r.parts, n, r.piece)
 }
 
 func (r *actionRoom) methodsFor(n int) []string {
@@ -48,10 +49,10 @@ func (r *actionRoom) methodsFor(n int) []string {
 	return r.methods[:0:n]
 }
 
-// take is the next n of a piece, or of a new one, as an empty slice.
-func take[T any](piece *[]T, n int) []T {
+// take is the next n of a piece, or of a new one of some size, as an empty slice.
+func take[T any](piece *[]T, n, size int) []T {
 	if len(*piece) < n {
-		*piece = make([]T, max(n, some))
+		*piece = make([]T, max(n, size))
 	}
 	taken := (*piece)[:0:n]
 	*piece = (*piece)[n:]
