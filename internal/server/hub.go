@@ -293,7 +293,8 @@ func (h *hub) ack(l *link, ack *pb.Ack, faults []string) {
 	revision := ack.GetRevision()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	l.lastSeen = h.now()
+	now := h.now() // once: it is a system call, and there is an ack of each node
+	l.lastSeen = now
 	if h.links[l.node] != l || revision > h.snap.revision {
 		return // a stream that was replaced, or a revision that we never sent
 	}
@@ -309,7 +310,7 @@ func (h *hub) ack(l *link, ack *pb.Ack, faults []string) {
 	}
 	for w := range h.waits {
 		if revision >= w.revision {
-			w.acked(l.node, faults, h.now())
+			w.acked(l.node, faults, now)
 		}
 	}
 }
