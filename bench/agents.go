@@ -1,18 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -22,7 +19,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/pb"
@@ -30,11 +26,12 @@ import (
 	"github.com/kith-id/kith/spiffe"
 )
 
-// simulated is an agent with the real proof, TLS and messages, and no
-// workloads: it reads each delta and has another goroutine ack the newest, as a
-// real one has.
+// simulated is an agent with the real proof, TLS and messages, an enforcement
+// point and no workloads: it reads each delta, puts it in force and has another
+// goroutine ack the newest, as a real one has.
 type simulated struct {
 	hosts  []string // services that it says it has enforcement points of
+	point  *point
 	key    *ecdsa.PrivateKey
 	svid   *spiffe.X509SVID
 	bundle *spiffe.Bundle
@@ -48,8 +45,9 @@ func (a *simulated) X509SVID() (*spiffe.X509SVID, error) { return a.svid, nil }
 func (a *simulated) Bundle(spiffe.TrustDomain) (*spiffe.Bundle, bool) { return a.bundle, true }
 
 // agentsRole joins and connects agents: agents <admin socket> <n>. All of them
-// host orders, and the first few cart. It says when all are connected, and ends
-// with its standard input.
+// host orders, and the first few cart. It says when all are connected, then for
+// each number of agents that it reads since when they have the last change in
+// force, and ends with its standard input.
 func agentsRole(ctx context.Context, args []string) error {
 	if len(args) != 2 {
 		return errors.New("agents SOCKET N")
@@ -65,14 +63,11 @@ func agentsRole(ctx context.Context, args []string) error {
 	}
 	defer conn.Close()
 	admin := pb.NewAdminClient(conn)
-	if err := parallelN(n, 16, func(i int) error { return oneAgent(ctx, admin, i) }); err != nil {
+	clock, points := newClock(), make([]*point, n)
+	if err := parallelN(n, 16, func(i int) (err error) { points[i], err = oneAgent(ctx, admin, clock, i); return err }); err != nil {
 		return err
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(n); err != nil {
-		return err
-	}
-	bufio.NewScanner(os.Stdin).Scan()
-	return nil
+	return tellSince(points)
 }
 
 // asAgents sets this process up to be many small ones: a thousand heaps in one,
@@ -80,21 +75,21 @@ func agentsRole(ctx context.Context, args []string) error {
 // in some hundred changes.
 func asAgents() { debug.SetGCPercent(400) }
 
-func oneAgent(ctx context.Context, admin pb.AdminClient, i int) error {
+func oneAgent(ctx context.Context, admin pb.AdminClient, c clock, i int) (*point, error) {
 	added, err := admin.AddNode(ctx, &pb.AddNodeRequest{Name: fmt.Sprintf("n%d", i), Class: "vms"})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	hosts := []string{"orders"}
 	if i < fewAgents {
 		hosts = append(hosts, "cart")
 	}
-	a := &simulated{hosts: hosts, local: net.IPv4(127, 1, byte(i>>8), byte(i))}
+	a := &simulated{hosts: hosts, point: newPoint(c, hosts), local: net.IPv4(127, 1, byte(i>>8), byte(i))}
 	addr, err := a.join(ctx, added.GetJoin())
 	if err != nil {
-		return fmt.Errorf("join n%d: %w", i, err)
+		return nil, fmt.Errorf("join n%d: %w", i, err)
 	}
-	return a.connect(ctx, addr)
+	return a.point, a.connect(ctx, addr)
 }
 
 // dial connects from the agent's own address.
@@ -198,12 +193,12 @@ func (a *simulated) connect(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	return follow(ctx, conn, a.hosts)
+	return follow(ctx, conn, a.hosts, a.point)
 }
 
-// follow opens the sync stream and acks what comes until it ends. It returns when
-// all has come that the server had.
-func follow(ctx context.Context, conn *grpc.ClientConn, hosts []string) error {
+// follow opens the sync stream, puts what comes in force and acks it until it ends.
+// It returns when all has come that the server had.
+func follow(ctx context.Context, conn *grpc.ClientConn, hosts []string, at *point) error {
 	stream, err := pb.NewNodeClient(conn).Sync(ctx)
 	if err != nil {
 		return err
@@ -227,14 +222,10 @@ func follow(ctx context.Context, conn *grpc.ClientConn, hosts []string) error {
 				report(ready, nil)
 				continue
 			}
-			revision := in.GetState().GetRevision()
-			if raw := in.GetDelta().GetDelta(); raw != nil {
-				delta := &pb.Delta{}
-				if err := proto.Unmarshal(raw, delta); err != nil {
-					report(ready, err)
-					return
-				}
-				revision = delta.GetRevision()
+			revision, err := at.apply(in)
+			if err != nil {
+				report(ready, err)
+				return
 			}
 			if revision == 0 {
 				continue

@@ -135,18 +135,16 @@ func aloneAgentsRole(ctx context.Context, args []string) error {
 		return err
 	}
 	asAgents()
+	clock, points := newClock(), make([]*point, n)
 	if err := parallelN(n, 16, func(i int) error {
 		conn, err := dialFrom(net.IPv4(127, 2, byte(i>>8), byte(i)), args[1], config)
 		if err != nil {
 			return err
 		}
-		return follow(ctx, conn, nil)
+		points[i] = newPoint(clock, nil)
+		return follow(ctx, conn, nil, points[i])
 	}); err != nil {
 		return err
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(n); err != nil {
-		return err
-	}
-	bufio.NewScanner(os.Stdin).Scan()
-	return nil
+	return tellSince(points)
 }
