@@ -85,6 +85,7 @@ type book struct {
 	poisoned  map[string]bool // services about which something was refused
 	providers []usertoken.Provider
 	checked   map[string]bool // services whose bad tokens are refused
+	foreign   []string        // trust domains other than ours that policies of Istio name
 }
 
 // origin is the part of a document that something comes of.

@@ -62,10 +62,10 @@ func matches(subject string, values []string, optional bool) string {
 		switch {
 		case v == "*":
 			out = append(out, "size("+subject+") > 0")
-		case strings.HasSuffix(v, "*"):
-			out = append(out, subject+".startsWith("+literal(strings.TrimSuffix(v, "*"))+")")
 		case strings.HasPrefix(v, "*"):
 			out = append(out, subject+".endsWith("+literal(v[1:])+")")
+		case strings.HasSuffix(v, "*"):
+			out = append(out, subject+".startsWith("+literal(strings.TrimSuffix(v, "*"))+")")
 		default:
 			exact = append(exact, v)
 		}

@@ -32,8 +32,27 @@ func (b *book) consul(docs []*node) {
 		}
 		all = append(all, b.intentions(doc, o)...)
 	}
+	b.consulTwice(all)
+	done := make(map[string]bool)
 	for _, w := range b.inventory.Workloads {
-		b.consulService(w, all)
+		if !done[w.Service] {
+			b.consulService(w, all)
+		}
+		done[w.Service] = true
+	}
+}
+
+// consulTwice refuses what Consul does not hold: two intentions for one source and
+// destination. Whichever came first would decide.
+func (b *book) consulTwice(all []intention) {
+	seen := make(map[[2]string]string)
+	for _, in := range all {
+		key := [2]string{in.source, in.destination}
+		if at, twice := seen[key]; twice {
+			b.refuse(in.origin, "%s to %s a second time, after %s", in.source, in.destination, at)
+			continue
+		}
+		seen[key] = in.at
 	}
 }
 
@@ -72,6 +91,9 @@ func (b *book) intentions(doc *node, o origin) (out []intention) {
 		switch {
 		case in.source != wildcard && !b.known(in.source):
 			b.refuse(part, "source %s is not in the inventory: list it", in.source)
+			continue
+		case s.get("permissions") != nil && (len(in.permissions) == 0 || action != ""):
+			b.refuse(part, "permissions are a list, with something in it and no action beside it")
 			continue
 		case len(in.permissions) == 0 && action != "allow" && action != "deny":
 			b.refuse(part, "action %q: allow or deny", action)
@@ -256,6 +278,9 @@ func permission(p *node) (string, string) {
 		out = append(out, "request.path.matches("+literal("^(?:"+v.text()+")$")+")")
 	}
 	if v := http.get("methods"); v != nil {
+		if len(v.texts()) == 0 {
+			return "", "http.methods is no list, or an empty one"
+		}
 		out = append(out, "request.method in "+literals(v.texts()))
 	}
 	for _, h := range http.get("header").list() {
@@ -274,6 +299,12 @@ func permission(p *node) (string, string) {
 func headerMatch(h *node) (string, string) {
 	if key := h.unknown("name", "present", "exact", "prefix", "suffix", "contains", "regex", "invert"); key != "" {
 		return "", "header." + key + " is not read"
+	}
+	if name := h.get("name").text(); name == "" || name[0] == ':' || strings.EqualFold(name, "host") {
+		return "", fmt.Sprintf("header %q: a path or methods say what it would, or nothing here does", name)
+	}
+	if len(h.keys()) < 2 || h.get("present") != nil && h.get("present").text() != "true" {
+		return "", "a header says nothing of its value, and not present: true"
 	}
 	subject := "request.headers[" + literal(strings.ToLower(h.get("name").text())) + "]"
 	condition := "present(" + subject + ")"

@@ -76,11 +76,6 @@ func (i Inventory) account(namespace, name string) string {
 	return strings.NewReplacer("{namespace}", namespace, "{account}", name).Replace(i.ID)
 }
 
-// place is where in a path a part of an account stands.
-func (i Inventory) place(part string) int {
-	return slices.Index(strings.Split(i.ID[1:], "/"), part)
-}
-
 // own is true for a trust domain that is ours.
 func (i Inventory) own(domain string) bool {
 	return domain == "cluster.local" || domain == i.TrustDomain || slices.Contains(i.Aliases, domain)

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/kith-id/kith/internal/policy"
 )
 
@@ -26,6 +28,7 @@ func (b *book) istio(docs []*node) {
 		}
 	}
 	b.badTokens(selected)
+	b.foreign = foreignDomains(b.inventory, rest)
 	for _, doc := range rest {
 		o, targets := b.istioPolicy(doc)
 		if len(targets) == 0 {
@@ -90,14 +93,14 @@ func (b *book) istioTargets(doc *node) ([]Workload, string) {
 	if spec.get("targetRefs") != nil || spec.get("targetRef") != nil {
 		return nil, "targetRefs select gateways and waypoints, which have no counterpart here"
 	}
-	if key := spec.get("selector").unknown("matchLabels"); key != "" {
-		return nil, fmt.Sprintf("selector.%s is not read", key)
+	labels, why := selector(spec.get("selector"))
+	if why != "" {
+		return nil, "selector: " + why
 	}
 	namespace := namespaceOf(doc)
 	if namespace == b.inventory.rootNamespace() {
 		namespace = ""
 	}
-	labels := spec.get("selector", "matchLabels").dict()
 	targets := b.inventory.selected(namespace, labels)
 	return targets, b.inventory.halved(targets)
 }
@@ -147,8 +150,13 @@ func (b *book) authorizationPolicy(doc *node, o origin, targets []Workload, allo
 		return
 	}
 	mode := policy.Enforce
-	if doc.get("metadata", "annotations", "istio.io/dry-run").text() == "true" {
+	switch dry := doc.get("metadata", "annotations", "istio.io/dry-run"); dry.text() {
+	case "true":
 		mode = policy.Shadow
+	case "", "false":
+	default:
+		b.refuse(o.part(dry, "istio.io/dry-run"), "dry-run %q: say true or false", dry.text())
+		return
 	}
 	for _, w := range targets {
 		if selected[w.Service] = o; action == "ALLOW" && mode == policy.Enforce {
@@ -156,6 +164,10 @@ func (b *book) authorizationPolicy(doc *node, o origin, targets []Workload, allo
 		}
 	}
 	rules := spec.get("rules").list()
+	if spec.get("rules") != nil && spec.get("rules").y.Kind != yaml.SequenceNode {
+		b.refuse(o.part(spec.get("rules"), "rules"), "rules is no list")
+		return
+	}
 	if len(rules) == 0 {
 		b.note(o, "no rules: it allows nothing, which is the default here")
 		return
@@ -180,14 +192,19 @@ func (b *book) istioRule(p istioPart, o origin, r *node, targets []Workload) {
 		b.refuse(o, "%s is not read", key)
 		return
 	}
-	sources, operations := r.get("from").list(), r.get("to").list()
+	sources, why := r.entries("from", "source")
+	operations, alsoWhy := r.entries("to", "operation")
+	if why += alsoWhy; why != "" {
+		b.refuse(o, "%s", why)
+		return
+	}
 	if len(sources) == 0 {
 		sources = []*node{nil}
 	}
 	if len(operations) == 0 {
 		operations = []*node{nil}
 	}
-	conditions, tokens, why := b.istioWhen(r.get("when").list())
+	conditions, tokens, why := b.istioWhen(r)
 	if why != "" {
 		b.refuse(o, "%s", why)
 		return

@@ -18,7 +18,9 @@ import (
 // The reference: what Istio documents (policy-semantics 2.1.3 and 2.1.4), as
 // plainly as it can be written, against what we compile of the adopted rules.
 
-type istioSource struct{ principals, namespaces, notPrincipals, ipBlocks []string }
+type istioSource struct {
+	principals, namespaces, serviceAccounts, trustDomains, notPrincipals, notNamespaces, notTrustDomains, ipBlocks []string
+}
 
 type istioOperation struct{ methods, notMethods, paths, notPaths, ports, notPorts []string }
 
@@ -39,22 +41,46 @@ type istioPolicy struct {
 }
 
 type istioRequest struct {
-	namespace, account, method, path, port, ip string
-	headers                                    map[string]string
+	domain, namespace, account, method, path, port, ip string // no domain: ours; no namespace: no account of Kubernetes
+	headers                                            map[string]string
 }
 
 func (r istioRequest) principal() string {
-	return "cluster.local/ns/" + r.namespace + "/sa/" + r.account
+	domain := r.domain
+	if domain == "" {
+		domain = "cluster.local"
+	}
+	if r.namespace == "" {
+		return domain + "/vms/shop/" + r.account
+	}
+	return domain + "/ns/" + r.namespace + "/sa/" + r.account
+}
+
+// id is the caller's here: in our trust domain as the inventory says, in another
+// as Istio has it.
+func (r istioRequest) id(t interface{ Fatalf(string, ...any) }) spiffe.ID {
+	path := "spiffe://acme.example/eks/" + r.namespace + "/" + r.account
+	switch {
+	case r.domain != "":
+		path = "spiffe://" + r.principal()
+	case r.namespace == "":
+		path = "spiffe://acme.example/vms/shop/" + r.account
+	}
+	id, err := spiffe.ParseID(path)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	return id
 }
 
 func textMatches(value, got string) bool {
 	switch {
 	case value == "*":
 		return got != ""
-	case strings.HasSuffix(value, "*"):
-		return strings.HasPrefix(got, strings.TrimSuffix(value, "*"))
 	case strings.HasPrefix(value, "*"):
 		return strings.HasSuffix(got, value[1:])
+	case strings.HasSuffix(value, "*"):
+		return strings.HasPrefix(got, strings.TrimSuffix(value, "*"))
 	}
 	return value == got
 }
@@ -73,8 +99,10 @@ func (s istioSource) matches(r istioRequest) bool {
 	for _, b := range s.ipBlocks {
 		inBlock = inBlock || netip.MustParsePrefix(b).Contains(netip.MustParseAddr(r.ip))
 	}
-	return field(s.principals, false, r.principal()) && field(s.namespaces, false, r.namespace) &&
-		field(s.notPrincipals, true, r.principal()) && inBlock
+	domain, _, _ := strings.Cut(r.principal(), "/")
+	return field(s.principals, false, r.principal()) && field(s.namespaces, false, r.namespace) && field(s.trustDomains, false, domain) &&
+		field(s.serviceAccounts, false, r.namespace+"/"+r.account) && field(s.notPrincipals, true, r.principal()) &&
+		field(s.notNamespaces, true, r.namespace) && field(s.notTrustDomains, true, domain) && inBlock
 }
 
 func (o istioOperation) matches(r istioRequest) bool {
@@ -127,6 +155,12 @@ func yamlList(key string, values []string) string {
 	return key + ": [" + strings.Join(quoted, ", ") + "], "
 }
 
+func (s istioSource) yaml() string {
+	return yamlList("principals", s.principals) + yamlList("namespaces", s.namespaces) + yamlList("serviceAccounts", s.serviceAccounts) +
+		yamlList("trustDomains", s.trustDomains) + yamlList("notPrincipals", s.notPrincipals) + yamlList("notNamespaces", s.notNamespaces) +
+		yamlList("notTrustDomains", s.notTrustDomains) + yamlList("ipBlocks", s.ipBlocks)
+}
+
 func (p istioPolicy) yaml(n int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p%d, namespace: shop}\n", n)
@@ -136,8 +170,7 @@ func (p istioPolicy) yaml(n int) string {
 		if len(r.from) > 0 {
 			b.WriteString("from: [")
 			for _, s := range r.from {
-				b.WriteString("{source: {" + yamlList("principals", s.principals) + yamlList("namespaces", s.namespaces) +
-					yamlList("notPrincipals", s.notPrincipals) + yamlList("ipBlocks", s.ipBlocks) + "}}, ")
+				b.WriteString("{source: {" + s.yaml() + "}}, ")
 			}
 			b.WriteString("], ")
 		}
@@ -170,25 +203,35 @@ func some(values ...string) *rapid.Generator[[]string] {
 	})
 }
 
+func drawSource(t *rapid.T, deny bool) istioSource {
+	s := istioSource{ipBlocks: some("10.0.0.0/8", "10.1.2.3/32").Draw(t, "ipBlocks")}
+	switch rapid.IntRange(0, 4).Draw(t, "identities") {
+	case 0:
+		s.principals = some("cluster.local/ns/shop/sa/web", "cluster.local/ns/shop/*", "cluster.local/ns/data/sa/batch", "cluster.local/*", "other.example/*", "other.example/ns/shop/sa/web", "*").Draw(t, "principals")
+	case 1:
+		s.namespaces = some("shop", "data").Draw(t, "namespaces")
+	case 2:
+		s.serviceAccounts = some("shop/web", "data/batch").Draw(t, "serviceAccounts")
+	case 3:
+		s.trustDomains = some("cluster.local", "other.example", "*").Draw(t, "trustDomains")
+	}
+	if deny {
+		s.notPrincipals = some("cluster.local/ns/shop/sa/web", "cluster.local/ns/data/sa/batch", "cluster.local/*").Draw(t, "notPrincipals")
+		s.notNamespaces = some("shop", "data").Draw(t, "notNamespaces")
+		s.notTrustDomains = some("cluster.local", "other.example").Draw(t, "notTrustDomains")
+	}
+	if strings.Count(s.yaml(), "[") == 0 {
+		s.principals = []string{"*"}
+	}
+	return s
+}
+
 func drawPolicy(t *rapid.T) istioPolicy {
 	p := istioPolicy{action: rapid.SampledFrom([]string{"ALLOW", "ALLOW", "DENY"}).Draw(t, "action")}
 	for range rapid.IntRange(1, 3).Draw(t, "rules") {
 		var r istioRule
 		for range rapid.IntRange(0, 2).Draw(t, "sources") {
-			s := istioSource{
-				principals: some("cluster.local/ns/shop/sa/web", "cluster.local/ns/shop/*", "cluster.local/ns/data/sa/batch", "*").Draw(t, "principals"),
-				ipBlocks:   some("10.0.0.0/8", "10.1.2.3/32").Draw(t, "ipBlocks"),
-			}
-			if s.principals == nil {
-				s.namespaces = some("shop", "data").Draw(t, "namespaces")
-			}
-			if p.action == "DENY" {
-				s.notPrincipals = some("cluster.local/ns/shop/sa/web", "cluster.local/ns/data/sa/batch").Draw(t, "notPrincipals")
-			}
-			if s.principals == nil && s.namespaces == nil && s.ipBlocks == nil && s.notPrincipals == nil {
-				s.principals = []string{"*"}
-			}
-			r.from = append(r.from, s)
+			r.from = append(r.from, drawSource(t, p.action == "DENY"))
 		}
 		for range rapid.IntRange(0, 2).Draw(t, "operations") {
 			o := istioOperation{
@@ -216,7 +259,8 @@ func drawPolicy(t *rapid.T) istioPolicy {
 
 func drawRequest(t *rapid.T) istioRequest {
 	r := istioRequest{
-		namespace: rapid.SampledFrom([]string{"shop", "data"}).Draw(t, "namespace"),
+		domain:    rapid.SampledFrom([]string{"", "", "", "other.example"}).Draw(t, "domain"),
+		namespace: rapid.SampledFrom([]string{"shop", "data", "shop", "data", ""}).Draw(t, "namespace"),
 		account:   rapid.SampledFrom([]string{"web", "batch"}).Draw(t, "account"),
 		method:    rapid.SampledFrom([]string{"GET", "POST", "DELETE"}).Draw(t, "method"),
 		path:      rapid.SampledFrom([]string{"/", "/v1", "/v1/", "/v12", "/v1/orders", "/v1/orders/", "/v1/orders/7", "/health", "/health/7", "/v1*", "/a/b/c/7"}).Draw(t, "path"),
@@ -291,9 +335,9 @@ func TestAdoptedIstioPoliciesDecideAsIstioDoes(t *testing.T) {
 		table := compiled(t, result, "orders")
 		for range 20 {
 			r := drawRequest(t)
-			id, _ := spiffe.ParseID("spiffe://acme.example/eks/" + r.namespace + "/" + r.account)
-			got := decide(table, id, r)
-			if want := istioAllows(policies, r); (got.Effect == policy.Allow) != want {
+			got := decide(table, r.id(t), r)
+			// Those of other trust domains are let in only where policies name these.
+			if want := istioAllows(policies, r); (got.Effect == policy.Allow) != want && (!want || r.domain == "") {
 				var text strings.Builder
 				for _, f := range files {
 					text.Write(f.Data)

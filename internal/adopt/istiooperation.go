@@ -28,6 +28,9 @@ func istioOperation(op *node, protocol policy.Protocol, deny bool) (operationPar
 	if len(op.keys()) == 0 {
 		return out, "an empty operation is not valid"
 	}
+	if why := op.hollow(); why != "" {
+		return out, why
+	}
 	if protocol == policy.TCP {
 		return tcpOperation(op, deny)
 	}
@@ -111,6 +114,8 @@ func hostCondition(values []string) (string, string) {
 		switch {
 		case v == "*":
 			return "size(request.host) > 0", ""
+		case strings.HasPrefix(v, "*"):
+			return "", fmt.Sprintf("host %q matches only requests that name no port: list the hosts, each as NAME and NAME:*", v)
 		case with && port == "*" && slices.Contains(values, name):
 			continue
 		case with:

@@ -3,6 +3,7 @@ package adopt
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -36,10 +37,13 @@ func (b *book) istioSource(s *node, deny bool) (sourcePart, string) {
 	if len(s.keys()) == 0 {
 		return out, "an empty source is not valid"
 	}
+	if why := s.hollow(); why != "" {
+		return out, why
+	}
 	var patterns [][]string
 	for _, field := range []string{"principals", "namespaces", "serviceAccounts", "trustDomains"} {
 		if list := s.get(field); list != nil {
-			ids, why := b.istioIDs(field, list.texts())
+			ids, why := b.istioIDs(field, list.texts(), deny)
 			if why != "" {
 				return out, why
 			}
@@ -64,7 +68,7 @@ func (b *book) istioNot(s *node, deny bool, out sourcePart) (sourcePart, string)
 			continue
 		}
 		kind := strings.ToLower(field[3:4]) + field[4:]
-		ids, why := b.istioIDs(kind, list.texts())
+		ids, why := b.istioIDs(kind, list.texts(), deny)
 		if why != "" {
 			return out, why
 		}
@@ -116,9 +120,22 @@ func addressBlocks(texts []string) ([]string, string) {
 	return out, ""
 }
 
-// istioIDs turns the values of one field into sources of ours.
-func (b *book) istioIDs(field string, values []string) ([]string, string) {
+// ownDomain is every identity of our trust domain. In an allow any is just that;
+// in a deny, and in its except, it has to be said.
+const ownDomain = "/**"
+
+// istioIDs turns the values of one field into sources of ours. A namespace and an
+// account are those of any trust domain in Istio: a deny of one binds the other
+// trust domains that policies name as well, an allow ours alone.
+func (b *book) istioIDs(field string, values []string, deny bool) ([]string, string) {
 	var out []string
+	elsewhere := func(format string, args ...any) {
+		for _, domain := range b.foreign {
+			if deny {
+				out = append(out, "spiffe://"+domain+fmt.Sprintf(format, args...))
+			}
+		}
+	}
 	for _, v := range values {
 		var id, why string
 		switch field {
@@ -132,17 +149,21 @@ func (b *book) istioIDs(field string, values []string) ([]string, string) {
 				why = fmt.Sprintf("namespace %q: a wildcard inside a name; list the namespaces", v)
 			default:
 				id = b.inventory.account(v, "*")
+				elsewhere("/ns/%s/**", v)
 			}
 		case "serviceAccounts":
 			namespace, account, ok := strings.Cut(v, "/")
-			if !ok {
-				why = fmt.Sprintf("serviceAccount %q has no namespace: write namespace/name", v)
+			if !ok || strings.ContainsAny(account, "/*") || strings.Contains(namespace, "*") {
+				why = fmt.Sprintf("serviceAccount %q is not namespace/name: write it so", v)
 			}
 			id = b.inventory.account(namespace, account)
+			elsewhere("/ns/%s/sa/%s/**", namespace, account)
 		case "trustDomains":
 			switch {
-			case b.inventory.own(v), v == "*":
+			case v == "*":
 				id = "any"
+			case b.inventory.own(v):
+				id = ownDomain
 			case strings.Contains(v, "*"):
 				why = fmt.Sprintf("trust domain %q: a wildcard inside a name; list the trust domains", v)
 			default:
@@ -152,15 +173,52 @@ func (b *book) istioIDs(field string, values []string) ([]string, string) {
 		if why != "" {
 			return nil, why
 		}
-		if id == "any" {
-			return []string{"any"}, ""
-		}
 		out = append(out, id)
 	}
 	if len(out) == 0 {
 		return nil, field + " is an empty list"
 	}
-	return out, ""
+	return gathered(out, deny), ""
+}
+
+// gathered leaves out of a list what any says already.
+func gathered(ids []string, deny bool) []string {
+	all := slices.Contains(ids, "any")
+	if all && deny {
+		return []string{"any"}
+	}
+	if !deny && (all || slices.Contains(ids, ownDomain)) {
+		others := slices.DeleteFunc(ids, func(id string) bool { return !strings.HasPrefix(id, "spiffe://") })
+		return append([]string{"any"}, others...)
+	}
+	return ids
+}
+
+// foreignDomains are the trust domains other than ours that policies name.
+func foreignDomains(inventory Inventory, docs []*node) []string {
+	set := make(map[string]bool)
+	note := func(list *node) {
+		for _, v := range list.texts() {
+			if domain, _, _ := strings.Cut(v, "/"); domain != "" && !strings.Contains(domain, "*") && !inventory.own(domain) {
+				set[domain] = true
+			}
+		}
+	}
+	for _, doc := range docs {
+		for _, r := range doc.get("spec", "rules").list() {
+			for _, s := range r.get("from").list() {
+				for _, field := range []string{"principals", "notPrincipals", "trustDomains", "notTrustDomains"} {
+					note(s.get("source", field))
+				}
+			}
+			for _, c := range r.get("when").list() {
+				if c.get("key").text() == "source.principal" {
+					note(c.get("values"))
+				}
+			}
+		}
+	}
+	return sorted(set)
 }
 
 // principal is TRUSTDOMAIN/ns/NAMESPACE/sa/ACCOUNT, or a whole prefix of it.
@@ -178,7 +236,7 @@ func (b *book) principal(v string) (id, why string) {
 	switch {
 	case len(parts) == 2 && star: // domain/*
 		if b.inventory.own(domain) {
-			return "any", ""
+			return ownDomain, ""
 		}
 		return "spiffe://" + domain + "/**", ""
 	case len(parts) == 3 && parts[1] == "ns" && star:

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/kith-id/kith/internal/policy"
 )
 
@@ -53,10 +55,14 @@ func (b *book) serverTargets(doc *node) (targets []Workload, why string) {
 	if key := spec.unknown("podSelector", "port", "proxyProtocol", "accessPolicy"); key != "" {
 		return nil, "spec." + key + " is not read"
 	}
-	if key := spec.get("podSelector").unknown("matchLabels"); key != "" {
-		return nil, "podSelector." + key + " is not read"
+	labels, why := selector(spec.get("podSelector"))
+	if why == "" && spec.get("podSelector") == nil {
+		why = "there is none"
 	}
-	targets = b.inventory.selected(namespaceOf(doc), spec.get("podSelector", "matchLabels").dict())
+	if why != "" {
+		return nil, "podSelector: " + why
+	}
+	targets = b.inventory.selected(namespaceOf(doc), labels)
 	return targets, b.inventory.halved(targets)
 }
 
@@ -147,7 +153,12 @@ func (b *book) linkerdPolicy(doc *node, all linkerdDocs) {
 		b.refuse(o, "targetRef of kind %s: write rules with paths for what it matches", kind)
 		return
 	}
-	from, conditions, why := b.linkerdWho(spec.get("requiredAuthenticationRefs").list(), namespace, all)
+	refs := spec.get("requiredAuthenticationRefs")
+	if refs == nil || refs.y.Kind != yaml.SequenceNode {
+		b.refuse(o, "requiredAuthenticationRefs is no list")
+		return
+	}
+	from, conditions, why := b.linkerdWho(refs.list(), namespace, all)
 	if why != "" {
 		b.refuse(o, "%s", why)
 		return
@@ -167,7 +178,13 @@ func (b *book) linkerdPolicy(doc *node, all linkerdDocs) {
 // linkerdWho reads the authentications that must all hold; none is everybody.
 func (b *book) linkerdWho(refs []*node, namespace string, all linkerdDocs) (from, conditions []string, why string) {
 	from = []string{"any"}
+	identities := 0
 	for _, ref := range refs {
+		if ref.get("kind").text() != "NetworkAuthentication" {
+			if identities++; identities > 1 {
+				return nil, nil, "two authentications by identity, of which Linkerd takes one: write the identities that are in both"
+			}
+		}
 		ns := namespace
 		if text := ref.get("namespace").text(); text != "" {
 			ns = text
@@ -204,6 +221,9 @@ func (b *book) linkerdWho(refs []*node, namespace string, all linkerdDocs) (from
 // linkerdIdentities reads identities and references to accounts.
 func (b *book) linkerdIdentities(doc *node, namespace string) (from []string, why string) {
 	spec := doc.get("spec")
+	if key := spec.unknown("identities", "identityRefs"); key != "" {
+		return nil, "spec." + key + " of a MeshTLSAuthentication is not read"
+	}
 	for _, id := range spec.get("identities").texts() {
 		if id == "*" {
 			return []string{"any"}, ""
@@ -242,6 +262,9 @@ func (b *book) linkerdIdentities(doc *node, namespace string) (from []string, wh
 func networks(list []*node) (string, string) {
 	var out []string
 	for _, n := range list {
+		if key := n.unknown("cidr", "except"); key != "" {
+			return "", key + " of a network is not read"
+		}
 		blocks, why := addressBlocks([]string{n.get("cidr").text()})
 		if why != "" {
 			return "", why
@@ -249,6 +272,9 @@ func networks(list []*node) (string, string) {
 		condition := "request.source_ip.within(" + literals(blocks) + ")"
 		if except := n.get("except"); except != nil {
 			blocks, why := addressBlocks(except.texts())
+			if len(blocks) == 0 && why == "" {
+				why = "except is no list, or an empty one"
+			}
 			if why != "" {
 				return "", why
 			}

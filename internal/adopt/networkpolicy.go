@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/kith-id/kith/internal/policy"
 )
 
@@ -23,6 +25,9 @@ func (b *book) networkPolicies(docs []*node) {
 		}
 		spec := doc.get("spec")
 		labels, why := selector(spec.get("podSelector"))
+		if key := spec.unknown("podSelector", "policyTypes", "ingress", "egress"); key != "" {
+			why = key + " beside it is not read"
+		}
 		targets := b.inventory.selected(namespaceOf(doc), labels)
 		if why == "" {
 			why = b.inventory.halved(targets)
@@ -66,6 +71,11 @@ func selector(n *node) (map[string]string, string) {
 	if key := n.unknown("matchLabels"); key != "" {
 		return nil, key + " is not read: list the labels"
 	}
+	for _, part := range []*node{n, n.get("matchLabels")} {
+		if part != nil && part.y.Kind != yaml.MappingNode {
+			return nil, "labels are no mapping"
+		}
+	}
 	return n.get("matchLabels").dict(), ""
 }
 
@@ -73,6 +83,12 @@ func (b *book) ingress(o origin, doc, r *node, targets []Workload) {
 	if key := r.unknown("from", "ports"); key != "" {
 		b.refuse(o, "%s is not read", key)
 		return
+	}
+	for _, field := range []string{"from", "ports"} {
+		if list := r.get(field); list != nil && list.y.Kind != yaml.SequenceNode {
+			b.refuse(o, "%s is no list", field)
+			return
+		}
 	}
 	type peer struct{ from, conditions []string }
 	var peers []peer
@@ -117,7 +133,11 @@ func (b *book) networkPeer(p *node, namespace string) (from, conditions []string
 	if key := p.unknown("podSelector", "namespaceSelector", "ipBlock"); key != "" {
 		return nil, nil, key + " is not read"
 	}
-	if block := p.get("ipBlock"); block != nil {
+	block := p.get("ipBlock")
+	if (block == nil) == (p.get("podSelector") == nil && p.get("namespaceSelector") == nil) {
+		return nil, nil, "a peer is either an ipBlock or selectors"
+	}
+	if block != nil {
 		condition, why := networks([]*node{block})
 		return []string{"any"}, []string{condition}, why
 	}
@@ -137,6 +157,9 @@ func (b *book) networkPeer(p *node, namespace string) (from, conditions []string
 	for _, w := range b.inventory.selected("", pods) {
 		own := maps.Clone(b.inventory.Namespaces[w.Namespace])
 		if own == nil {
+			if key := asked(labels); key != "" {
+				return nil, nil, fmt.Sprintf("namespaceSelector: whether namespace %s has the label %s, the inventory does not say: namespaces: {%s: {…}}", w.Namespace, key, w.Namespace)
+			}
 			own = make(map[string]string)
 		}
 		own["kubernetes.io/metadata.name"] = w.Namespace
@@ -147,6 +170,16 @@ func (b *book) networkPeer(p *node, namespace string) (from, conditions []string
 	return names(found), nil, b.inventory.halved(found)
 }
 
+// asked is the first label that a namespace does not have by itself.
+func asked(labels map[string]string) string {
+	for _, key := range sorted(labels) {
+		if key != "kubernetes.io/metadata.name" {
+			return key
+		}
+	}
+	return ""
+}
+
 // portsOf is the ports as actions of a TCP service, or as a condition on the
 // requests of any other.
 func portsOf(list []*node, w Workload) (actions, conditions []string, why string) {
@@ -155,11 +188,14 @@ func portsOf(list []*node, w Workload) (actions, conditions []string, why string
 	}
 	var ranges []string
 	for _, p := range list {
+		if key := p.unknown("protocol", "port", "endPort"); key != "" {
+			return nil, nil, "ports: " + key + " is not read"
+		}
 		if protocol := p.get("protocol").text(); protocol != "" && protocol != "TCP" {
 			continue // another transport cannot reach a service of ours
 		}
 		low, ok := p.get("port").number()
-		if !ok {
+		if !ok || low <= 0 {
 			if low = w.Ports[p.get("port").text()]; low == 0 && p.get("port") != nil {
 				return nil, nil, fmt.Sprintf("port %q: say its number in the inventory, ports: {%s: 8080}", p.get("port").text(), p.get("port").text())
 			}

@@ -167,6 +167,44 @@ func (n *node) texts() []string {
 	return out
 }
 
+// entries is the items of the list under a key, each of them a mapping of known
+// keys with must among these; none where the key is absent. The text says what
+// else it is. A slip must not read as the empty list, which is everybody.
+func (n *node) entries(key, must string, known ...string) (out []*node, why string) {
+	list := n.get(key)
+	if list == nil {
+		return nil, ""
+	}
+	if len(list.list()) == 0 {
+		return nil, key + " is no list, or an empty one"
+	}
+	for i, item := range list.list() {
+		if other := item.unknown(append(known, must)...); other != "" {
+			return nil, fmt.Sprintf("%s[%d].%s is not read", key, i, other)
+		}
+		if item.get(must) == nil {
+			return nil, fmt.Sprintf("%s[%d] has no %s", key, i, must)
+		}
+		out = append(out, item)
+	}
+	return out, ""
+}
+
+// hollow is the first of the lists in a mapping that has nothing in it, or an
+// entry that is empty or no text; empty if there is none.
+func (n *node) hollow() string {
+	for _, key := range n.keys() {
+		list := n.get(key)
+		if list == nil {
+			continue
+		}
+		if texts := list.texts(); len(texts) == 0 || slices.Contains(texts, "") {
+			return key + " is no list of texts, or an empty one"
+		}
+	}
+	return ""
+}
+
 // dict is a mapping of text to text.
 func (n *node) dict() map[string]string {
 	out := make(map[string]string)
