@@ -46,7 +46,7 @@ func dependencies() []dependency {
 		{"github.com/prometheus/client_golang", append(programs, "internal/obs", "internal/audit", "internal/policy", "internal/decisionlog"), "metrics, made beside what they measure"},
 		{"golang.org/x/sys", append(programs, ".", "internal/obs", "internal/loopback"), "pidfd, peer credentials, sock_diag, file locks, the boot clock"},
 		{"golang.org/x/net", []string{".", "internal/proxy"}, "HTTP/2 over connections we made ourselves"},
-		{"golang.org/x/crypto", []string{"spiffe", "internal/keys", "internal/federation"}, "cryptobyte for DER, argon2 for passphrases, ACME"},
+		{"golang.org/x/crypto", []string{"spiffe", "internal/keys", "internal/ca", "internal/federation"}, "cryptobyte for DER, argon2 for passphrases, ACME"},
 		{"golang.org/x/sync", append(programs, "."), "errgroup, singleflight, semaphores"},
 		{"golang.org/x/time", append(programs, "."), "rate limits"},
 		{"software.sslmate.com/src/go-pkcs12", []string{"cmd/kith"}, "PKCS #12 for Java: key store and trust store"},

@@ -69,35 +69,43 @@ type line struct {
 	Prev     string            `json:"prev"` // SHA-256 of the line before, hexadecimal
 }
 
-func (e Event) line(seq uint64, now time.Time, prev string) ([]byte, error) {
+// usualLine is room for a line of most events.
+const usualLine = 768
+
+// appendLine adds an event's line to text, which is as it was if there is an error.
+func (e Event) appendLine(text []byte, seq uint64, now time.Time, prev string) ([]byte, error) {
 	if err := e.validate(); err != nil {
-		return nil, err
+		return text, err
 	}
 	phase := e.Phase
 	if phase == "" {
 		phase = Single
 	}
-	text, err := line{
+	longer, err := line{
 		Seq: seq, Time: now.UTC(), Kind: e.Kind, Phase: phase, Actor: e.Actor, Object: e.Object,
 		Outcome: e.Outcome, Revision: e.Revision, Facts: e.Facts, Prev: prev,
-	}.encode()
+	}.appendTo(text)
 	if err != nil {
-		return nil, fmt.Errorf("audit %s: %w", e.Kind, err)
+		return text, fmt.Errorf("audit %s: %w", e.Kind, err)
 	}
-	if len(text)+1 > maxLine {
-		return nil, fmt.Errorf("audit %s: event has %d bytes, at most %d are allowed", e.Kind, len(text)+1, maxLine)
+	if n := len(longer) - len(text) + 1; n > maxLine {
+		return text, fmt.Errorf("audit %s: event has %d bytes, at most %d are allowed", e.Kind, n, maxLine)
 	}
-	return append(text, '\n'), nil
+	return append(longer, '\n'), nil
 }
 
-// encode is what encoding/json writes, and a test compares. Each SVID has a line, for
+// appendTo adds what encoding/json writes, and a test compares. Each SVID has a line, for
 // which reflection and the sorting of facts were a fiftieth of its price; text that
 // needs escapes is left to it.
-func (l line) encode() ([]byte, error) {
-	if year := l.Time.Year(); year < 0 || year > 9999 || l.Time.Location() != time.UTC {
-		return json.Marshal(l)
+func (l line) appendTo(text []byte) ([]byte, error) {
+	start, plain := len(text), true
+	asJSON := func() ([]byte, error) {
+		one, err := json.Marshal(l)
+		return append(text[:start], one...), err
 	}
-	text, plain := make([]byte, 0, 768), true
+	if year := l.Time.Year(); year < 0 || year > 9999 || l.Time.Location() != time.UTC {
+		return asJSON()
+	}
 	put := func(before, value string) {
 		plain = plain && isPlain(value)
 		text = append(append(append(text, before...), value...), '"')
@@ -128,7 +136,7 @@ func (l line) encode() ([]byte, error) {
 	}
 	put(`,"prev":"`, l.Prev)
 	if !plain {
-		return json.Marshal(l)
+		return asJSON()
 	}
 	return append(text, '}'), nil
 }

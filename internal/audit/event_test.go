@@ -23,8 +23,9 @@ func TestLinesAreWrittenAsJSONWouldWriteThem(t *testing.T) {
 			l.Time = l.Time.In(time.FixedZone("", 3600))
 		}
 		want, wantErr := json.Marshal(l)
-		got, err := l.encode()
-		if string(got) != string(want) || (err == nil) != (wantErr == nil) {
+		const before = "the line before\n"
+		got, err := l.appendTo([]byte(before))
+		if string(got) != before+string(want) || (err == nil) != (wantErr == nil) {
 			r.Fatalf("got %s, %v\nwant %s, %v", got, err, want, wantErr)
 		}
 	})

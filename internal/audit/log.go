@@ -275,19 +275,18 @@ func (l *Log) lead(b *batch) {
 // write puts the batch on disk and gives each group its error. The error it
 // returns is one after which the log cannot go on. l.disk is held.
 func (l *Log) write(b *batch) error {
-	var text []byte
 	dropped, victims := l.turn()
+	text := make([]byte, 0, usualLine*(b.events+len(dropped)))
 	head, now := l.head, l.config.Now()
 	for _, g := range append([]*group{{events: dropped}}, b.groups...) {
 		mark, before := len(text), head
 		for _, event := range g.events {
-			one, err := event.line(head.Seq+1, now, head.Hash)
-			if err != nil {
-				text, head, g.err = text[:mark], before, err
+			from := len(text)
+			if text, g.err = event.appendLine(text, head.Seq+1, now, head.Hash); g.err != nil {
+				text, head = text[:mark], before
 				break
 			}
-			text = append(text, one...)
-			head = Head{head.Seq + 1, hashOf(one)}
+			head = Head{head.Seq + 1, hashOf(text[from:])}
 		}
 	}
 	if _, err := l.file.WriteAt(text, l.size); err != nil {

@@ -12,6 +12,9 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -158,12 +161,12 @@ func lintNames(cert *x509.Certificate, want expectation) error {
 		if !e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 17}) {
 			continue
 		}
-		var names []asn1.RawValue
-		if rest, err := asn1.Unmarshal(e.Value, &names); err != nil || len(rest) > 0 {
-			return errors.New("names are malformed")
+		n, err := countNames(e.Value)
+		if err != nil {
+			return err
 		}
-		if len(names) != 1+len(want.dns) {
-			return fmt.Errorf("has %d names, not %d", len(names), 1+len(want.dns))
+		if n != 1+len(want.dns) {
+			return fmt.Errorf("has %d names, not %d", n, 1+len(want.dns))
 		}
 		if !slices.Equal(cert.DNSNames, want.dns) {
 			return fmt.Errorf("DNS names are %q, not %q", cert.DNSNames, want.dns)
@@ -171,6 +174,23 @@ func lintNames(cert *x509.Certificate, want expectation) error {
 		return nil
 	}
 	return errors.New("has no names")
+}
+
+// countNames counts a SubjectAltName's (RFC 5280 4.2.1.6), of whatever kinds.
+func countNames(value []byte) (int, error) {
+	rest, names := cryptobyte.String(value), cryptobyte.String(nil)
+	if !rest.ReadASN1(&names, cbasn1.SEQUENCE) || !rest.Empty() {
+		return 0, errors.New("names are malformed")
+	}
+	n := 0
+	for ; !names.Empty(); n++ {
+		var name cryptobyte.String
+		var tag cbasn1.Tag
+		if !names.ReadAnyASN1(&name, &tag) {
+			return 0, errors.New("names are malformed")
+		}
+	}
+	return n, nil
 }
 
 func lintSubject(cert *x509.Certificate, _ expectation) error {

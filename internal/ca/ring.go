@@ -179,27 +179,44 @@ func recordSize(payload int) uint64 { return uint64(recordHeader+payload+7) &^ 7
 
 // read returns nil if no record of this lap stands whole at pos.
 func (r *ring) read(pos uint64) (*record, error) {
-	var header [recordHeader]byte
-	if err := r.readAt(header[:], pos); err != nil {
+	text := make([]byte, recordHeader)
+	if err := r.readAt(text, pos); err != nil {
 		return nil, err
 	}
-	length := binary.LittleEndian.Uint32(header[4:])
-	if binary.LittleEndian.Uint32(header[:]) != recordMagic || length > maxPayload ||
-		binary.LittleEndian.Uint64(header[8:]) != pos || pos+recordSize(int(length)) > r.tail+r.capacity {
-		return nil, nil
+	if length, ok := r.begins(text, pos); ok {
+		text = make([]byte, recordHeader+length)
+		if err := r.readAt(text, pos); err != nil {
+			return nil, err
+		}
 	}
-	payload := make([]byte, length)
-	if err := r.readAt(payload, pos+recordHeader); err != nil {
-		return nil, err
+	return r.parse(text, pos), nil
+}
+
+// begins says how long the payload is of a record that has its header at pos.
+func (r *ring) begins(header []byte, pos uint64) (length int, ok bool) {
+	n := binary.LittleEndian.Uint32(header[4:])
+	if binary.LittleEndian.Uint32(header) != recordMagic || n > maxPayload ||
+		binary.LittleEndian.Uint64(header[8:]) != pos || pos+recordSize(int(n)) > r.tail+r.capacity {
+		return 0, false
 	}
-	if binary.LittleEndian.Uint32(header[32:]) != checksum(header[:32], payload) {
-		return nil, nil
+	return int(n), true
+}
+
+// parse reads the record at the front of what stands from pos on, or returns nil.
+func (r *ring) parse(text []byte, pos uint64) *record {
+	if len(text) < recordHeader {
+		return nil
+	}
+	header, rest := text[:recordHeader], text[recordHeader:]
+	length, ok := r.begins(header, pos)
+	if !ok || length > len(rest) || binary.LittleEndian.Uint32(header[32:]) != checksum(header[:32], rest[:length]) {
+		return nil
 	}
 	return &record{
 		durable: binary.LittleEndian.Uint64(header[16:]),
 		time:    int64(binary.LittleEndian.Uint64(header[24:])),
-		payload: payload,
-	}, nil
+		payload: rest[:length:length],
+	}
 }
 
 // appendRecord adds the bytes of a record that will stand at pos.
@@ -242,15 +259,16 @@ func (r *ring) writeAt(buf []byte, pos uint64) error {
 	return err
 }
 
-// readFrom returns records from pos on, at most limit bytes of them, and where
-// the next one stands. All of them are on disk, so one that cannot be read is
+// readFrom returns records from pos on, little more than limit bytes of them, and
+// where the next one stands. All of them are on disk, so one that cannot be read is
 // damage.
-func (r *ring) readFrom(pos, head uint64, limit uint64) (payloads [][]byte, next uint64, err error) {
+func (r *ring) readFrom(pos, head, limit uint64) (payloads [][]byte, next uint64, err error) {
+	text := make([]byte, min(head-pos, limit+recordSize(maxPayload)))
+	if err := r.readAt(text, pos); err != nil {
+		return nil, pos, err
+	}
 	for next = pos; next < head && next-pos < limit; {
-		record, err := r.read(next)
-		if err != nil {
-			return nil, pos, err
-		}
+		record := r.parse(text[next-pos:], next)
 		if record == nil {
 			return nil, pos, fmt.Errorf("is damaged at position %d", next)
 		}
