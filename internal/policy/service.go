@@ -136,6 +136,19 @@ func (s Service) checkMode(at string, f *faults) {
 	}
 }
 
+// checkLength finds the paths that are sound but no ID of the trust domain,
+// which would be too long.
+func (s Service) checkLength(own spiffe.TrustDomain, f *faults) {
+	for i, identity := range s.Identities {
+		if len(identity) < 1024 || checkIdentity(identity) != nil { // an ID has 2048 bytes, a trust domain 255
+			continue
+		}
+		if _, err := wholeID(identity, own); err != nil {
+			f.add(index("services."+s.Name+".identities", i), err)
+		}
+	}
+}
+
 // checkIdentity accepts a path of the own trust domain or a whole ID, outside
 // the reserved /kith/.
 func checkIdentity(s string) error {

@@ -56,6 +56,7 @@ func (v *validation) run(before func(name string) (Service, bool)) error {
 			v.faults.add("services."+name, fault.Invalidf("is kept under another name than its own, %q", clip(svc.Name)))
 		}
 		svc.check(&v.faults)
+		svc.checkLength(s.TrustDomain, &v.faults)
 		v.sources("services."+name+".forwarded.by", svc.Forwarded.By)
 		v.teamOf(svc)
 	}
