@@ -28,7 +28,7 @@ func mustBeDenied(t *testing.T, what string, err error) {
 	}
 }
 
-func TestGRPCIsDecidedByMethod(t *testing.T) {
+func TestAttack40GRPCIsDecidedByMethod(t *testing.T) {
 	agent := proxytest.Start(t)
 	serveGRPC(t, agent, "orders", newEcho())
 	_, conn := grpcClient(t, agent, "web", "orders")

@@ -273,7 +273,7 @@ func TestRule72BundleOfTheSVIDsTrustDomain(t *testing.T) {
 	refused(t, acme, "no bundle for trust domain evil.example", evil.leaf("/a"))
 }
 
-func TestVerifyWithoutABundle(t *testing.T) {
+func TestAttack62VerifyWithoutABundle(t *testing.T) {
 	root := newRoot(t, "acme.example")
 	chain := []*x509.Certificate{root.leaf("/a"), root.cert}
 	for name, bundle := range map[string]func(spiffe.TrustDomain) (*spiffe.Bundle, bool){
@@ -299,7 +299,7 @@ func TestLeafAsRoot(t *testing.T) {
 	}
 }
 
-func TestChainBounds(t *testing.T) {
+func TestThreatT29ChainBounds(t *testing.T) {
 	root := newRoot(t, "acme.example")
 	leaf := root.leaf("/a")
 	long := []*x509.Certificate{leaf}

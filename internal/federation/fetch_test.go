@@ -95,7 +95,7 @@ func TestFetchRefusesAnotherEndpoint(t *testing.T) {
 
 // Rule 64, 123, T25: what is no bundle is refused with a reason that says what it
 // is, within bounds of bytes and keys.
-func TestFetchRefusesWhatIsNoBundle(t *testing.T) {
+func TestThreatT25FetchRefusesWhatIsNoBundle(t *testing.T) {
 	ca := newAuthority(t, "web")
 	page := func(kind, text string) http.HandlerFunc {
 		return func(rw http.ResponseWriter, _ *http.Request) {
@@ -225,7 +225,7 @@ func TestFetchFollowsRedirectsToEndpointsOnly(t *testing.T) {
 
 // T26: addresses that only this host can reach are not dialled, whatever name leads
 // there; package egress says which these are.
-func TestFetchDialsNoInnerAddress(t *testing.T) {
+func TestThreatT26FetchDialsNoInnerAddress(t *testing.T) {
 	ca := newAuthority(t, "web")
 	reached := false
 	at := listen(t, ca.leaf("", func(c *x509.Certificate) { c.DNSNames = []string{"localhost"} }), func(http.ResponseWriter, *http.Request) { reached = true })

@@ -165,7 +165,7 @@ func TestPollKeepsWhatIsNew(t *testing.T) {
 
 // T25, attack 70: a bundle whose sequence goes backwards is refused and said so;
 // one without a sequence, after one with, is older too.
-func TestPollRefusesAnOlderBundle(t *testing.T) {
+func TestAttack70PollRefusesAnOlderBundle(t *testing.T) {
 	other := newAuthority(t, "other")
 	for _, older := range []uint64{6, 0} {
 		polling(t, other.bundle("other.example", 7), func(t *testing.T, p *Poller, s *side, log *bytes.Buffer, metrics *prometheus.Registry) {

@@ -106,7 +106,7 @@ func TestAttack01KeptSlashes(t *testing.T) {
 }
 
 // Attack 5: methods are compared as sent.
-func TestAttack05MethodCase(t *testing.T) {
+func TestAttack05And41MethodCase(t *testing.T) {
 	table := mustCompile(t, newSet(t, []Service{
 		{Name: "orders", Identities: []string{"/n/orders"}, Protocol: HTTP},
 		{Name: "web", Identities: []string{"/n/web"}, Protocol: HTTP},

@@ -105,7 +105,7 @@ func TestShadowRulesAreComputedAndNeverEnforced(t *testing.T) {
 }
 
 // No allow can leave a boundary, and of several each binds: one more only narrows.
-func TestEveryBoundaryBinds(t *testing.T) {
+func TestAttack37EveryBoundaryBinds(t *testing.T) {
 	all := Rule{Name: "all", From: []string{"any", "anonymous"}, To: "orders", Allow: []string{"* /{**}"}}
 	reads := Rule{Name: "reads", From: []string{"any"}, To: "any", Boundary: []string{"GET,HEAD /{**}", "tcp"}, Except: []string{"/n/admin"}}
 	v1 := Rule{Name: "v1", From: []string{"web", "/n/admin"}, To: "orders", Boundary: []string{"* /v1/{**}"}}

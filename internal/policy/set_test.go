@@ -95,7 +95,7 @@ func TestAServiceThatARuleNamesCannotBeLeftOut(t *testing.T) {
 	}
 }
 
-func TestWarnings(t *testing.T) {
+func TestAttack35Warnings(t *testing.T) {
 	base := shop()
 	calls := Service{Name: "calls", Identities: []string{"/n/calls"}, Protocol: GRPC}
 	for name, tc := range map[string]struct {
@@ -141,7 +141,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-func TestListsAreBounded(t *testing.T) {
+func TestThreatT15ListsAreBounded(t *testing.T) {
 	many := slices.Repeat([]string{"web"}, 2000)
 	for name, set := range map[string]Set{
 		"from":       newSet(t, shop(), Rule{Name: "r", From: many, To: "orders", Allow: []string{"GET /"}}),

@@ -46,7 +46,7 @@ func TestZeroValuesDeny(t *testing.T) {
 	}
 }
 
-func TestDenyBeatsAllowAndGuardrailComesFirst(t *testing.T) {
+func TestAttack36DenyBeatsAllowAndGuardrailComesFirst(t *testing.T) {
 	services := []Service{
 		{Name: "orders", Identities: []string{"/n/orders"}, Protocol: HTTP},
 		{Name: "web", Identities: []string{"/n/web"}, Protocol: HTTP},

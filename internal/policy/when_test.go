@@ -155,7 +155,7 @@ func TestConditionsKnowThreeAnswers(t *testing.T) {
 }
 
 // A typo or a wrong type is refused when the rule is loaded, with the nearest name.
-func TestConditionsAreCheckedWhenLoaded(t *testing.T) {
+func TestAttack42ConditionsAreCheckedWhenLoaded(t *testing.T) {
 	for text, want := range map[string]string{
 		`request.methd == "GET"`:                      `unknown name "request.methd" (did you mean request.method?)`,
 		`request.method == 1`:                         "no matching overload",

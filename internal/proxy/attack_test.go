@@ -45,7 +45,7 @@ func attacked(t *testing.T) (*house, *seen, string) {
 }
 
 // attacks.md 3b 15, 17, 19: nobody says who he is but his certificate.
-func TestIdentityHeadersAreOursAlone(t *testing.T) {
+func TestAttack14And15IdentityHeadersAreOursAlone(t *testing.T) {
 	h, app, addr := attacked(t)
 	forged := []string{
 		"X-Forwarded-Client-Cert", "x_forwarded_client_cert", "X-FORWARDED_CLIENT-CERT", "X-Kith-Peer", "Kith-Identity",

@@ -62,7 +62,7 @@ func TestDenialSpeaksJSON(t *testing.T) {
 	}
 }
 
-func TestOnlyTheDecidedPathIsForwarded(t *testing.T) {
+func TestAttack11OnlyTheDecidedPathIsForwarded(t *testing.T) {
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, echo))
 	h.agent.Service("web", "http")
@@ -102,7 +102,7 @@ func TestOnlyTheDecidedPathIsForwarded(t *testing.T) {
 	}
 }
 
-func TestMethodsThatAreNoRequests(t *testing.T) {
+func TestAttack13MethodsThatAreNoRequests(t *testing.T) {
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, echo))
 	h.agent.Service("web", "http")
@@ -170,7 +170,7 @@ func TestErrorsOfTheWayOut(t *testing.T) {
 
 // Attacks 60, 64 and 67: an address proves nothing, whoever has given it: the
 // certificate must be one of the service that was meant.
-func TestEndpointWithTheWrongIdentityGetsNothing(t *testing.T) {
+func TestAttack60EndpointWithTheWrongIdentityGetsNothing(t *testing.T) {
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, func(http.ResponseWriter, *http.Request) { t.Error("the wrong service was asked") }))
 	h.agent.Service("billing", "http", addr)

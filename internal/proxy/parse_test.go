@@ -82,7 +82,7 @@ func TestEnviron(t *testing.T) {
 	}
 }
 
-func TestListenTo(t *testing.T) {
+func TestAttack56ListenTo(t *testing.T) {
 	for first, want := range map[string]speech{
 		"": unclear, "P": unclear, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r": unclear, preface: speaksH2, preface + "\x00": speaksH2,
 		"GET": unclear, "GET ": speaksH1, "PRI /": speaksH1, "PROPFIND ": speaksH1, "\x16": speaksTLS, "\x00\x00": speaksOther,

@@ -9,7 +9,7 @@ import (
 	"github.com/kith-id/kith/internal/fault"
 )
 
-func TestPoint3ValuesAreConfined(t *testing.T) {
+func TestPoint3AndThreatT14ValuesAreConfined(t *testing.T) {
 	for _, test := range []struct{ id, value, want string }{
 		{"{workload.unix.user}", "orders", "orders"},
 		{"{workload.unix.user}", "a.b_c-D9", "a.b_c-D9"},

@@ -50,7 +50,7 @@ func (r *rig) back(a *agent) {
 // A backup that is put back counts its revisions anew. An agent that holds
 // revisions of before gets everything, however the numbers compare, and the
 // server says that it went back.
-func TestStateThatWasPutBackReplacesWhatAgentsHold(t *testing.T) {
+func TestThreatT21StateThatWasPutBackReplacesWhatAgentsHold(t *testing.T) {
 	for _, changes := range []int{0, 1, 2} {
 		t.Run(fmt.Sprintf("%d changes later", changes), func(t *testing.T) {
 			r := start(t, nil)

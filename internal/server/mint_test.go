@@ -7,7 +7,7 @@ import (
 	"github.com/kith-id/kith/internal/registry"
 )
 
-func TestMintableIsNeverMoreThanTheRulesGive(t *testing.T) {
+func TestAttack63MintableIsNeverMoreThanTheRulesGive(t *testing.T) {
 	node := registry.Node{Name: "n1", Class: "vms", Attestor: "join_token"}
 	reach := []registry.Reach{
 		{Pattern: "/vms/{workload.kith.as}", Classes: []string{"vms"}},

@@ -25,7 +25,7 @@ func devServer(c *server.Config) { c.Dev = true }
 func asAway(err error, into *api.Away) bool { return errors.As(err, into) }
 
 // Attack 63: a join token that was stolen after its use is worth nothing.
-func TestTokenAdmitsExactlyOnce(t *testing.T) {
+func TestThreatT10TokenAdmitsExactlyOnce(t *testing.T) {
 	r := start(t, nil)
 	line := r.line("n1")
 	var told atomic.Int32
@@ -158,7 +158,7 @@ func TestRemovedNodeIsUnknown(t *testing.T) {
 
 // Attack 63: a node says for whom it asks, and gets only what the rules give on
 // nodes of its class, to users that the service names.
-func TestServerDecidesWhatIsSigned(t *testing.T) {
+func TestThreatT08ServerDecidesWhatIsSigned(t *testing.T) {
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a := r.joined("n1")

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -104,6 +105,31 @@ func TestCatalogueNamesTestsThatExist(t *testing.T) {
 		if !numbers[number] {
 			t.Errorf("%s is not in the catalogue", number)
 		}
+	}
+}
+
+// Each row has a test, or a fuzz target, that is named by its number.
+func TestCatalogueNumbersAreNames(t *testing.T) {
+	spans := regexp.MustCompile(`Attack(\d+)To(\d+)`)
+	for _, a := range append(threats(), attacks()...) {
+		if a.tests == "" {
+			continue
+		}
+		number, _ := strconv.Atoi(strings.TrimPrefix(a.number, "T"))
+		named := regexp.MustCompile(fmt.Sprintf(`(Test|And)Attack0?%d(\D|$)|Attack\d+And0?%[1]d(\D|$)`, number))
+		if strings.HasPrefix(a.number, "T") {
+			named = regexp.MustCompile(fmt.Sprintf(`(Threat|\.Test)T0?%d(\D|$)|ThreatT\d+And0?%[1]d(\D|$)`, number))
+		}
+		if named.MatchString(a.tests) {
+			continue
+		}
+		if m := spans.FindStringSubmatch(a.tests); m != nil && a.number[0] != 'T' {
+			from, _ := strconv.Atoi(m[1])
+			if to, _ := strconv.Atoi(m[2]); from <= number && number <= to {
+				continue
+			}
+		}
+		t.Errorf("%s: none of %s has its number in its name", a.number, a.tests)
 	}
 }
 

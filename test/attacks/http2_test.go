@@ -161,7 +161,7 @@ func ask(t *testing.T, s *stage, fields []string, body []byte) string {
 
 // Attack 15: what a caller says of itself over HTTP/2 does not arrive, by no
 // spelling; what the proxy says of it does.
-func TestAttack15IdentityHeaders(t *testing.T) {
+func TestAttack15And19IdentityHeaders(t *testing.T) {
 	eachBackend(t, func(t *testing.T, s *stage, b backend) {
 		s.allow("GET /ok/{**}")
 		fields := []string{":method", "GET", ":scheme", "https", ":authority", "orders", ":path", "/ok/headers"}

@@ -25,6 +25,8 @@ func roles() map[string]func(args []string) error {
 		"hold":  func(args []string) error { return hold(args[0], args[1]) },
 		"blind": func(args []string) error { return blind(args[0], args[1]) },
 		"squat": func(args []string) error { return squat(args[0]) },
+		"hand":  func(args []string) error { return hand(args[0], args[1], args[2]) },
+		"asks":  func(args []string) error { return asks(args[0]) },
 	}
 }
 

@@ -73,7 +73,7 @@ func knock(address string, config *tls.Config) (string, error) {
 
 // Attacks 20, 25 and 26, T29: no certificate but one of the trust domain opens
 // the proxy, nor the server's node API.
-func TestAttack25StrangersAtTheDoor(t *testing.T) {
+func TestAttack20And25StrangersAtTheDoor(t *testing.T) {
 	b := newGoBackend(t)
 	s := newStage(t, b.port())
 	s.allow("GET /ok/{**}")

@@ -261,7 +261,7 @@ func TestWithoutPeerPIDFDAYoungerProcessIsRefused(t *testing.T) {
 }
 
 // T3: a program without a file of its own has neither path nor hash.
-func TestDeletedAndMemoryProgramsHaveNoPath(t *testing.T) {
+func TestThreatT03DeletedAndMemoryProgramsHaveNoPath(t *testing.T) {
 	text, err := os.ReadFile("/bin/cat")
 	if err != nil {
 		t.Fatal(err)
