@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"sync/atomic"
 
 	"google.golang.org/grpc/peer"
 
@@ -66,7 +67,7 @@ func Identity(ctx context.Context) (id spiffe.ID, ok bool) {
 // peerIn is who is at the other end of the connection of a request, nil if that
 // was not proved to this package.
 func peerIn(ctx context.Context) *Peer {
-	if from, ok := ctx.Value(peerKey{}).(*Peer); ok {
+	if from, ok := onConnection(ctx); ok {
 		return from
 	}
 	if from, ok := peer.FromContext(ctx); ok {
@@ -77,18 +78,57 @@ func peerIn(ctx context.Context) *Peer {
 	return nil
 }
 
+// onConnection is the caller that ConnContext has resolved, nil where there is one
+// to resolve and it has proved nothing.
+func onConnection(ctx context.Context) (from *Peer, ok bool) {
+	switch from := ctx.Value(peerKey{}).(type) {
+	case *Peer:
+		return from, true
+	case *late:
+		return from.get(), true
+	default:
+		return nil, false
+	}
+}
+
+// late is the caller on a connection of another listener than this package's, which
+// shakes hands with its first request only.
+type late struct {
+	w    *Workload
+	conn *tls.Conn
+	peer atomic.Pointer[Peer]
+}
+
+// get is for requests: the handshake is done.
+func (l *late) get() *Peer {
+	if from := l.peer.Load(); from != nil {
+		return from
+	}
+	from, err := l.w.PeerOn(l.conn)
+	if err != nil {
+		return nil
+	}
+	l.peer.CompareAndSwap(nil, from) // of requests side by side all have the same
+	return l.peer.Load()
+}
+
 // secureKey is where the name is that a connection asked TLS for: it is there if the
 // connection is TLS at all.
 type secureKey struct{}
 
 // ConnContext goes into [net/http.Server.ConnContext] of a server that serves
 // connections of a [Workload.Listener]: it resolves the caller once per
-// connection. A connection wrapped by the server's owner must have a method
+// connection; with another listener's, which still have to shake hands, at the first
+// request. A connection wrapped by the server's owner must have a method
 // NetConn that leads to the *tls.Conn.
 func (w *Workload) ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	for conn != nil {
 		if secure, ok := conn.(*tls.Conn); ok {
-			ctx = context.WithValue(ctx, secureKey{}, secure.ConnectionState().ServerName)
+			state := secure.ConnectionState()
+			ctx = context.WithValue(ctx, secureKey{}, state.ServerName)
+			if !state.HandshakeComplete {
+				return context.WithValue(ctx, peerKey{}, &late{w: w, conn: secure})
+			}
 			peer, err := w.PeerOn(secure)
 			if err != nil {
 				return ctx

@@ -172,7 +172,7 @@ func malformed(r *http.Request) string {
 }
 
 func (w *Workload) peerOf(r *http.Request) *Peer {
-	if peer, ok := r.Context().Value(peerKey{}).(*Peer); ok {
+	if peer, ok := onConnection(r.Context()); ok {
 		return peer
 	}
 	if r.TLS == nil {

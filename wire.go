@@ -172,10 +172,16 @@ func (w *wire) receiveFrom(fd uintptr) (done bool) {
 			w.settle()
 			return false
 		default:
-			w.failed = &net.OpError{Op: "read", Net: w.LocalAddr().Network(), Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+			w.fail(err)
 			return true
 		}
 	}
+}
+
+// fail is kept apart as it needs stack: net/http reads ahead in a goroutine for each
+// request, whose two kilobytes should do.
+func (w *wire) fail(err error) {
+	w.failed = &net.OpError{Op: "read", Net: w.LocalAddr().Network(), Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: os.NewSyscallError("read", err)}
 }
 
 // Write writes at once, unless what is written is held back.
