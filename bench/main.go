@@ -159,6 +159,7 @@ func roles() map[string]func(context.Context, []string) error {
 		"backend":      backendRole,
 		"bare":         bareRole,
 		"load":         loadRole,
+		"fetchload":    fetchLoadRole,
 		"inside":       insideRole,
 	}
 }
