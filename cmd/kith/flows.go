@@ -122,7 +122,7 @@ func (a *app) rulesSuggest() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "suggest", Short: "propose the narrowest rules that allow what was seen", Args: atMost(0),
 		Long: `Print, as a state file, rules that allow what was allowed so far and nothing else:
-one for each caller and service, with the evidence beside each action. Where an
+one for each caller, service and condition, with the evidence beside each action. Where an
 action is wider than what was seen, the comment says how: {id} for segments that
 were numbers or random names, {any} where at least --vary different values stood.
 With --denied also what was denied, to choose from. Nothing is changed.`,
@@ -149,11 +149,18 @@ With --denied also what was denied, to choose from. Nothing is changed.`,
 				flows, seen = append(flows, f), seen+f.Count
 			}
 		}
-		names, err := a.callerNames(cmd.Context())
+		set, err := a.serverSet(cmd.Context())
 		if err != nil {
 			return err
 		}
-		suggested := policy.Suggest(flows, policy.SuggestOptions{Vary: *vary, Name: names})
+		names, err := callerNames(set)
+		if err != nil {
+			return err
+		}
+		suggested := policy.Suggest(flows, policy.SuggestOptions{Vary: *vary, Name: names, Condition: func(rule string) (string, bool) {
+			r, there := set.Rules[rule]
+			return r.When, there
+		}})
 		if len(suggested) == 0 {
 			return fault.Hint(fault.NotFoundf("nothing was seen that could be allowed"), "kith rules flows, or with --denied what was denied")
 		}
@@ -166,23 +173,18 @@ With --denied also what was denied, to choose from. Nothing is changed.`,
 	return cmd
 }
 
-// callerNames names callers as rules do: the service an ID belongs to, else the
-// path in the own trust domain, else the whole ID.
-func (a *app) callerNames(ctx context.Context) (func(spiffe.ID) string, error) {
-	set, err := a.serverSet(ctx)
-	if err != nil {
-		return nil, err
-	}
+// callerNames names callers as rules do: the service whose only ID it is, else the
+// path in the own trust domain, else the whole ID. A service with other IDs too
+// would be more than was seen.
+func callerNames(set policy.Set) (func(spiffe.ID) string, error) {
 	byID := make(map[spiffe.ID]string)
 	for name, service := range set.Services {
 		ids, err := service.IDs(set.TrustDomain)
 		if err != nil {
 			return nil, err
 		}
-		for _, id := range ids {
-			if there := byID[id]; there == "" || name < there {
-				byID[id] = name
-			}
+		if len(ids) == 1 && (byID[ids[0]] == "" || name < byID[ids[0]]) {
+			byID[ids[0]] = name
 		}
 	}
 	return func(id spiffe.ID) string {
@@ -263,6 +265,7 @@ type suggestedAction struct {
 	From    []string `json:"from"`
 	To      string   `json:"to"`
 	Allow   string   `json:"allow"`
+	When    string   `json:"when,omitempty"` // the condition under which it was allowed
 	Calls   uint64   `json:"calls"`
 	Last    string   `json:"last"`
 	Samples []string `json:"samples,omitempty"`
@@ -272,14 +275,14 @@ type suggestedAction struct {
 // suggestionTable is the suggestions as a list, one action a row.
 func suggestionTable(suggested []policy.Suggestion) table {
 	values := []suggestedAction{}
-	out := table{head: []string{"RULE", "FROM", "ACTION", "TO", "CALLS", "WIDER THAN SEEN"}}
+	out := table{head: []string{"RULE", "FROM", "ACTION", "TO", "CALLS", "WHEN", "WIDER THAN SEEN"}}
 	for _, s := range suggested {
 		for _, e := range s.Evidence {
 			values = append(values, suggestedAction{
-				Rule: s.Rule.Name, From: s.Rule.From, To: s.Rule.To, Allow: e.Action, Calls: e.Calls,
+				Rule: s.Rule.Name, From: s.Rule.From, To: s.Rule.To, Allow: e.Action, When: s.Rule.When, Calls: e.Calls,
 				Last: time.Unix(e.Last, 0).UTC().Format(time.RFC3339), Samples: e.Samples, Wider: e.Wider,
 			})
-			out.rows = append(out.rows, []string{s.Rule.Name, strings.Join(s.Rule.From, ","), e.Action, s.Rule.To, strconv.FormatUint(e.Calls, 10), strings.Join(e.Wider, ", ")})
+			out.rows = append(out.rows, []string{s.Rule.Name, strings.Join(s.Rule.From, ","), e.Action, s.Rule.To, strconv.FormatUint(e.Calls, 10), s.Rule.When, strings.Join(e.Wider, ", ")})
 		}
 	}
 	out.values = values

@@ -15,8 +15,12 @@ type SuggestOptions struct {
 	// Vary is from how many different values on, in one place of paths that are
 	// alike otherwise, {any} stands for the place; 0 keeps each value.
 	Vary int
-	// Name gives a caller its name in rules; nil for the SPIFFE ID.
+	// Name gives a caller its name in rules, which must stand for no other ID; nil
+	// for the SPIFFE ID.
 	Name func(spiffe.ID) string
+	// Condition is what a rule has under when, and false if there is no such rule
+	// any more. Nil if no rule has a condition.
+	Condition func(rule string) (string, bool)
 }
 
 // Suggestion is a rule that allows what was seen, with the evidence for it.
@@ -37,34 +41,45 @@ type Evidence struct {
 }
 
 // Suggest proposes the narrowest rules that allow the flows, one for each
-// caller and service. An action is never wider than its template, whose {id}
-// segments were numbers or random names, and than what Vary merges; the
-// evidence says which. Flows of anonymous peers are left out: nothing is ever
-// suggested to them.
+// caller, service and condition: what was allowed under a condition is suggested
+// under it. An action is never wider than its template, whose {id} segments were
+// numbers or random names, and than what Vary merges; the evidence says which.
+// Flows of anonymous peers are left out: nothing is ever suggested to them.
 func Suggest(flows []Flow, opt SuggestOptions) []Suggestion {
 	type pair struct {
-		from spiffe.ID
-		to   string
+		from     spiffe.ID
+		to, when string
 	}
 	byPair := make(map[pair][]Flow)
 	for _, f := range flows {
 		if !f.From.IsZero() {
-			at := pair{f.From, f.To}
+			when, _ := opt.condition(f)
+			at := pair{f.From, f.To, when}
 			byPair[at] = append(byPair[at], f)
 		}
 	}
 	pairs := slices.SortedFunc(maps.Keys(byPair), func(a, b pair) int {
-		return cmp.Or(cmp.Compare(a.to, b.to), cmp.Compare(a.from.String(), b.from.String()))
+		return cmp.Or(cmp.Compare(a.to, b.to), cmp.Compare(a.from.String(), b.from.String()), cmp.Compare(a.when, b.when))
 	})
 	var out []Suggestion
 	taken := make(map[string]bool)
 	for _, at := range pairs {
 		if s, ok := suggest(at.from, at.to, byPair[at], opt); ok {
+			s.Rule.When = at.when
 			s.Rule.Name = freeName(s.Rule.Name, taken)
 			out = append(out, s)
 		}
 	}
 	return out
+}
+
+// condition is that of the rule that allowed a flow; false if the rule is gone, so
+// that nobody knows. What was denied, or let pass by observing, has none.
+func (o SuggestOptions) condition(f Flow) (string, bool) {
+	if o.Condition == nil || f.Effect != Allow || f.Reason != AllowRule {
+		return "", true
+	}
+	return o.Condition(f.Rule)
 }
 
 // freeName numbers a name that is taken.
@@ -78,7 +93,7 @@ func freeName(name string, taken map[string]bool) string {
 }
 
 func suggest(from spiffe.ID, to string, flows []Flow, opt SuggestOptions) (Suggestion, bool) {
-	seen := seenOf(flows)
+	seen := seenOf(flows, opt)
 	if opt.Vary > 0 {
 		seen = vary(seen, opt.Vary)
 	}
@@ -136,9 +151,10 @@ type use struct {
 	last     int64
 	samples  []string
 	merged   map[int]int // place -> how many different values stood there
+	gone     []string    // rules that allowed it and are no more
 }
 
-func seenOf(flows []Flow) []use {
+func seenOf(flows []Flow, opt SuggestOptions) []use {
 	byKey := make(map[string]*use)
 	for _, f := range flows {
 		key := fmt.Sprintf("%d\x00%s\x00%s\x00%d", f.Protocol, f.Method, f.Template, f.Port)
@@ -150,7 +166,10 @@ func seenOf(flows []Flow) []use {
 			}
 			byKey[key] = u
 		}
-		u.take(f.Count, f.Last, f.Samples)
+		u.take(use{calls: f.Count, last: f.Last, samples: f.Samples})
+		if _, known := opt.condition(f); !known && !slices.Contains(u.gone, f.Rule) {
+			u.gone = append(u.gone, f.Rule)
+		}
 	}
 	out := make([]use, 0, len(byKey))
 	for _, key := range slices.Sorted(maps.Keys(byKey)) {
@@ -159,12 +178,18 @@ func seenOf(flows []Flow) []use {
 	return out
 }
 
-func (u *use) take(calls uint64, last int64, samples []string) {
-	u.calls += calls
-	u.last = max(u.last, last)
-	for _, s := range samples {
+// take adds what is known of another use to u.
+func (u *use) take(other use) {
+	u.calls += other.calls
+	u.last = max(u.last, other.last)
+	for _, s := range other.samples {
 		if len(u.samples) < MaxSamples && !slices.Contains(u.samples, s) {
 			u.samples = append(u.samples, s)
+		}
+	}
+	for _, rule := range other.gone {
+		if !slices.Contains(u.gone, rule) {
+			u.gone = append(slices.Clip(u.gone), rule)
 		}
 	}
 }
@@ -195,7 +220,7 @@ func vary(seen []use, least int) []use {
 			}
 			into.merged[place] = len(members)
 			for _, i := range members[1:] {
-				into.take(seen[i].calls, seen[i].last, seen[i].samples)
+				into.take(seen[i])
 			}
 			seen[members[0]] = into
 			gone = append(gone, members[1:]...)
@@ -232,7 +257,7 @@ func joinMethods(seen []use) []use {
 		if !slices.Contains(out[i].methods, u.methods[0]) {
 			out[i].methods = append(slices.Clone(out[i].methods), u.methods[0])
 		}
-		out[i].take(u.calls, u.last, u.samples)
+		out[i].take(u)
 	}
 	return out
 }
@@ -265,6 +290,12 @@ func (u use) wider() []string {
 	}
 	if len(u.methods) > 1 {
 		out = append(out, "methods of one path are listed together")
+	}
+	if u.protocol == TCP && u.port == 0 {
+		out = append(out, "the port was not known, any is allowed")
+	}
+	for _, rule := range u.gone {
+		out = append(out, fmt.Sprintf("rule %s allowed it and is gone: under what condition is not known, here is none", rule))
 	}
 	return out
 }
