@@ -43,8 +43,11 @@ files with -f, which needs no server:
     - {from: web, call: "GET /v1/orders/7", to: orders, expect: allow, rule: web-reads}
     - {from: web, call: "DELETE /v1/orders/7", to: orders, expect: deny, reason: no_rule}
 
+    - {from: web, call: "POST /v1/orders", to: orders, headers: ["x-env: prod"], expect: allow}
+
 from is a service, a path, a SPIFFE ID or anonymous; rule and reason may be left
-out. Coverage names the rules that decided no test. The exit code is 1 when a
+out. What conditions read is said by headers, query, host, sni, source, port, at
+and claims, as for kith why; what is not said is not there. Coverage names the rules that decided no test. The exit code is 1 when a
 test fails or coverage is below --cover.`,
 		Example: "  kith rules test orders_test.yaml\n  kith rules test -f acme.yaml tests.yaml --cover 100",
 	}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/kith-id/kith/internal/policy"
 )
@@ -33,6 +34,22 @@ type vectorBody struct {
 	Rule string `yaml:"rule,omitempty"`
 	// Reason is the reason that the decision must have.
 	Reason string `yaml:"reason,omitempty"`
+	// Headers are those of the call, as "x-env: prod". What conditions read and is not said here is not there.
+	Headers []string `yaml:"headers,omitempty"`
+	// Query is that of the call, which may also stand in it, behind a question mark.
+	Query string `yaml:"query,omitempty"`
+	// Host is the host that the call names.
+	Host string `yaml:"host,omitempty"`
+	// SNI is the server name of its TLS connection.
+	SNI string `yaml:"sni,omitempty"`
+	// Source is the address it comes from, without a port.
+	Source string `yaml:"source,omitempty"`
+	// Port is the application's own port.
+	Port count `yaml:"port,omitempty"`
+	// Moment is when it comes, as "2027-01-01T09:00:00Z"; a time nobody knows if left out, so that a test says the same every day.
+	Moment string `yaml:"at,omitempty"`
+	// Claims are those of a user's token that is good, as JSON: '{"sub": "ann"}'.
+	Claims string `yaml:"claims,omitempty"`
 }
 
 // Vector is an expectation and where it stands.
@@ -76,7 +93,10 @@ func ParseVectors(name string, data []byte) ([]Vector, error) {
 }
 
 func (b vectorBody) vector(d *decoder) (Vector, bool) {
-	v := Vector{At: b.At.String(), Vector: policy.Vector{Name: b.Name, From: b.From, To: b.To, Call: b.Call, Rule: b.Rule, Reason: b.Reason}}
+	v := Vector{At: b.At.String(), Vector: policy.Vector{
+		Name: b.Name, From: b.From, To: b.To, Call: b.Call, Rule: b.Rule, Reason: b.Reason, Port: uint16(b.Port),
+		Supposed: policy.Supposed{Headers: b.Headers, Query: b.Query, Host: b.Host, SNI: b.SNI, Source: b.Source, Claims: b.Claims},
+	}}
 	if v.Name == "" {
 		v.Name = strings.Join([]string{b.From, b.Call, "on", b.To}, " ")
 	}
@@ -96,6 +116,13 @@ func (b vectorBody) vector(d *decoder) (Vector, bool) {
 	if _, err := policy.ParseCall(b.Call); err != nil {
 		d.faultAt(b.At, "call: %v", err)
 		return v, false
+	}
+	if b.Moment != "" {
+		var err error
+		if v.Supposed.At, err = time.Parse(time.RFC3339, b.Moment); err != nil {
+			d.faultAt(b.At, "at: %q is no time: write it as 2027-01-01T09:00:00Z", b.Moment)
+			return v, false
+		}
 	}
 	return v, true
 }

@@ -48,6 +48,9 @@ type Vector struct {
 	Expect Effect
 	Rule   string // the rule that must decide; empty for any
 	Reason string // the word of the Reason; empty for any
+
+	Supposed Supposed // what conditions read of the call; a query may stand in it too
+	Port     uint16   // the application's own, where the call does not say it
 }
 
 // Vectors checks expectations against one set, compiling each service once.
@@ -78,6 +81,9 @@ func (c *Vectors) Check(v Vector) (d Decision, wrong string, err error) {
 	if err != nil {
 		return d, "", err
 	}
+	if err := v.suppose(&request); err != nil {
+		return d, "", err
+	}
 	if d, err = decideRaw(table, from, request); err != nil {
 		return d, "", err
 	}
@@ -93,6 +99,24 @@ func (c *Vectors) Check(v Vector) (d Decision, wrong string, err error) {
 		wrong = fmt.Sprintf("want reason %s, got %s", v.Reason, d.Reason)
 	}
 	return d, wrong, nil
+}
+
+// suppose puts into a request what conditions read of it.
+func (v Vector) suppose(r *Request) error {
+	supposed := v.Supposed
+	if path, query, there := strings.Cut(r.Path, "?"); there {
+		if supposed.Query != "" {
+			return fault.Invalidf("the query stands in the call and beside it")
+		}
+		r.Path, supposed.Query = path, query
+	}
+	if v.Port != 0 {
+		if r.Port != 0 {
+			return fault.Invalidf("the port stands in the call and beside it")
+		}
+		r.Port = v.Port
+	}
+	return supposed.Fill(r)
 }
 
 func ruleOrNone(rule string) string {
