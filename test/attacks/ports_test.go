@@ -58,7 +58,7 @@ func TestAttack61PortsAndSocketsAreFew(t *testing.T) {
 		return nil
 	})
 	pids := []int{d.server.PID(), d.agent.PID(), run.PID()}
-	got, want := listening(t, d.h, "-t", pids...), append([]string{d.address, exposed, outbound}, d.metrics...)
+	got, want := listening(t, d.h, "-t", pids...), append([]string{d.address, d.admin, exposed, outbound}, d.metrics...)
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {

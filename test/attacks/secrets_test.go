@@ -4,10 +4,15 @@ package attacks
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,6 +28,7 @@ type domain struct {
 	h             *lab.Host
 	server, agent *lab.Process
 	address       string
+	admin         string // where admins come from elsewhere
 	metrics       []string
 	line          []string // of kith join, used up
 }
@@ -36,10 +42,10 @@ rules:
 
 func newDomain(t *testing.T) *domain {
 	t.Helper()
-	d := &domain{h: lab.NewHost(t), address: fmt.Sprintf("127.0.0.1:%d", lab.Port(t))}
+	d := &domain{h: lab.NewHost(t), address: fmt.Sprintf("127.0.0.1:%d", lab.Port(t)), admin: fmt.Sprintf("127.0.0.1:%d", lab.Port(t))}
 	d.metrics = []string{fmt.Sprintf("127.0.0.1:%d", lab.Port(t)), fmt.Sprintf("127.0.0.1:%d", lab.Port(t))}
-	d.h.WriteConfig(fmt.Sprintf("trust_domain: acme.example\nserver: {listen: %q, address: %q, metrics: %q}\nagent: {metrics: %q}\nlog: {level: debug}\n",
-		d.address, d.address, d.metrics[0], d.metrics[1]))
+	d.h.WriteConfig(fmt.Sprintf("trust_domain: acme.example\nserver: {listen: %q, address: %q, admin_listen: %q, metrics: %q}\nagent: {metrics: %q}\nlog: {level: debug}\n",
+		d.address, d.address, d.admin, d.metrics[0], d.metrics[1]))
 	d.server = d.h.Start("kith", "server")
 	d.h.WaitReady(d.server)
 	d.line = d.addNode(t, "vm-1")
@@ -112,6 +118,7 @@ func TestThreatT20And22SecretsStayWhereTheyBelong(t *testing.T) {
 	token := d.line[0][strings.LastIndexByte(d.line[0], '/')+1:]
 	texts["a second join"] = mustFail(t, lab.NewHost(t), "a second join with one token", "kith", "join", d.line[0])
 	texts["kith why"] = d.h.Kith("why", "last")
+	d.useTokens(t, canaries, texts)
 	texts["kith status"] = d.h.Kith("status")
 	for _, address := range d.metrics {
 		for _, path := range []string{"/metrics", "/healthz", "/debug/pprof/", "/debug/vars", "/", "/config", "/debug/pprof/heap"} {
@@ -142,8 +149,81 @@ func TestThreatT20And22SecretsStayWhereTheyBelong(t *testing.T) {
 			}
 		}
 	}
+	scanLogs(t, d.h, canaries)
 	scanFiles(t, filepath.Join(d.h.Dir, "state"), canaries)
 	scanFiles(t, filepath.Join(d.h.Dir, "run"), canaries)
+}
+
+// useTokens fetches, validates and refuses a JWT-SVID, lets an admin join, and
+// adds what each of it must not leave behind, with the key of an SVID.
+func (d *domain) useTokens(t *testing.T, canaries map[string][]byte, texts map[string]string) {
+	t.Helper()
+	jwt := strings.TrimSpace(d.h.Kith("get", "jwt", "--as", "web", "--audience", "orders"))
+	parts := strings.Split(jwt, ".")
+	if len(parts) != 3 {
+		t.Fatalf("kith get jwt: %q", jwt)
+	}
+	canaries["the claims of a JWT-SVID"], canaries["the signature of a JWT-SVID"] = []byte(parts[1]), []byte(parts[2])
+	for _, audience := range []string{"orders", "billing"} {
+		r := d.h.Try("sh", "-c", `"$0" get jwt --as orders --audience "$1" --validate <"$2"`, program(t, d.h), audience, d.h.WriteFile("token", jwt))
+		if (r.Code == 0) != (audience == "orders") {
+			t.Errorf("validation for %s: %+v", audience, r)
+		}
+		texts["validation for "+audience] = r.Stdout + r.Stderr
+	}
+	var line string
+	for _, word := range strings.Fields(d.h.Kith("ids", "admins", "add", "alice", "--role", "viewer")) {
+		if raw, err := base64.RawURLEncoding.DecodeString(word[strings.LastIndexByte(word, '/')+1:]); err == nil && len(raw) >= 32 {
+			line, canaries["the admin's token"], canaries["the admin's token, raw"] = word, []byte(word[strings.LastIndexByte(word, '/')+1:]), raw
+		}
+	}
+	if line == "" {
+		t.Fatal("kith ids admins add printed no join line")
+	}
+	elsewhere := lab.NewHost(t)
+	texts["an admin's join"] = elsewhere.Kith("join", "--admin", line)
+	texts["an admin's second join"] = mustFail(t, lab.NewHost(t), "a second join with an admin's token", "kith", "join", "--admin", line)
+	scanLogs(t, elsewhere, canaries)
+
+	text, err := os.ReadFile(filepath.Join(d.h.Dir, "svid-web", "key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		t.Fatal("key.pem holds no PEM")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scalar, err := key.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	canaries["the web key"], canaries["the web key in hex"] = scalar, []byte(hex.EncodeToString(scalar))
+	canaries["the web key in decimal"] = []byte(new(big.Int).SetBytes(scalar).String())
+}
+
+// scanLogs looks for secrets in all that programs on a host have written to
+// their standard streams, from the beginning.
+func scanLogs(t *testing.T, h *lab.Host, secrets map[string][]byte) {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(h.Dir, "log", "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range logs {
+		text, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, secret := range secrets {
+			if bytes.Contains(text, secret) {
+				t.Errorf("%s holds %s", log, what)
+			}
+		}
+	}
 }
 
 // scanFiles looks for secrets in every file. Private keys of the agent and its
