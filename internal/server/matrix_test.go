@@ -287,22 +287,46 @@ func (r *rig) workload(a *agent) source {
 	return source{svid, a.bundle}
 }
 
-func TestForeignTrustDomainIsNobody(t *testing.T) {
-	r := start(t, nil)
+// T16: an SVID of another trust domain is nobody's at every door and for every
+// method, a node's as an admin's, also while that domain is federated.
+func TestThreatT16ForeignTrustDomainIsNobody(t *testing.T) {
+	r := start(t, remotely)
 	other := start(t, func(c *server.Config) {
+		remotely(c)
 		td, err := spiffe.ParseTrustDomain("evil.example")
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.TrustDomain = td
 	})
-	foreign := other.joined("n1")
-	foreign.addr = r.s.Addr()
-	config := spiffe.ClientTLS(source{foreign.svid, r.joined("n1").bundle}, r.clock.Now, func(spiffe.ID) error { return nil })
-	conn := dialed(t, "passthrough:///"+r.s.Addr(), credentials.NewTLS(config))
-	_, err := pb.NewNodeClient(conn).RenewNode(t.Context(), &pb.RenewNodeRequest{Csr: csrOf(t, foreign.key)})
-	if status.Code(err) != codes.Unavailable {
-		t.Errorf("a node of another trust domain: got %v, want no handshake", err)
+	foreign, admin, own := other.joined("n1"), other.person("a", "admin"), r.joined("n1")
+	at := func(addr string, svid *spiffe.X509SVID) *grpc.ClientConn {
+		config := spiffe.ClientTLS(source{svid, own.bundle}, r.clock.Now, func(spiffe.ID) error { return nil })
+		return dialed(t, "passthrough:///"+addr, credentials.NewTLS(config))
+	}
+	doc, err := foreign.bundle.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, federated := range []bool{false, true} {
+		if federated {
+			r.apply(puts(&pb.Object{Kind: &pb.Object_Federation{Federation: &pb.Federation{
+				TrustDomain: "evil.example", Url: "https://bundle.example/", Profile: "https_web", Bundle: doc,
+			}}}))
+		}
+		for who, svid := range map[string]*spiffe.X509SVID{"node": foreign.svid, "admin": admin.svid} {
+			for door, addr := range map[string]string{"node port": r.s.Addr(), "admin port": r.s.AdminAddr()} {
+				if got := call(t, at(addr, own.svid), questions(1)[0]); got == "cut" {
+					t.Fatalf("the own node at the %s: %s, want a handshake", door, got)
+				}
+				conn := at(addr, svid)
+				for _, q := range questions(1) {
+					if got := call(t, conn, q); got != "cut" {
+						t.Errorf("%s of another trust domain (federated: %t) at the %s: %s: %s, want no handshake", who, federated, door, q.name, got)
+					}
+				}
+			}
+		}
 	}
 }
 
