@@ -127,7 +127,7 @@ func (v *validation) lintAction(l linted, field string, out *finder) {
 	}
 	v.lintTemplate(l, out)
 	if field == "allow" {
-		v.lintMethodCondition(l, out)
+		v.lintRuledOut(l, out)
 	}
 	if l.action.protocol == TCP || len(l.targets) == 0 {
 		return

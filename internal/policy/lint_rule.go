@@ -71,20 +71,33 @@ func (v *validation) lintTemplate(l linted, out *finder) {
 	}
 }
 
-// lintMethodCondition warns of an action whose methods the condition rules out.
-func (v *validation) lintMethodCondition(l linted, out *finder) {
+// lintRuledOut warns of an action whose methods or path the condition rules out.
+func (v *validation) lintRuledOut(l linted, out *finder) {
 	c := v.conditions[l.rule.When]
-	if c == nil || l.action.methods == nil || l.action.protocol == TCP {
+	if c == nil || l.action.protocol == TCP {
 		return
 	}
 	for _, clause := range c.clauses {
 		if len(clause.ops) != 1 {
 			continue
 		}
-		if o := clause.ops[0]; o.kind == opEquals && o.compare == equal && o.ref.on == onMethod && !slices.Contains(l.action.methods, o.text) {
+		switch o := clause.ops[0]; {
+		case o.kind != opEquals || o.compare != equal:
+		case o.ref.on == onMethod && l.action.methods != nil && !slices.Contains(l.action.methods, o.text):
 			out.add(lintNever, Warning, l.at, "", "can never match: the condition wants method %s", o.text).Inert = true
+		case o.ref.on == onPath && l.action.without(o.text):
+			out.add(lintNever, Warning, l.at, "", "can never match: the condition wants path %s", o.text).Inert = true
 		}
 	}
+}
+
+// without is true if an action is surely about no request with a path.
+func (a Action) without(path string) bool {
+	if strings.ContainsAny(path, "%*{}") {
+		return false // which other spellings match, templates say another way
+	}
+	only, err := ParseAction("* " + path)
+	return err == nil && a.disjoint(only)
 }
 
 // unanchored finds matches() on names; its argument is a regular expression.
