@@ -60,6 +60,9 @@ func algorithmAttacks() []attack {
 		out, _ := x509.MarshalPKIXPublicKey(key.Public)
 		return out
 	}
+	inPEM := func(key spiffe.JWTKey) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der(key)})
+	}
 	return append(all,
 		headAttack("alg missing", `{"kid":"p256","typ":"JWT"}`, "nine allowed"),
 		headAttack("alg null", `{"alg":null,"kid":"p256"}`, "nine allowed"),
@@ -71,8 +74,12 @@ func algorithmAttacks() []attack {
 		headAttack("ES128", headerOf("ES128", "p256"), "nine allowed"),
 		secret("an RSA key in DER", "rsa", der),
 		secret("an EC key in DER", "p256", der),
-		secret("an RSA key in PEM", "rsa", func(key spiffe.JWTKey) []byte {
-			return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der(key)})
+		secret("an RSA key in PEM", "rsa", inPEM),
+		secret("an EC key in PEM", "p256", inPEM),
+		secret("the JWK as text", "p256", func(key spiffe.JWTKey) []byte {
+			point, _ := key.Public.(*ecdsa.PublicKey).Bytes()
+			coordinate := base64.RawURLEncoding.EncodeToString
+			return fmt.Appendf(nil, `{"kty":"EC","crv":"P-256","x":%q,"y":%q}`, coordinate(point[1:33]), coordinate(point[33:]))
 		}),
 		secret("the JWK's bytes", "rsa", func(key spiffe.JWTKey) []byte { return key.Public.(*rsa.PublicKey).N.Bytes() }),
 		secret("nothing", "p256", func(spiffe.JWTKey) []byte { return nil }),
