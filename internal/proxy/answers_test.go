@@ -53,6 +53,7 @@ func scriptedHouse(t *testing.T, asked chan<- *http.Request, answers ...string) 
 
 // What an application answers arrives: framed anew, by hop-by-hop fields less.
 func TestAnswersArrive(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("0123456789abcdef", 8<<10)
 	for name, tc := range map[string]struct {
 		answer, method string
@@ -115,6 +116,7 @@ func TestAnswersArrive(t *testing.T) {
 
 // An answer that was broken off, or has no one reading, is never taken for whole.
 func TestBrokenAnswersAreBrokenOff(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]string{
 		"short":             "!HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
 		"no last chunk":     "!HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
@@ -158,6 +160,7 @@ func TestBrokenAnswersAreBrokenOff(t *testing.T) {
 
 // Interim answers pass while the caller waits.
 func TestInterimAnswers(t *testing.T) {
+	t.Parallel()
 	h, addr := scriptedHouse(t, nil, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nContent-Length: 9\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
 	p := dialPeer(t, h, "web", addr, "http/1.1")
 	p.send("GET /a HTTP/1.1\r\nHost: orders\r\n\r\n")
@@ -170,6 +173,7 @@ func TestInterimAnswers(t *testing.T) {
 // Invariant 7: what means the same twice is asked again on a new connection when
 // the application has closed the kept one; what does not is not.
 func TestRetries(t *testing.T) {
+	t.Parallel()
 	const fine = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 	for method, want := range map[string]int{"GET": 200, "HEAD": 200, "POST": 502} {
 		asked := make(chan *http.Request, 10)
@@ -200,6 +204,7 @@ func TestRetries(t *testing.T) {
 
 // Attack 54: what an application says unasked is not the answer to what comes next.
 func TestUnaskedAnswersAreLeft(t *testing.T) {
+	t.Parallel()
 	const fine = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 	asked := make(chan *http.Request, 10)
 	h, addr := scriptedHouse(t, asked, fine+"hi"+fine+"no", fine+"ho")
@@ -213,6 +218,7 @@ func TestUnaskedAnswersAreLeft(t *testing.T) {
 
 // A caller that leaves takes its request along: the application's connection ends.
 func TestCallerThatLeaves(t *testing.T) {
+	t.Parallel()
 	begun, gone := make(chan struct{}), make(chan struct{})
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", listenTCP(t, func(conn net.Conn) {
@@ -238,6 +244,7 @@ func TestCallerThatLeaves(t *testing.T) {
 
 // A slow answer is waited for as long as the caller is there.
 func TestSlowAnswer(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, func(rw http.ResponseWriter, r *http.Request) {
 		timer := time.NewTimer(3 * answerPatience)

@@ -46,6 +46,7 @@ func attacked(t *testing.T) (*house, *seen, string) {
 
 // attacks.md 3b 15, 17, 19: nobody says who he is but his certificate.
 func TestAttack14And15IdentityHeadersAreOursAlone(t *testing.T) {
+	t.Parallel()
 	h, app, addr := attacked(t)
 	forged := []string{
 		"X-Forwarded-Client-Cert", "x_forwarded_client_cert", "X-FORWARDED_CLIENT-CERT", "X-Kith-Peer", "Kith-Identity",
@@ -81,6 +82,7 @@ func TestAttack14And15IdentityHeadersAreOursAlone(t *testing.T) {
 
 // attacks.md 3b: trailers come after the decision, and must not add to it.
 func TestTrailersDoNotCarryIdentity(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	trailer := make(chan http.Header, 1)
 	_, addr := h.expose("orders", "http", serve(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -104,6 +106,7 @@ func TestTrailersDoNotCarryIdentity(t *testing.T) {
 
 // attacks.md 3a 6 and 3e 54, reliability.md 3.4: one request in, at most one out.
 func TestSmuggling(t *testing.T) {
+	t.Parallel()
 	h, app, addr := attacked(t)
 	const hidden = "GET /hidden HTTP/1.1\r\nHost: orders\r\n\r\n"
 	body := fmt.Sprintf("0\r\n\r\n%s", hidden)
@@ -149,6 +152,7 @@ func TestSmuggling(t *testing.T) {
 // Chunk framing that Go repairs must reach the application repaired, as one
 // request, and never as two.
 func TestOddChunksStayOneRequest(t *testing.T) {
+	t.Parallel()
 	h, app, addr := attacked(t)
 	for i, body := range []string{
 		"5;ext=1\r\nhello\r\n0\r\n\r\n",
@@ -173,6 +177,7 @@ func TestOddChunksStayOneRequest(t *testing.T) {
 
 // Pipelined requests are each decided.
 func TestPipeliningDecidesEach(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	app := &seen{}
 	_, addr := h.expose("orders", "http", serve(t, app.ServeHTTP))
@@ -195,6 +200,7 @@ func TestPipeliningDecidesEach(t *testing.T) {
 
 // An upgrade to HTTP/2 would carry requests past every later decision.
 func TestUpgradeToH2CIsIgnored(t *testing.T) {
+	t.Parallel()
 	h, app, addr := attacked(t)
 	for _, upgrade := range []string{"h2c", "HTTP/2.0", "TLS/1.0", "websocket, h2c"} {
 		got := dialPeer(t, h, "web", addr, "http/1.1").ask("GET /a HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + upgrade + "\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n")
@@ -207,6 +213,7 @@ func TestUpgradeToH2CIsIgnored(t *testing.T) {
 
 // A protocol nobody knows is refused in words, before the application hears of it.
 func TestUnknownUpgradeIsRefused(t *testing.T) {
+	t.Parallel()
 	h, app, addr := attacked(t)
 	for _, upgrade := range []string{"tcp", "SPDY/3.1", "websocket, raw", "h2c, docker"} {
 		got := dialPeer(t, h, "web", addr, "http/1.1").ask("GET /a HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: " + upgrade + "\r\n\r\n")
@@ -217,6 +224,7 @@ func TestUnknownUpgradeIsRefused(t *testing.T) {
 }
 
 func TestOversizeHead(t *testing.T) {
+	t.Parallel()
 	h, app, addr := attacked(t)
 	big := strings.Repeat("x", 70<<10)
 	if got := dialPeer(t, h, "web", addr, "http/1.1").ask("GET /a HTTP/1.1\r\nHost: orders\r\nX: " + big + "\r\n\r\n"); got.status != 431 {
@@ -240,6 +248,7 @@ func TestOversizeHead(t *testing.T) {
 }
 
 func TestExpectContinue(t *testing.T) {
+	t.Parallel()
 	h, app, addr := attacked(t)
 	p := dialPeer(t, h, "web", addr, "http/1.1")
 	p.send("POST /a HTTP/1.1\r\nHost: orders\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")

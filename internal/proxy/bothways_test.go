@@ -87,6 +87,7 @@ func conversation(t *testing.T, conn net.Conn, raw string, most int) (got []stri
 // Invariant 3, attack 54: whether we serve a request ourselves or net/http does,
 // the application sees the same and the caller gets the same.
 func TestBothWaysAgree(t *testing.T) {
+	t.Parallel()
 	h, app := newHouse(t), &mirror{}
 	_, addr := h.expose("orders", "http", serve(t, app.ServeHTTP))
 	h.agent.Service("web", "http")
@@ -163,6 +164,7 @@ func lawful() map[string]conversationCase {
 
 // Attack 54: what we refuse to read, net/http refuses as well, on both ways.
 func TestBothWaysRefuse(t *testing.T) {
+	t.Parallel()
 	h, app := newHouse(t), &mirror{}
 	_, addr := h.expose("orders", "http", serve(t, app.ServeHTTP))
 	h.agent.Service("web", "http")

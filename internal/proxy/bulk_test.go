@@ -19,6 +19,7 @@ import (
 // Whatever the sizes of records and writes, raw bytes arrive in both directions
 // at once, and none is waited for that is already here.
 func TestOddPiecesOfRawBytes(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	_, addr := h.expose("db", "tcp", listenTCP(t, func(conn net.Conn) { io.Copy(conn, conn) }))
 	h.agent.Service("web", "http")
@@ -81,6 +82,7 @@ func (l *lumps) Write(p []byte) (int, error) {
 // An intake never waits for what TLS has already read: records that arrive at once,
 // and do not fill its piece evenly, come out whole although nothing follows.
 func TestIntakeTakesWholeRecords(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	const records, size = 5, 10_000
 	config := spiffe.ServerTLS(h.agent.CA.Source("/dev/db"), time.Now, nil)
@@ -125,6 +127,7 @@ func TestIntakeTakesWholeRecords(t *testing.T) {
 // Long bodies of known length, up and down, with requests behind them on the same
 // connection.
 func TestLongBodiesOfKnownLength(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, func(rw http.ResponseWriter, r *http.Request) {
 		sum := sha256.New()

@@ -62,6 +62,7 @@ func FuzzChunks(f *testing.F) {
 // Attack 54: what follows a body in chunks on the same connection is a head, and
 // is read as strictly as the first.
 func TestNothingHidesBehindChunks(t *testing.T) {
+	t.Parallel()
 	h, app, addr := attacked(t)
 	const chunks = "POST /a HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 	for name, tc := range map[string]struct {
@@ -91,6 +92,7 @@ func TestNothingHidesBehindChunks(t *testing.T) {
 
 // A chunk that needs repair ends the request and the connection.
 func TestBrokenChunksEndTheConnection(t *testing.T) {
+	t.Parallel()
 	h, _, addr := attacked(t)
 	for _, body := range []string{"5\nhello\r\n0\r\n\r\n", "5 \r\nhello\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "0\r\nContent-Length: 5\r\n\r\n"} {
 		p := dialPeer(t, h, "web", addr, "http/1.1")

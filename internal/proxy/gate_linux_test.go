@@ -12,6 +12,7 @@ import (
 )
 
 func TestAnotherUserIsRefused(t *testing.T) {
+	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

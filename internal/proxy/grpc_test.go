@@ -128,6 +128,7 @@ func soon(t *testing.T) context.Context {
 }
 
 func TestGRPC(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{"http", "grpc"} {
 		t.Run(protocol, func(t *testing.T) {
 			h, _, conn := grpcHouse(t, protocol)
@@ -192,6 +193,7 @@ func exchange(t *testing.T, stream grpc.ClientStream) {
 }
 
 func TestStreamIsCutWhenDenied(t *testing.T) {
+	t.Parallel()
 	for name, open := range map[string]func(*testing.T, context.Context, *grpc.ClientConn) grpc.ClientStream{
 		"after two messages": func(t *testing.T, ctx context.Context, conn *grpc.ClientConn) grpc.ClientStream {
 			stream := openStream(t, ctx, conn, "/test.Echo/Chat")
@@ -228,6 +230,7 @@ func TestStreamIsCutWhenDenied(t *testing.T) {
 }
 
 func TestUnaryCallOnceBegunFinishes(t *testing.T) {
+	t.Parallel()
 	h, e, conn := grpcHouse(t, "grpc")
 	h.agent.Rules(proxytest.Allow("all", "web", "orders", "grpc test.Echo/*"))
 	ctx := soon(t)

@@ -18,6 +18,7 @@ func echo(rw http.ResponseWriter, r *http.Request) {
 }
 
 func TestCallThroughBothProxies(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, echo))
 	_, client := h.outbound("web")
@@ -46,6 +47,7 @@ func TestCallThroughBothProxies(t *testing.T) {
 }
 
 func TestDenialSpeaksJSON(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, echo))
 	_, client := h.outbound("web")
@@ -63,6 +65,7 @@ func TestDenialSpeaksJSON(t *testing.T) {
 }
 
 func TestAttack11OnlyTheDecidedPathIsForwarded(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, echo))
 	h.agent.Service("web", "http")
@@ -103,6 +106,7 @@ func TestAttack11OnlyTheDecidedPathIsForwarded(t *testing.T) {
 }
 
 func TestAttack13MethodsThatAreNoRequests(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, echo))
 	h.agent.Service("web", "http")
@@ -123,6 +127,7 @@ func TestAttack13MethodsThatAreNoRequests(t *testing.T) {
 }
 
 func TestHTTP2(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, echo))
 	h.agent.Service("web", "http")
@@ -150,6 +155,7 @@ func TestHTTP2(t *testing.T) {
 }
 
 func TestErrorsOfTheWayOut(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.agent.Service("orders", "http")
 	h.agent.Service("impostor", "http", serve(t, echo))
@@ -171,6 +177,7 @@ func TestErrorsOfTheWayOut(t *testing.T) {
 // Attacks 60, 64 and 67: an address proves nothing, whoever has given it: the
 // certificate must be one of the service that was meant.
 func TestAttack60EndpointWithTheWrongIdentityGetsNothing(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, func(http.ResponseWriter, *http.Request) { t.Error("the wrong service was asked") }))
 	h.agent.Service("billing", "http", addr)
@@ -182,6 +189,7 @@ func TestAttack60EndpointWithTheWrongIdentityGetsNothing(t *testing.T) {
 }
 
 func TestApplicationDown(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", "127.0.0.1:1")
 	_, client := h.outbound("web")
@@ -193,6 +201,7 @@ func TestApplicationDown(t *testing.T) {
 }
 
 func TestOtherHostsGoTheirOldWay(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	direct := serve(t, echo)
 	var viaOld string

@@ -21,6 +21,7 @@ import (
 )
 
 func TestRotationUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, echo))
 	out, client := h.outbound("web")
@@ -82,6 +83,7 @@ func await(t *testing.T, what string, is func() bool) {
 }
 
 func TestAgentKilledAndBack(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, echo))
 	_, client := h.outbound("web")
@@ -106,6 +108,7 @@ func TestAgentKilledAndBack(t *testing.T) {
 }
 
 func TestStartsClosed(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	app := &seen{}
 	_, addr := h.expose("orders", "http", serve(t, app.ServeHTTP))
@@ -129,6 +132,7 @@ func TestStartsClosed(t *testing.T) {
 }
 
 func TestStrangersAreRefused(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, echo))
 	h.agent.Rules(proxytest.Allow("all", "any", "orders", "GET /{**}"))
@@ -173,6 +177,7 @@ func TestStrangersAreRefused(t *testing.T) {
 
 // A connection whose peer's root has left the bundle is cut while it is open.
 func TestRootRemovedCutsConnections(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	_, addr := h.expose("orders", "http", serve(t, echo))
 	h.agent.Service("web", "http")
@@ -189,6 +194,7 @@ func TestRootRemovedCutsConnections(t *testing.T) {
 }
 
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	begun, release := make(chan struct{}), make(chan struct{})
 	h.agent.Service("orders", "http")
@@ -222,6 +228,7 @@ func TestDrain(t *testing.T) {
 }
 
 func TestNewSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	w := h.open("orders")
 	taken := listenTCP(t, func(net.Conn) {})
@@ -255,6 +262,7 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	registry := prometheus.NewRegistry()
 	h.expose("orders", "http", serve(t, echo), func(c *Config) { c.Metrics = registry })

@@ -11,6 +11,7 @@ import (
 func testUID() int { return os.Getuid() }
 
 func TestParseExposure(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]Exposure{
 		"8443=8080":                      {":8443", "tcp", "127.0.0.1:8080", 8080},
 		"127.0.0.1:8443=8080":            {"127.0.0.1:8443", "tcp", "127.0.0.1:8080", 8080},
@@ -34,6 +35,7 @@ func TestParseExposure(t *testing.T) {
 }
 
 func TestParseUpstream(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]Upstream{
 		"db=127.0.0.1:5432": {"db", "127.0.0.1:5432"},
 		"db=5432":           {"db", "127.0.0.1:5432"},
@@ -52,6 +54,7 @@ func TestParseUpstream(t *testing.T) {
 }
 
 func TestParseAsks(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{"127.0.0.1:8181": "127.0.0.1:8181", "8181": "127.0.0.1:8181", "localhost:8181": "127.0.0.1:8181", "[::1]:8181": "[::1]:8181"} {
 		if got, err := ParseAsks(text, "/run/kith/authz.sock"); err != nil || got != (Asks{want, "/run/kith/authz.sock"}) {
 			t.Errorf("%s: got %+v, %v, want %s", text, got, err, want)
@@ -65,6 +68,7 @@ func TestParseAsks(t *testing.T) {
 }
 
 func TestEnviron(t *testing.T) {
+	t.Parallel()
 	base := []string{"PATH=/bin", "http_proxy=http://old:3128", "NO_PROXY=internal, *", "no_proxy=10.0.0.0/8,internal", "SPIFFE_ENDPOINT_SOCKET=unix:///old"}
 	got := Environ(base, "127.0.0.1:4000", "/run/kith/agent.sock")
 	const at, direct = "http://127.0.0.1:4000", "10.0.0.0/8,internal,localhost,127.0.0.1,::1"
@@ -83,6 +87,7 @@ func TestEnviron(t *testing.T) {
 }
 
 func TestAttack56ListenTo(t *testing.T) {
+	t.Parallel()
 	for first, want := range map[string]speech{
 		"": unclear, "P": unclear, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r": unclear, preface: speaksH2, preface + "\x00": speaksH2,
 		"GET": unclear, "GET ": speaksH1, "PRI /": speaksH1, "PROPFIND ": speaksH1, "\x16": speaksTLS, "\x00\x00": speaksOther,

@@ -8,6 +8,7 @@ import (
 )
 
 func TestParseProven(t *testing.T) {
+	t.Parallel()
 	p, err := ParseProven("8444=8080,audience=https://orders.acme.example,accept=signature")
 	if err != nil || p.Listen != ":8444" || p.Target != "127.0.0.1:8080" || p.Proof.Audience != "https://orders.acme.example" || p.Proof.Accept[0] != kith.ProofSignature {
 		t.Errorf("got %+v, %v", p, err)
@@ -22,6 +23,7 @@ func TestParseProven(t *testing.T) {
 }
 
 func TestParseVia(t *testing.T) {
+	t.Parallel()
 	v, err := ParseVia("Orders=https://lb.example:8443,audience=https://orders.acme.example,proof=wpt,ca=/etc/lb.pem")
 	if err != nil || v.Service != "orders" || v.URL.String() != "https://lb.example:8443" || v.Proof != kith.ProofToken || v.CAFile != "/etc/lb.pem" {
 		t.Errorf("got %+v, %v", v, err)

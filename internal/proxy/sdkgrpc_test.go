@@ -45,6 +45,7 @@ func sdkTalk(t *testing.T, h *house, conn *grpc.ClientConn) {
 }
 
 func TestSDKCallsGRPCBehindAProxy(t *testing.T) {
+	t.Parallel()
 	h, _, _ := grpcHouse(t, "grpc")
 	w := h.open("web") // beside the proxy of web
 	h.agent.Settled()
@@ -57,6 +58,7 @@ func TestSDKCallsGRPCBehindAProxy(t *testing.T) {
 }
 
 func TestProxiedClientCallsGRPCServerOfTheSDK(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.agent.Service("orders", "grpc")
 	w := h.open("orders")

@@ -39,6 +39,7 @@ func connectThrough(ctx context.Context, proxy, addr string) (net.Conn, error) {
 }
 
 func TestConnectToAService(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, echo))
 	out, _ := h.outbound("web")
@@ -101,6 +102,7 @@ func TestConnectToAService(t *testing.T) {
 }
 
 func TestConnectThroughThePreviousProxy(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	asked := make(chan string, 1)
 	old := listenTCP(t, func(conn net.Conn) {
@@ -141,6 +143,7 @@ func wsEcho(rw http.ResponseWriter, r *http.Request) {
 }
 
 func TestWebSocket(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, wsEcho))
 	_, client := h.outbound("web")
@@ -182,6 +185,7 @@ func tcpHouse(t *testing.T, app func(net.Conn)) (h *house, local string) {
 }
 
 func TestTCPHalfClose(t *testing.T) {
+	t.Parallel()
 	// An application that answers only when its client has said that was all.
 	h, local := tcpHouse(t, func(conn net.Conn) {
 		all, _ := io.ReadAll(conn)
@@ -205,6 +209,7 @@ func TestTCPHalfClose(t *testing.T) {
 }
 
 func TestTCPDenied(t *testing.T) {
+	t.Parallel()
 	h, local := tcpHouse(t, func(net.Conn) { t.Error("the application was reached") })
 	h.agent.Rules(proxytest.Allow("other-port", "web", "db", "tcp 1"))
 	conn, err := net.Dial("tcp", local)
@@ -221,6 +226,7 @@ func TestTCPDenied(t *testing.T) {
 // Attack 34: a rule's port is the application's own, and stays it whatever port
 // callers come in by.
 func TestAttack34PortsAreTheApplications(t *testing.T) {
+	t.Parallel()
 	h, app := newHouse(t), listenTCP(t, func(conn net.Conn) { io.WriteString(conn, "in") })
 	_, exposed := h.expose("db", "tcp", app)
 	h.agent.Service("web", "http")
@@ -244,6 +250,7 @@ func TestAttack34PortsAreTheApplications(t *testing.T) {
 }
 
 func TestTCPIsCutWhenDenied(t *testing.T) {
+	t.Parallel()
 	h, local := tcpHouse(t, func(conn net.Conn) { io.Copy(conn, conn) })
 	h.agent.Rules(proxytest.Allow("db", "web", "db", "tcp"))
 	conn, err := net.Dial("tcp", local)
@@ -263,6 +270,7 @@ func TestTCPIsCutWhenDenied(t *testing.T) {
 }
 
 func TestConnectToRawTCPWhereTheServerSpeaksFirst(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("db", "tcp", listenTCP(t, func(conn net.Conn) { io.WriteString(conn, "220 ready\n") }))
 	out, _ := h.outbound("web")
@@ -278,6 +286,7 @@ func TestConnectToRawTCPWhereTheServerSpeaksFirst(t *testing.T) {
 }
 
 func TestEventStreamIsFlushedAndCutWhenDenied(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, func(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set("Content-Type", "text/event-stream")
@@ -305,6 +314,7 @@ func TestEventStreamIsFlushedAndCutWhenDenied(t *testing.T) {
 
 // A large body passes in both directions at once, through both proxies.
 func TestLargeBodies(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, func(rw http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(rw).EnableFullDuplex()
@@ -329,6 +339,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // A refusal arrives although the caller is still sending.
 func TestDenialOfALargeUpload(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, func(rw http.ResponseWriter, _ *http.Request) {
 		http.Error(rw, "too large", http.StatusRequestEntityTooLarge)

@@ -11,6 +11,7 @@ import (
 // Conditions see the same of a request on each way through the proxy: the one for
 // usual requests, and the one for those that upgrade or stream.
 func TestConditionsOnBothWays(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	h.expose("orders", "http", serve(t, echo))
 	_, client := h.outbound("web")
