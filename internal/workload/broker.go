@@ -2,6 +2,7 @@ package workload
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -35,6 +36,7 @@ type Broker struct {
 	objects attest.Objects // nil: none are known
 	guard   *brokerGuard
 	log     *slog.Logger
+	looks   time.Duration // how often workloads are looked at
 }
 
 // BrokerConfig is what a Broker is made of.
@@ -46,6 +48,8 @@ type BrokerConfig struct {
 	Streams   int            // that one broker may hold open; 0 is 1024
 	Log       *slog.Logger
 	Metrics   *BrokerMetrics // may be nil
+
+	looks time.Duration // brokerLooks unless it is set
 }
 
 // NewBroker makes the Broker API of one agent.
@@ -53,7 +57,7 @@ func NewBroker(cfg BrokerConfig) *Broker {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewBrokerMetrics()
 	}
-	return &Broker{s: cfg.Service, local: cfg.Processes, objects: cfg.Objects, guard: newBrokerGuard(cfg), log: cfg.Log}
+	return &Broker{s: cfg.Service, local: cfg.Processes, objects: cfg.Objects, guard: newBrokerGuard(cfg), log: cfg.Log, looks: cmp.Or(cfg.looks, brokerLooks)}
 }
 
 // ServerOptions is what the gRPC server of a Broker must be made with, beside its
@@ -74,7 +78,7 @@ func (b *Broker) SubscribeToX509SVID(req *brokerpb.SubscribeToX509SVIDRequest, s
 	f := &follower{s: b.s, from: b.s.identities, of: call.target, stream: stream, narrow: call.narrow}
 	defer f.end()
 	step := f.step
-	looks := time.NewTicker(brokerLooks)
+	looks := time.NewTicker(b.looks)
 	defer looks.Stop()
 	for {
 		if err := b.s.hands.do(step); err != nil {
@@ -118,7 +122,7 @@ func (b *Broker) bundles(stream grpc.ServerStream, ref *brokerpb.WorkloadReferen
 		return err
 	}
 	defer call.close()
-	looks := time.NewTicker(brokerLooks)
+	looks := time.NewTicker(b.looks)
 	defer looks.Stop()
 	var last encoded
 	for {

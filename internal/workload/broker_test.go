@@ -50,6 +50,7 @@ func ids(r *brokerpb.SubscribeToX509SVIDResponse) string {
 // Rule 99: mutual TLS by SVIDs both ways. A client without one, with one of another
 // authority, and a server that is not the expected one, get nowhere.
 func TestRule99MutualTLSByX509SVIDs(t *testing.T) {
+	t.Parallel()
 	b := startBroker(t, newTown(t), 0)
 	if _, first := b.subscribe(b.mesh(), webPID); ids(first) != "/vms/web" {
 		t.Errorf("got %s", ids(first))
@@ -81,6 +82,7 @@ func TestRule99MutualTLSByX509SVIDs(t *testing.T) {
 
 // Rule 100: every request carries the header with exactly this value.
 func TestRule100BrokerHeaderIsRequired(t *testing.T) {
+	t.Parallel()
 	b := startBroker(t, newTown(t), 0)
 	api := b.mesh()
 	for name, pairs := range map[string][]string{
@@ -98,6 +100,7 @@ func TestRule100BrokerHeaderIsRequired(t *testing.T) {
 // Rule 102: InvalidArgument, Unavailable, Unauthenticated and PermissionDenied, each
 // for what the table has it for.
 func TestRule102Codes(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	b := startBroker(t, w, 0)
 	api := b.mesh()
@@ -110,8 +113,9 @@ func TestRule102Codes(t *testing.T) {
 	w.mu.Lock()
 	w.unheard = false
 	w.mu.Unlock()
-	w.set(func() { w.away = errors.New("connection refused") })
-	stream, err := api.SubscribeToX509SVID(b.within(), &brokerpb.SubscribeToX509SVIDRequest{Reference: process(t, webPID)})
+	w.set(func() { w.away, w.wait = errors.New("connection refused"), awayWait })
+	alone := startBroker(t, w, 0)
+	stream, err := alone.mesh().SubscribeToX509SVID(alone.within(), &brokerpb.SubscribeToX509SVIDRequest{Reference: process(t, webPID)})
 	if err == nil {
 		_, err = stream.Recv()
 	}
@@ -127,6 +131,7 @@ func TestRule102Codes(t *testing.T) {
 // Rule 103: who is not listed may do nothing, not even for itself; who is, only for
 // those it is listed for.
 func TestRule103OnlyWhoIsListedAndOnlyForThose(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	b := startBroker(t, w, 0)
 	for _, path := range []string{"/vms/web", "/vms/mesh2", "/vms/mesh/x", "/vms", "/kith/node/n1", "/kith/admin/a"} {
@@ -151,6 +156,7 @@ func TestRule103OnlyWhoIsListedAndOnlyForThose(t *testing.T) {
 
 // Rule 104: both profiles, in full.
 func TestRule104BothProfiles(t *testing.T) {
+	t.Parallel()
 	b := startBroker(t, newTown(t), 0)
 	for rpc, err := range calls(b.within(), b.mesh(), process(t, webPID)) {
 		if err != nil {
@@ -177,6 +183,7 @@ func TestRule104BothProfiles(t *testing.T) {
 // Rule 105, 107: exactly one reference, of a known type, well formed. Objects of
 // Kubernetes are of a known form, and unknown to an agent without a cluster.
 func TestRule105And107References(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	b := startBroker(t, w, 0)
 	api := b.mesh()
@@ -210,6 +217,7 @@ func TestRule105And107References(t *testing.T) {
 // Rule 106: who the workload is comes from its process; what the broker says of it,
 // or of itself, does not count.
 func TestRule106NothingTheBrokerSaysCounts(t *testing.T) {
+	t.Parallel()
 	b := startBroker(t, newTown(t), 0)
 	ctx := metadata.AppendToOutgoingContext(b.within(), "x-kith-as", "orders", "spiffe-id", "spiffe://"+domain+"/vms/orders", "workload.unix.uid", "0")
 	ref := process(t, webPID)
@@ -230,6 +238,7 @@ func TestRule106NothingTheBrokerSaysCounts(t *testing.T) {
 // Rule 107: numbers of another pid namespace mean other processes here, so they are
 // refused; there is no listener that another node could reach.
 func TestRule107NumbersOfElsewhereMeanNothing(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	w.caller = boxedPID
 	b := startBroker(t, w, 0)
@@ -243,6 +252,7 @@ func TestRule107NumbersOfElsewhereMeanNothing(t *testing.T) {
 
 // Rule 109: the reasons and their codes.
 func TestRule109ReasonsAndCodes(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	b := startBroker(t, w, 0)
 	for _, tc := range []struct {
@@ -270,6 +280,7 @@ func TestRule109ReasonsAndCodes(t *testing.T) {
 // Rule 110: full states, the first at once, each stream for its own workload; and
 // nothing after the workload has ended.
 func TestRule110StreamsLiveAsLongAsTheirWorkload(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	b := startBroker(t, w, 0)
 	api := b.mesh()
@@ -306,6 +317,7 @@ func TestRule110StreamsLiveAsLongAsTheirWorkload(t *testing.T) {
 // Rule 111: bundles hold the own trust domain always and nothing but what they are
 // for; a hint is unique in its message.
 func TestRule111BundlesAndHints(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	w.known[webPID].Matches = []registry.Match{
 		{Rule: "a", ID: mustID("spiffe://" + domain + "/vms/a"), Hint: "internal"}, {Rule: "b", ID: mustID("spiffe://" + domain + "/vms/b"), Hint: "internal"},
@@ -340,6 +352,7 @@ func TestRule111BundlesAndHints(t *testing.T) {
 
 // Rule 112: the service has its four RPCs and no others, and reflection shows it.
 func TestRule112NoOtherRPCs(t *testing.T) {
+	t.Parallel()
 	var names []string
 	for _, m := range brokerpb.API_ServiceDesc.Methods {
 		names = append(names, m.MethodName)

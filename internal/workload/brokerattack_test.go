@@ -20,6 +20,7 @@ import (
 // Rule 103: a broker's stolen key is worth nothing to another process: the one at
 // the other end must have the identity that the SVID shows.
 func TestRule103AStolenKeyBrokersNothing(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	for _, thief := range []int32{webPID, secretPID, nobodyPID} {
 		w.mu.Lock()
@@ -38,6 +39,7 @@ func TestRule103AStolenKeyBrokersNothing(t *testing.T) {
 // A workload gets nobody's SVID but its own, whatever it shows: its own SVID is no
 // broker's, and it cannot have another one signed for itself.
 func TestWorkloadGetsNobodysSVIDThroughTheBroker(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	w.caller = webPID
 	b := startBroker(t, w, 0)
@@ -60,6 +62,7 @@ func TestWorkloadGetsNobodysSVIDThroughTheBroker(t *testing.T) {
 // A broker that loses its identity, or is another program by now, is sent nothing
 // more, on streams that were open as well.
 func TestBrokerThatLosesItsRightIsCut(t *testing.T) {
+	t.Parallel()
 	for name, lose := range map[string]func(*town){
 		"identity": func(w *town) { w.is(meshPID, "/vms/other") },
 		"process":  func(w *town) { w.end(meshPID) },
@@ -88,6 +91,7 @@ func TestBrokerThatLosesItsRightIsCut(t *testing.T) {
 
 // One broker cannot take all streams, and gets them back.
 func TestStreamsOfOneBrokerAreLimited(t *testing.T) {
+	t.Parallel()
 	b := startBroker(t, newTown(t), 2)
 	api := b.mesh()
 	ctx, cancel := context.WithCancel(b.within())
@@ -114,6 +118,7 @@ func TestStreamsOfOneBrokerAreLimited(t *testing.T) {
 }
 
 func TestGrantsCoverWhatTheySay(t *testing.T) {
+	t.Parallel()
 	grant := BrokerGrant{ID: mustID("spiffe://" + domain + "/vms/mesh"), For: []string{"/vms/*", "/eks/**", "/one/two"}}
 	for path, want := range map[string]bool{
 		"/vms/web": true, "/vms/web/a": false, "/vms": false, "/eks/a": true, "/eks/a/b/c": true, "/eks": false, "/eksx/a": false,
@@ -134,6 +139,7 @@ func TestGrantsCoverWhatTheySay(t *testing.T) {
 // Served by mistake with credentials that know the process and ask for no SVID, it
 // knows nobody. Rule 102: that is Unauthenticated.
 func TestBrokerWithoutTLSServesNobody(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	guard := newBrokerGuard(BrokerConfig{Service: NewService(ServiceConfig{Host: w}), Metrics: NewBrokerMetrics()})
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs(brokerHeader, "true"))
@@ -205,6 +211,7 @@ func FuzzBrokerAPI(f *testing.F) {
 // malformed, and by an agent without a kubelet what is well formed as a type that is
 // not served; nobody is looked up and nothing is given, whatever the UID.
 func TestRule108FormsOfObjectsOnTheServersSide(t *testing.T) {
+	t.Parallel()
 	const uid = "a1b2c3d4-e5f6-7890-abcd-ef1234567890"
 	type object = brokerpb.KubernetesObjectReference
 	kind := func(plural, group string) *brokerpb.KubernetesObjectType {

@@ -197,10 +197,10 @@ func startBroker(t testing.TB, w *town, streams int) *brokerage {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
-	tokens := NewTokens(TokensConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
-	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, Log: log})
+	tokens := NewTokens(TokensConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log, wait: w.wait})
+	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, Log: log, wait: w.wait})
 	broker := NewBroker(BrokerConfig{
-		Service: service, Processes: w, Objects: w.objects, Streams: streams, Log: log,
+		Service: service, Processes: w, Objects: w.objects, Streams: streams, Log: log, looks: 20 * time.Millisecond,
 		Grants: []BrokerGrant{{ID: mustID("spiffe://" + domain + "/vms/mesh"), For: []string{"/vms/*"}}},
 	})
 	creds := BrokerCredentials(townCreds{fixedPeer{}, w}, spiffe.ServerTLS(w.source(t, w.ca, nodeID), time.Now, nil))

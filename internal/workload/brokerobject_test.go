@@ -90,6 +90,7 @@ func pods(t testing.TB, key, uid string) *brokerpb.WorkloadReference {
 // Rules 108 and 109: an object is found by its key, its UID, or its key and then of
 // that UID, by every RPC; each thing that can be wrong has its code and reason.
 func TestRule108ObjectsAreFoundAndTheirUIDsCompared(t *testing.T) {
+	t.Parallel()
 	w, c := newTown(t), newCluster()
 	w.objects = c
 	b := startBroker(t, w, 0)
@@ -137,6 +138,7 @@ func TestRule108ObjectsAreFoundAndTheirUIDsCompared(t *testing.T) {
 // Rule 103: a broker gets of a pod what it is listed for, and a stranger nothing, not
 // even whether there is such a pod.
 func TestRule103PodsOfOthersAreNotBrokered(t *testing.T) {
+	t.Parallel()
 	w, c := newTown(t), newCluster()
 	w.objects = c
 	c.run("shop/deep", nextUID, "a/b") // /vms/a/b, and the grant is /vms/*
@@ -156,6 +158,7 @@ func TestRule103PodsOfOthersAreNotBrokered(t *testing.T) {
 // the pod is gone, when its name is another one's, when it loses its identity, and when
 // nobody can be asked for too long.
 func TestRule110StreamsOfObjectsFollowThem(t *testing.T) {
+	t.Parallel()
 	for what, tc := range map[string]struct {
 		change func(*cluster)
 		code   codes.Code

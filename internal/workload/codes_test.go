@@ -44,6 +44,7 @@ func everyRPC(ctx context.Context, e *endpoint) map[string]error {
 // Rule 75, 80, 83, 87, 93: the code of every RPC in every situation of the table of
 // Workload Endpoint 6, and no other.
 func TestRule80EveryRPCInEverySituation(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		set    func(*world)
 		header bool
@@ -62,7 +63,7 @@ func TestRule80EveryRPCInEverySituation(t *testing.T) {
 			but: map[string]codes.Code{"FetchX509SVID": codes.PermissionDenied, "FetchJWTSVID": codes.PermissionDenied, "FetchWITSVID": codes.PermissionDenied, "ValidateJWTSVID": codes.InvalidArgument},
 		},
 		"the server away": {
-			set: func(w *world) { w.away = errors.New("connection refused") }, header: true, want: codes.OK,
+			set: func(w *world) { w.away, w.wait = errors.New("connection refused"), awayWait }, header: true, want: codes.OK,
 			but: map[string]codes.Code{"FetchX509SVID": codes.Unavailable, "FetchJWTSVID": codes.Unavailable, "FetchWITSVID": codes.Unavailable, "ValidateJWTSVID": codes.InvalidArgument},
 		},
 		"a profile that is off": {

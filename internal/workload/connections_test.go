@@ -34,6 +34,7 @@ func (a *asUser) Clone() credentials.TransportCredentials { return a }
 
 // T5: one user cannot take all connections, and so all descriptors.
 func TestConnectionsOfOneUserAreLimited(t *testing.T) {
+	t.Parallel()
 	who := &asUser{uid: 1000}
 	creds := LimitConnections(who, 2).Clone()
 	dial := func() (net.Conn, error) {

@@ -21,7 +21,6 @@ import (
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb/workloadpb"
-	"github.com/kith-id/kith/internal/registry"
 )
 
 func wantCode(t *testing.T, err error, want codes.Code) {
@@ -33,6 +32,7 @@ func wantCode(t *testing.T, err error, want codes.Code) {
 
 // Rule 74: gRPC over a unix socket. Rule 76: without TLS.
 func TestRule74And76PlainGRPCOnAUnixSocket(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	if _, first, err := e.fetch(t); err != nil || len(first.GetSvids()) != 1 {
 		t.Errorf("got %v, %v, want one SVID", first, err)
@@ -41,6 +41,7 @@ func TestRule74And76PlainGRPCOnAUnixSocket(t *testing.T) {
 
 // Rule 75: every request carries the header with exactly this value.
 func TestRule75SecurityHeaderIsRequired(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	for name, pairs := range map[string][]string{
 		"missing": {}, "upper case": {"workload.spiffe.io", "TRUE"}, "false": {"workload.spiffe.io", "false"},
@@ -67,6 +68,7 @@ func TestRule75SecurityHeaderIsRequired(t *testing.T) {
 
 // Rule 75, T7: a program tricked into a plain HTTP request gets nothing.
 func TestRule75PlainHTTPGetsNothing(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	conn, err := net.Dial("unix", e.path)
 	if err != nil {
@@ -82,6 +84,7 @@ func TestRule75PlainHTTPGetsNothing(t *testing.T) {
 
 // Rule 79: who the caller is comes from the connection, whatever it says.
 func TestRule79NothingTheCallerSaysCounts(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	ctx := metadata.AppendToOutgoingContext(secured(t.Context()), "authorization", "Bearer x", "x-kith-as", "admin", "spiffe-id", "spiffe://acme.example/admin")
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -98,6 +101,7 @@ func TestRule79NothingTheCallerSaysCounts(t *testing.T) {
 
 // Rule 80: PermissionDenied without an identity, Unavailable without a server.
 func TestRule80Codes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	w.set(func() { w.ev.Matches = nil })
@@ -109,14 +113,14 @@ func TestRule80Codes(t *testing.T) {
 	w.set(func() { w.evErr = nil; w.refuse = "rule web does not match" })
 	_, _, err = e.fetch(t)
 	wantCode(t, err, codes.PermissionDenied)
-	w.set(func() { w.refuse = ""; w.away = errors.New("connection refused") })
-	w.change(func() { w.ev.Attributes = registry.Attributes{"workload.unix.uid": "1001"} })
-	_, _, err = e.fetch(t)
+	w.set(func() { w.refuse = ""; w.away, w.wait = errors.New("connection refused"), awayWait })
+	_, _, err = start(t, w, 0).fetch(t)
 	wantCode(t, err, codes.Unavailable)
 }
 
 // Rule 81: the service has its standard name and is shown by reflection.
 func TestRule81Reflection(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -142,6 +146,7 @@ func TestRule81Reflection(t *testing.T) {
 
 // Rule 82, 83: RPCs of other profiles answer Unimplemented.
 func TestRule82And83OtherProfilesAreUnimplemented(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	for _, method := range []string{"FetchWITSVID", "FetchWITBundles"} {
 		ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
@@ -155,6 +160,7 @@ func TestRule82And83OtherProfilesAreUnimplemented(t *testing.T) {
 
 // T5: one user cannot take all streams.
 func TestStreamsOfOneUserAreLimited(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 2)
 	for range 2 {
 		if _, _, err := e.fetch(t); err != nil {
@@ -166,6 +172,7 @@ func TestStreamsOfOneUserAreLimited(t *testing.T) {
 }
 
 func TestStrangersAreDenied(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now})
 	service := NewService(ServiceConfig{Host: w, Identities: ids})

@@ -119,7 +119,12 @@ type world struct {
 	witKey *ecdsa.PrivateKey // of the kid "wit"; nil: the WIT profile is off
 	witTTL time.Duration
 	bend   func(*witForm)
+
+	wait time.Duration // of a first message for the server; signWait unless it is set before start
 }
+
+// awayWait is how long a first message waits for a server that is away all the time.
+const awayWait = 50 * time.Millisecond
 
 func newWorld(t testing.TB) *world {
 	ca := newAuthority(t)
@@ -271,12 +276,12 @@ func start(t testing.TB, w *world, streams int) *endpoint {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
-	tokens := NewTokens(TokensConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
+	tokens := NewTokens(TokensConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log, wait: w.wait})
 	var wits *Identities
 	if w.witKey != nil {
 		wits = NewWITs(WITConfig{Signer: w, Trust: w.Trust, Now: time.Now, Log: log})
 	}
-	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, WITs: wits, Log: log})
+	service := NewService(ServiceConfig{Host: w, Identities: ids, Tokens: tokens, WITs: wits, Log: log, wait: w.wait})
 	server := grpc.NewServer(append(service.ServerOptions(streams), grpc.Creds(fixedPeer{attest.Peer{PID: 4242, UID: 1000}}))...)
 	workloadpb.RegisterSpiffeWorkloadAPIServer(server, service)
 	envoypb.RegisterSecretDiscoveryServiceServer(server, NewSecrets(service))

@@ -12,6 +12,7 @@ import (
 // Rule 77, 78: the peer library finds us by SPIFFE_ENDPOINT_SOCKET. Rule 88: it
 // has a bundle for each trust domain. And it follows a rotation.
 func TestRule77And78And88GoSPIFFEFindsAndFollows(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	binary := filepath.Join(t.TempDir(), "gospiffe")
 	if out, err := exec.Command("go", "build", "-o", binary, "./testdata/gospiffe").CombinedOutput(); err != nil {

@@ -15,6 +15,7 @@ import (
 // The peer library's JWTSource fetches from us, validates what it got by itself
 // and by us, and follows the keys.
 func TestGoSPIFFEJWTSource(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ev.Matches = append(w.ev.Matches, registry.Match{Rule: "b", ID: mustID("spiffe://" + domain + "/vms/second"), Hint: "second"})
 	e := start(t, w, 0)

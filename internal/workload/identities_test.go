@@ -40,6 +40,7 @@ func wait(t *testing.T, l *Lease) {
 }
 
 func TestRequestsGoInBatches(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	var leases []*Lease
@@ -60,6 +61,7 @@ func TestRequestsGoInBatches(t *testing.T) {
 }
 
 func TestTwentyWorkloadsRenewedOftenNeverLackAnSVID(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ids := running(t, w)
 	var leases []*Lease
@@ -101,6 +103,7 @@ func TestTwentyWorkloadsRenewedOftenNeverLackAnSVID(t *testing.T) {
 }
 
 func TestReleasedSVIDIsThereForARestartedWorkload(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ids := running(t, w)
 	l := ids.Acquire(workloadNumber(1))
@@ -118,6 +121,7 @@ func TestReleasedSVIDIsThereForARestartedWorkload(t *testing.T) {
 }
 
 func TestRestoredSVIDsMustStillVerify(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ids := running(t, w)
 	l := ids.Acquire(workloadNumber(1))
@@ -156,6 +160,7 @@ func TestRestoredSVIDsMustStillVerify(t *testing.T) {
 
 // What the server answers is taken only if it is what was asked for.
 func TestAnswerMustBeWhatWasAsked(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	key, _, err := newRequest()
 	if err != nil {
@@ -201,6 +206,7 @@ func TestAnswerMustBeWhatWasAsked(t *testing.T) {
 func result(chain [][]byte) *pb.SignedWorkload { return &pb.SignedWorkload{Chain: chain} }
 
 func TestClosestRule(t *testing.T) {
+	t.Parallel()
 	got, ok := Closest([]registry.Outcome{
 		{Rule: "pods", Result: registry.Unmatched, Detail: "not for nodes of class vms"},
 		{Rule: "as", Result: registry.Missing, Detail: "no workload.kith.as"},
@@ -217,6 +223,7 @@ func TestClosestRule(t *testing.T) {
 // A renewal asked for while one is under way is another one: the first may
 // have been signed before whatever made the second necessary.
 func TestRenewDuringSigningSignsOnceMore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	l := ids.Acquire(workloadNumber(1))

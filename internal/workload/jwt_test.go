@@ -34,6 +34,7 @@ func (e *endpoint) jwtBundles(t *testing.T) func() (map[string][]byte, error) {
 
 // Rule 92: JWT bundles are keyed by trust domain ID, the own one always there.
 func TestRule92JWTBundlesByTrustDomain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	next := e.jwtBundles(t)
@@ -57,6 +58,7 @@ func TestRule92JWTBundlesByTrustDomain(t *testing.T) {
 // Rule 93: no identity, no token, no bundle and no answer about a token; also
 // mid-stream.
 func TestRule93NoIdentityNoJWT(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	token := e.mustFetchJWT(t, "orders")
@@ -78,6 +80,7 @@ func TestRule93NoIdentityNoJWT(t *testing.T) {
 // Rule 94: audience is mandatory; no spiffe_id is all identities; one that is
 // not the caller's is denied.
 func TestRule94AudienceAndIdentity(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	second := "spiffe://" + domain + "/vms/second"
 	w.ev.Matches = append(w.ev.Matches, registry.Match{Rule: "b", ID: mustID(second), Hint: "h"})
@@ -108,6 +111,7 @@ func TestRule94AudienceAndIdentity(t *testing.T) {
 
 // Rule 95: a JWT bundle holds keys for JWT-SVIDs and nothing else.
 func TestRule95OnlyJWTKeys(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	bundles, err := e.jwtBundles(t)()
 	if err != nil {
@@ -129,6 +133,7 @@ func TestRule95OnlyJWTKeys(t *testing.T) {
 // Rule 96: validation is that of JWT-SVID, with the bundle of the subject's
 // trust domain, and returns the claims.
 func TestRule96Validate(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	token := e.mustFetchJWT(t, "billing", "orders")
@@ -158,6 +163,7 @@ func TestRule96Validate(t *testing.T) {
 
 // A token goes to the process that was evaluated, or to nobody.
 func TestChangedProcessGetsNoJWT(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	w.set(func() { w.checked = fault.Deniedf("process 4242 runs another program by now") })
@@ -169,6 +175,7 @@ func TestChangedProcessGetsNoJWT(t *testing.T) {
 }
 
 func TestServerRefusesAJWT(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.refuse = "identity rule web: workload.unix.uid != 0 is false"
 	e := start(t, w, 0)
@@ -183,8 +190,9 @@ func TestServerRefusesAJWT(t *testing.T) {
 }
 
 func TestServerAwayForANewAudience(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	w.away = errors.New("connection refused")
+	w.away, w.wait = errors.New("connection refused"), awayWait
 	e := start(t, w, 0)
 	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
 	defer cancel()
@@ -194,6 +202,7 @@ func TestServerAwayForANewAudience(t *testing.T) {
 
 // One audience is one token, in whatever order its names come.
 func TestAudienceIsASet(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	first := e.mustFetchJWT(t, "billing", "orders")
 	if again := e.mustFetchJWT(t, "orders", "billing", "orders"); again != first || e.signed() != 1 {
@@ -206,6 +215,7 @@ func TestAudienceIsASet(t *testing.T) {
 
 // T5: one user cannot take all calls.
 func TestCallsOfOneUserAreLimited(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.signing = make(chan struct{})
 	e := start(t, w, 2)

@@ -16,6 +16,7 @@ import (
 // Rules 80 and 93: a process without an identity is told so and where to ask. What
 // was found out about it, and the rule that came closest, are in the log alone.
 func TestRule80WhatIsFoundOutIsForTheLog(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer
 	w := newWorld(t)
 	cfg := Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
@@ -50,6 +51,7 @@ func TestRule80WhatIsFoundOutIsForTheLog(t *testing.T) {
 
 // Rule 80: nor does what the server says of a rule reach the process.
 func TestRule80ARefusalNamesNoRule(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	w.set(func() { w.refuse = "rule admins does not match" })
@@ -61,6 +63,7 @@ func TestRule80ARefusalNamesNoRule(t *testing.T) {
 }
 
 func TestFoundIsBounded(t *testing.T) {
+	t.Parallel()
 	attrs := registry.Attributes{"workload.unix.path": strings.Repeat("ä", maxFound)}
 	if got := Found(attrs); len(got) > maxFound+3 || !strings.HasSuffix(got, "…") || strings.ContainsRune(got, '�') {
 		t.Errorf("%d bytes ending in %q", len(got), got[len(got)-6:])

@@ -52,7 +52,7 @@ func (s *Secrets) FetchSecrets(ctx context.Context, req *envoypb.DiscoveryReques
 	if err := session.hear(req); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, signWait)
+	ctx, cancel := context.WithTimeout(ctx, s.s.wait)
 	defer cancel()
 	ev, err := s.s.evaluate(ctx, peer)
 	if err != nil {

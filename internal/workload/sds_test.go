@@ -129,6 +129,7 @@ func trusts(t *testing.T, s *envoypb.Secret) string {
 }
 
 func TestSecretsHaveTheNamesOfSPIRE(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	for _, c := range []struct{ name, old, new string }{
 		{"ROOTCA", "plain", domain},
@@ -170,6 +171,7 @@ func TestSecretsHaveTheNamesOfSPIRE(t *testing.T) {
 }
 
 func TestRenewedSecretsArePushedOnceAndAcked(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	c := e.envoy(t, &envoypb.DiscoveryRequest{ResourceNames: []string{"default"}})
 	first := c.receive()["default"]
@@ -200,6 +202,7 @@ func TestRenewedSecretsArePushedOnceAndAcked(t *testing.T) {
 }
 
 func TestSecretsThatNobodyMayHave(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	for _, name := range []string{"spiffe://" + domain + "/vms/other", "spiffe://none.example", "Default", strings.Repeat("x", 4000)} {
@@ -220,6 +223,7 @@ func TestSecretsThatNobodyMayHave(t *testing.T) {
 // Rule 93 for Envoy: what is withdrawn is withdrawn on the open stream. Of trust
 // domains Envoy would keep the roots it has, so it gets roots of nobody.
 func TestRule93SecretsAreWithdrawn(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ev.Matches = append(w.ev.Matches, registry.Match{Rule: "extra", ID: mustID("spiffe://" + domain + "/vms/extra")})
 	e := start(t, w, 0)
@@ -257,6 +261,7 @@ func TestRule93SecretsAreWithdrawn(t *testing.T) {
 }
 
 func TestNoKeyForAnotherProcess(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	w.set(func() { w.checked = errors.New("process 4242 runs another program by now") })
@@ -266,6 +271,7 @@ func TestNoKeyForAnotherProcess(t *testing.T) {
 }
 
 func TestFetchSecretsAnswersOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	client := envoypb.NewSecretDiscoveryServiceClient(e.conn)

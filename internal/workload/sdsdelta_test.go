@@ -66,6 +66,7 @@ func (d delta) want(what string, sent, removed []string) {
 }
 
 func TestDeltaSecretsSendWhatChanges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	e.fetch(t) // SVIDs that are being signed come in a response of their own
@@ -87,6 +88,7 @@ func TestDeltaSecretsSendWhatChanges(t *testing.T) {
 }
 
 func TestDeltaSecretsOfEverything(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ev.Matches = append(w.ev.Matches, registry.Match{Rule: "extra", ID: mustID("spiffe://" + domain + "/vms/extra")})
 	e := start(t, w, 0)

@@ -39,6 +39,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestStreamsAlikeShareOneAnswer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	ev, err := w.Evaluate(t.Context(), attest.Peer{})
@@ -77,6 +78,7 @@ func TestStreamsAlikeShareOneAnswer(t *testing.T) {
 
 // What is sent encoded is what protobuf would have sent.
 func TestEncodedMessagesGoOutAsTheyAre(t *testing.T) {
+	t.Parallel()
 	c := codec{encoding.GetCodecV2(protocodec.Name)}
 	message := &workloadpb.X509SVIDResponse{Svids: []*workloadpb.X509SVID{{SpiffeId: "spiffe://acme.example/vms/web", X509Svid: []byte{1, 2, 3}}}}
 	wire, err := proto.Marshal(message)
@@ -95,6 +97,7 @@ func TestEncodedMessagesGoOutAsTheyAre(t *testing.T) {
 }
 
 func TestEqualAttributesAreEvaluatedOnce(t *testing.T) {
+	t.Parallel()
 	var known Evaluations
 	asked := 0
 	of := func(uid int) *Evaluation {
@@ -117,6 +120,7 @@ func TestEqualAttributesAreEvaluatedOnce(t *testing.T) {
 
 // A client that does not read holds up a hand, and nobody else.
 func TestBlockedWorkHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	h := newHands()
 	block, blocked := make(chan struct{}), make(chan error)
 	go func() { blocked <- h.do(func() error { <-block; return nil }) }()
@@ -134,6 +138,7 @@ func TestBlockedWorkHoldsUpNobody(t *testing.T) {
 
 // SVIDs that nobody holds any more are bounded.
 func TestIdleSVIDsAreBounded(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ids := NewIdentities(Config{Signer: w, Trust: w.Trust, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	for i := range maxIdle + 100 {

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -39,6 +40,8 @@ type TokensConfig struct {
 	Now     func() time.Time
 	Log     *slog.Logger
 	Metrics *Metrics
+
+	wait time.Duration // signWait unless it is set
 }
 
 // Tokens holds the JWT-SVIDs of this node's workloads by identity and audience.
@@ -126,7 +129,7 @@ func (m *Tokens) Fetch(ctx context.Context, ev *Evaluation, matches []registry.M
 	m.mu.Unlock()
 	if waited {
 		m.wake()
-		wait, cancel := context.WithTimeout(ctx, signWait)
+		wait, cancel := context.WithTimeout(ctx, cmp.Or(m.cfg.wait, signWait))
 		defer cancel()
 		m.await(wait, wanted, held)
 	}

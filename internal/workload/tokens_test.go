@@ -65,6 +65,7 @@ func (c *cache) pass(d time.Duration) {
 }
 
 func TestCachedTokenNeedsNoServer(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		first := c.must("orders")
 		c.set(func() { c.away = errors.New("connection refused") })
@@ -75,6 +76,7 @@ func TestCachedTokenNeedsNoServer(t *testing.T) {
 }
 
 func TestTokenInUseIsRenewedAtHalfLife(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		first := c.must("orders")
 		c.pass(2 * time.Minute)
@@ -98,6 +100,7 @@ func TestTokenInUseIsRenewedAtHalfLife(t *testing.T) {
 // A still valid token is served at once while the server is away: not after a
 // wait, whether it refuses connections or swallows them, to the last second.
 func TestValidTokenIsServedAtOnceWhileTheServerIsAway(t *testing.T) {
+	t.Parallel()
 	for name, away := range map[string]func(w *world){
 		"refuses":  func(w *world) { w.away = errors.New("connection refused") },
 		"swallows": func(w *world) { w.signing = make(chan struct{}) },
@@ -121,6 +124,7 @@ func TestValidTokenIsServedAtOnceWhileTheServerIsAway(t *testing.T) {
 }
 
 func TestServerThatComesBack(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		first := c.must("orders")
 		c.set(func() { c.away = errors.New("connection refused") })
@@ -135,6 +139,7 @@ func TestServerThatComesBack(t *testing.T) {
 }
 
 func TestWaiterGetsTheTokenOnceTheServerIsBack(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		c.away = errors.New("connection refused")
 		var waiting sync.WaitGroup
@@ -151,6 +156,7 @@ func TestWaiterGetsTheTokenOnceTheServerIsBack(t *testing.T) {
 }
 
 func TestUnusedTokensGo(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		c.must("orders")
 		c.pass(time.Hour)
@@ -164,6 +170,7 @@ func TestUnusedTokensGo(t *testing.T) {
 }
 
 func TestConcurrentFetchesShareOneToken(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		var all sync.WaitGroup
 		for range 50 {
@@ -177,6 +184,7 @@ func TestConcurrentFetchesShareOneToken(t *testing.T) {
 }
 
 func TestOtherAttributesAreAnotherToken(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		first := c.must("orders")
 		c.set(func() { c.ev.Attributes = registry.Attributes{"workload.unix.uid": "1001"} })
@@ -189,6 +197,7 @@ func TestOtherAttributesAreAnotherToken(t *testing.T) {
 
 // A token whose key has been taken out of the bundle is not handed out again.
 func TestTokenOfAWithdrawnKeyGoes(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		first := c.must("orders")
 		own := c.ev.Matches[0].ID.TrustDomain()
@@ -216,6 +225,7 @@ func TestTokenOfAWithdrawnKeyGoes(t *testing.T) {
 // T5: an identity that asks for ever new audiences takes neither the cache nor
 // the server from others.
 func TestNewAudiencesAreBounded(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		c.must("orders")
 		refusals := 0
@@ -237,6 +247,7 @@ func TestNewAudiencesAreBounded(t *testing.T) {
 }
 
 func TestCacheIsBounded(t *testing.T) {
+	t.Parallel()
 	inBubble(t, func(c *cache) {
 		c.set(func() { c.refuse = "" })
 		fill := maxTokens/maxTokensEach + 2
@@ -256,6 +267,7 @@ func TestCacheIsBounded(t *testing.T) {
 
 // What the server sends is taken only if it is what was asked for.
 func TestTokenThatWasNotAskedFor(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		forge func(*jwtForm)
 		why   string

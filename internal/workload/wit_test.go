@@ -139,6 +139,7 @@ func (w *world) owned(t *testing.T, m *workloadpb.WITSVID) *spiffe.WITSVID {
 // Rules 82, 85, 87 and 97: the first message at once, with every field, and a key
 // in it that proves the token.
 func TestRule97WITSVIDWithItsKey(t *testing.T) {
+	t.Parallel()
 	w := newWITWorld(t)
 	w.ev.Matches = append(w.ev.Matches, registry.Match{Rule: "more", ID: mustID("spiffe://" + domain + "/vms/more"), Hint: "h"}, registry.Match{Rule: "third", ID: mustID("spiffe://" + domain + "/vms/third"), Hint: "h"})
 	e := start(t, w, 0)
@@ -167,6 +168,7 @@ func TestRule97WITSVIDWithItsKey(t *testing.T) {
 // Rules 84 and 93: a renewal is a whole new message with a new key, and a workload
 // that has no identity any more is told so in the middle of its stream.
 func TestRule84And93WITRenewalAndRedaction(t *testing.T) {
+	t.Parallel()
 	w := newWITWorld(t)
 	e := start(t, w, 0)
 	stream, first, err := e.fetchWIT(t, "")
@@ -199,6 +201,7 @@ func mustProve(t *testing.T, svid *spiffe.WITSVID) []byte {
 // Rules 91, 92 and 97: bundles are texts of the keys for WIT-SVIDs alone, of each
 // trust domain.
 func TestRule91And92And97WITBundles(t *testing.T) {
+	t.Parallel()
 	w := newWITWorld(t)
 	e := start(t, w, 0)
 	ctx, cancel := context.WithTimeout(secured(t.Context()), 60*time.Second)
@@ -234,6 +237,7 @@ func TestRule91And92And97WITBundles(t *testing.T) {
 
 // What the server sends is handed out only if it is what was asked for.
 func TestWITsThatAreNotAccepted(t *testing.T) {
+	t.Parallel()
 	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -272,12 +276,13 @@ func TestWITsThatAreNotAccepted(t *testing.T) {
 
 // Rule 80: the server away is Unavailable, a refusal PermissionDenied.
 func TestRule80WITCodes(t *testing.T) {
+	t.Parallel()
 	w := newWITWorld(t)
 	w.refuse = "not for you"
 	_, _, err := start(t, w, 0).fetchWIT(t, "")
 	wantCode(t, err, codes.PermissionDenied)
 	w = newWITWorld(t)
-	w.away = errors.New("gone")
+	w.away, w.wait = errors.New("gone"), awayWait
 	_, _, err = start(t, w, 0).fetchWIT(t, "")
 	wantCode(t, err, codes.Unavailable)
 }

@@ -2,6 +2,7 @@ package workload
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -32,6 +33,7 @@ type Service struct {
 	metrics    *Metrics
 	hands      *hands
 	chatter    *rate.Limiter // of log lines about processes without an identity
+	wait       time.Duration // of a first message
 }
 
 // ServiceConfig is what a Service serves from. Metrics may be nil, and so may WITs,
@@ -43,6 +45,8 @@ type ServiceConfig struct {
 	WITs       *Identities
 	Log        *slog.Logger
 	Metrics    *Metrics
+
+	wait time.Duration // signWait unless it is set
 }
 
 // NewService makes the Workload API of one agent.
@@ -51,6 +55,7 @@ func NewService(cfg ServiceConfig) *Service {
 		cfg.Metrics = NewMetrics()
 	}
 	return &Service{
+		wait: cmp.Or(cfg.wait, signWait),
 		host: cfg.Host, identities: cfg.Identities, tokens: cfg.Tokens, wits: cfg.WITs,
 		log: cfg.Log, metrics: cfg.Metrics, hands: newHands(), chatter: rate.NewLimiter(5, 20),
 	}
@@ -169,7 +174,7 @@ func (f *follower) evaluate() error {
 	f.lease, f.known = next, true
 	if answer, _ := f.s.answer(next); answer.waits {
 		f.rest()
-		f.timer = time.NewTimer(signWait)
+		f.timer = time.NewTimer(f.s.wait)
 		f.patience = f.timer.C
 	}
 	return nil

@@ -36,6 +36,7 @@ func next(t *testing.T, stream grpc.ServerStreamingClient[workloadpb.X509SVIDRes
 
 // Rule 84: each message is the full state, also after a change of one part.
 func TestRule84EachMessageIsTheFullState(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	stream, first, err := e.fetch(t)
@@ -53,6 +54,7 @@ func TestRule84EachMessageIsTheFullState(t *testing.T) {
 
 // Rule 85: the first message comes immediately, later ones on change.
 func TestRule85FirstMessageAtOnceLaterOnChange(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	stream, first, err := e.fetch(t)
@@ -75,6 +77,7 @@ func TestRule85FirstMessageAtOnceLaterOnChange(t *testing.T) {
 
 // Rule 86: what is withdrawn is absent from the next message.
 func TestRule86AbsenceIsRedaction(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ev.Matches = append(w.ev.Matches, registry.Match{Rule: "extra", ID: mustID("spiffe://" + domain + "/vms/extra")})
 	e := start(t, w, 0)
@@ -95,6 +98,7 @@ func TestRule86AbsenceIsRedaction(t *testing.T) {
 // Rule 67, 68: a trust domain that has revoked all its keys is gone from the next
 // message of every open stream, and the own one is not.
 func TestRule68RevokedDomainIsGone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	stream, first, err := e.fetch(t)
@@ -124,6 +128,7 @@ func TestRule68RevokedDomainIsGone(t *testing.T) {
 
 // Rule 93, and 80 mid-stream: redaction of everything ends the stream.
 func TestRule93RedactionMidStream(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	stream, _, err := e.fetch(t)
@@ -137,6 +142,7 @@ func TestRule93RedactionMidStream(t *testing.T) {
 
 // Rule 87: the X.509 requests have no mandatory field; ours are never lacking one.
 func TestRule87And89EveryFieldIsSet(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	_, first, err := e.fetch(t)
 	if err != nil {
@@ -163,6 +169,7 @@ func TestRule87And89EveryFieldIsSet(t *testing.T) {
 // Rule 88: bundles are keyed by the trust domain they are of.
 // Rule 91, 92: an X.509 bundle holds roots only, and the own one is there.
 func TestRule88And91And92BundlesByTrustDomain(t *testing.T) {
+	t.Parallel()
 	e := start(t, newWorld(t), 0)
 	ctx, cancel := context.WithTimeout(secured(t.Context()), time.Minute)
 	defer cancel()
@@ -187,6 +194,7 @@ func TestRule88And91And92BundlesByTrustDomain(t *testing.T) {
 
 // Rule 90: a hint is unique in a response. Rule 98: the default comes first.
 func TestRule90And98HintsAndOrder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ev.Matches = []registry.Match{
 		{Rule: "b", ID: mustID("spiffe://" + domain + "/vms/default"), Hint: "internal"},
@@ -209,6 +217,7 @@ func TestRule90And98HintsAndOrder(t *testing.T) {
 
 // T2: the identity goes to the process that was evaluated, or to nobody.
 func TestChangedProcessGetsNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	w.set(func() { w.checked = fault.Deniedf("process 4242 runs another program by now") })
@@ -220,6 +229,7 @@ func TestChangedProcessGetsNothing(t *testing.T) {
 }
 
 func TestEqualWorkloadsShareOneSVID(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	_, a, err := e.fetch(t)
@@ -238,6 +248,7 @@ func TestEqualWorkloadsShareOneSVID(t *testing.T) {
 }
 
 func TestServerAwayKeepsValidSVIDs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := start(t, w, 0)
 	stream, first, err := e.fetch(t)
@@ -258,6 +269,7 @@ func TestServerAwayKeepsValidSVIDs(t *testing.T) {
 }
 
 func TestStreamWaitsForAServerThatComesBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.away = errors.New("connection refused")
 	e := start(t, w, 0)
@@ -282,6 +294,7 @@ func TestStreamWaitsForAServerThatComesBack(t *testing.T) {
 }
 
 func TestShortLivedSVIDsAreRenewedAtHalfLife(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ttl = 3 * time.Second
 	e := start(t, w, 0)
