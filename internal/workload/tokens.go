@@ -42,6 +42,7 @@ type TokensConfig struct {
 	Metrics *Metrics
 
 	wait time.Duration // signWait unless it is set
+	most int           // maxTokens unless it is set
 }
 
 // Tokens holds the JWT-SVIDs of this node's workloads by identity and audience.
@@ -182,7 +183,7 @@ func (m *Tokens) find(match registry.Match, ev *Evaluation, audience []string, n
 	if !o.budget.AllowN(now, 1) {
 		return nil
 	}
-	if len(o.tokens) >= maxTokensEach && !m.evict(o) || m.count >= maxTokens && !m.evict(nil) {
+	if len(o.tokens) >= maxTokensEach && !m.evict(o) || m.count >= cmp.Or(m.cfg.most, maxTokens) && !m.evict(nil) {
 		return nil
 	}
 	t := &token{of: o, key: key, audience: slices.Clone(audience), due: now}
