@@ -13,6 +13,7 @@ import (
 // A proxy goes on by the old policy while its agent is away. An agent that acked
 // a change before the proxy is back would say that it is in force.
 func TestRestartedAgentAcksWhenItsPointsHaveSwapped(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -37,6 +38,7 @@ func TestRestartedAgentAcksWhenItsPointsHaveSwapped(t *testing.T) {
 }
 
 func TestRestartedAgentWaitsForNoDeadProcess(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -61,6 +63,7 @@ func TestRestartedAgentWaitsForNoDeadProcess(t *testing.T) {
 }
 
 func TestPointThatDoesNotComeBackIsNamed(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.acks = nil
 	frozen := attest.Process{PID: 7, Started: 1}

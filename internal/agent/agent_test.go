@@ -12,6 +12,7 @@ import (
 )
 
 func TestNodeJoinsAndServesAWorkload(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -29,6 +30,7 @@ func TestNodeJoinsAndServesAWorkload(t *testing.T) {
 }
 
 func TestDecisionsAreKeptAndAnswered(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -72,6 +74,7 @@ func TestDecisionsAreKeptAndAnswered(t *testing.T) {
 // Rule 74, 79: a TCP socket would take anybody's word for who connects, so there is
 // none to configure; the message says which socket there is.
 func TestRule74And79NoTCPSocket(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	for name, set := range map[string]func(*Config){
 		"agent":  func(c *Config) { c.Socket = "tcp://127.0.0.1:8081" },

@@ -49,6 +49,7 @@ func (a application) ask(path, body string) string {
 // An application is told about its own service, by the rules of the moment; a
 // process that is another workload, or none, is told nothing of it.
 func TestApplicationsAskAboutTheirOwnService(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.cfg.Documents = []extauthz.Document{{Path: "httpapi/authz", Service: "shop", Reading: &extauthz.Reading{
@@ -93,6 +94,7 @@ func TestApplicationsAskAboutTheirOwnService(t *testing.T) {
 
 // An ack means in force for applications too.
 func TestAckOfApplicationsMeansInForce(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()

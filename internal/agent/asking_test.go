@@ -67,6 +67,7 @@ func shopServer(t testing.TB) *testServer {
 }
 
 func TestWhoAsksIsAnEnforcementPoint(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -90,6 +91,7 @@ func TestWhoAsksIsAnEnforcementPoint(t *testing.T) {
 
 // Who asks decides in here: a restarted agent has nothing to wait for.
 func TestRestartedAgentWaitsForNobodyWhoAsks(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -106,6 +108,7 @@ func TestRestartedAgentWaitsForNobodyWhoAsks(t *testing.T) {
 
 // An ack means in force: the question after it is answered by the new rules.
 func TestAckOfWhoAsksMeansInForce(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -121,6 +124,7 @@ func TestAckOfWhoAsksMeansInForce(t *testing.T) {
 
 // The same points answer over HTTP: who asks is the process on the socket.
 func TestProxiesAskOnTheirOwnSocket(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -160,6 +164,7 @@ func (p *people) Dialer(net.Conn) (attest.Peer, error) {
 // Those that can ask on no unix socket ask on a port: who asks is the process that
 // holds the connection; whom nobody can name is denied.
 func TestProxiesAskOnAPort(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	at, err := runtest.FreePort()
@@ -197,6 +202,7 @@ func TestProxiesAskOnAPort(t *testing.T) {
 
 // Nobody can say who asks from elsewhere, so that there is no port but on loopback.
 func TestPortIsOnLoopbackAlone(t *testing.T) {
+	t.Parallel()
 	for _, address := range []string{"0.0.0.0:9190", ":9190", "[::]:9190", "10.0.0.7:9190", "localhost:9190", "127.0.0.1:0", "tcp://127.0.0.1:9190", "127.0.0.1"} {
 		n := newNode(t, shopServer(t))
 		n.cfg.AuthzListen = address
@@ -211,6 +217,7 @@ func TestPortIsOnLoopbackAlone(t *testing.T) {
 }
 
 func TestWhoHasNoIdentityIsDenied(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -226,6 +233,7 @@ func TestWhoHasNoIdentityIsDenied(t *testing.T) {
 
 // Rule 93 for those who ask: an identity that is withdrawn answers for nothing.
 func TestRule93WhoAsksLosesItsIdentity(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -237,6 +245,7 @@ func TestRule93WhoAsksLosesItsIdentity(t *testing.T) {
 }
 
 func TestWhoAsksFailsClosedOnWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -253,6 +262,7 @@ func TestWhoAsksFailsClosedOnWhatCannotBeRead(t *testing.T) {
 }
 
 func TestWhoAsksIsForgottenWhenItIsGone(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -270,6 +280,7 @@ func TestWhoAsksIsForgottenWhenItIsGone(t *testing.T) {
 
 // T5: a user whose processes are all refused takes nobody else's place.
 func TestWhoIsRefusedTakesNoPlaces(t *testing.T) {
+	t.Parallel()
 	s := shopServer(t)
 	n := newNode(t, s)
 	n.start()

@@ -17,6 +17,7 @@ import (
 // A journal ends by size, number and age, where nobody can write to it, and where it
 // has no cache to go on from. What is larger than any that was written is not read.
 func TestJournalIsBounded(t *testing.T) {
+	t.Parallel()
 	c := newWritten(t, nil)
 	want := func(what string, err error) {
 		t.Helper()
@@ -74,6 +75,7 @@ func TestJournalIsBounded(t *testing.T) {
 // An agent that is killed goes on from the cache and its journal while its server is
 // away; one that is stopped leaves a cache that has all of it.
 func TestKilledAgentGoesOnFromItsJournal(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.cfg.KEK = testKEK(t)
@@ -116,6 +118,7 @@ func TestKilledAgentGoesOnFromItsJournal(t *testing.T) {
 // Whatever changes and whenever it is written, and however: a start finds the world
 // of the last write.
 func TestCacheAndJournalLeadToTheWorld(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		first, err := newWorld(server.state)

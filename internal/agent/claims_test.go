@@ -38,6 +38,7 @@ func (p *attached) refused() error {
 }
 
 func TestClaimHoldsForTheProcessTreeWhileItsStreamIsOpen(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -60,6 +61,7 @@ func TestClaimHoldsForTheProcessTreeWhileItsStreamIsOpen(t *testing.T) {
 }
 
 func TestClaimNeedsRunAs(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.state.Objects = append(s.state.Objects, serviceObject("pay", "treasurer"), serviceObject("audit", "1000"), serviceObject("team", "%shop"))
 	n := newNode(t, s)
@@ -85,6 +87,7 @@ func TestClaimNeedsRunAs(t *testing.T) {
 
 // The claim of one user says nothing for a child that runs as another.
 func TestClaimIsCheckedForTheAskingProcessToo(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.state.Objects = append(s.state.Objects, serviceObject("audit", "1000"))
 	n := newNode(t, s)
@@ -98,6 +101,7 @@ func TestClaimIsCheckedForTheAskingProcessToo(t *testing.T) {
 }
 
 func TestOneProcessClaimsOneName(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -117,6 +121,7 @@ func TestOneProcessClaimsOneName(t *testing.T) {
 }
 
 func TestRunAsEditWithdrawsTheIdentity(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -135,6 +140,7 @@ func TestRunAsEditWithdrawsTheIdentity(t *testing.T) {
 }
 
 func TestIdentityRuleEditIsEvaluatedAgain(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -157,6 +163,7 @@ func TestIdentityRuleEditIsEvaluatedAgain(t *testing.T) {
 
 // Rules that do not compile here leave the former ones in force, and are named.
 func TestIdentityRulesThatDoNotCompileAreReported(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -172,6 +179,7 @@ func TestIdentityRulesThatDoNotCompileAreReported(t *testing.T) {
 }
 
 func TestDevDeclaresNamesOnFirstUse(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.state.Dev = true
 	n := newNode(t, s)
@@ -190,6 +198,7 @@ func TestDevDeclaresNamesOnFirstUse(t *testing.T) {
 }
 
 func TestOpenMustBeUnderstood(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()

@@ -28,6 +28,7 @@ func (s *testServer) announced(want ...string) bool {
 }
 
 func TestEndpointsAreTheFullSetOfTheNode(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -57,6 +58,7 @@ func TestEndpointsAreTheFullSetOfTheNode(t *testing.T) {
 }
 
 func TestEndpointsOfOtherServicesAreRefused(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -76,6 +78,7 @@ func TestEndpointsOfOtherServicesAreRefused(t *testing.T) {
 
 // A restarted agent must not empty the directory before its points are back.
 func TestEndpointsOutliveARestartOfTheAgent(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -115,6 +118,7 @@ func entry(service string, addresses ...string) *pb.DirectoryEntry {
 }
 
 func TestPartialDirectoryOnlyAdds(t *testing.T) {
+	t.Parallel()
 	var c catalog
 	c.apply(&pb.Directory{Entries: []*pb.DirectoryEntry{entry("orders", "a:1", "b:1"), entry("web", "c:1")}})
 	c.apply(&pb.Directory{Partial: true, Entries: []*pb.DirectoryEntry{entry("orders", "b:1", "d:1")}})
@@ -137,6 +141,7 @@ func TestPartialDirectoryOnlyAdds(t *testing.T) {
 }
 
 func TestCallersGetTheDirectoryAndItsChanges(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -154,6 +159,7 @@ func TestCallersGetTheDirectoryAndItsChanges(t *testing.T) {
 }
 
 func TestRingKeepsTheLatest(t *testing.T) {
+	t.Parallel()
 	var r ring
 	for i := range ringSize + 10 {
 		r.add(&pb.Decision{Id: fmt.Sprint(i), Path: strings.Repeat("/é", 2000)})
@@ -174,6 +180,7 @@ func TestRingKeepsTheLatest(t *testing.T) {
 }
 
 func TestStaleSocketIsReplacedAndOthersAreLeft(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "run", "agent.sock")
 	first, err := listen(path)

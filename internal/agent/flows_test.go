@@ -18,6 +18,7 @@ func flowOf(path string, count uint64, last int64) *pb.Flow {
 }
 
 func TestFlowsOfSeveralPointsAreMerged(t *testing.T) {
+	t.Parallel()
 	var table flowTable
 	table.add("orders", &pb.FlowReport{Flows: []*pb.Flow{flowOf("/a", 2, 10), flowOf("/b", 1, 11)}})
 	table.add("orders", &pb.FlowReport{Flows: []*pb.Flow{flowOf("/a", 3, 20)}, Uncounted: 4})
@@ -32,6 +33,7 @@ func TestFlowsOfSeveralPointsAreMerged(t *testing.T) {
 }
 
 func TestFlowTableIsBoundedAndKeepsTheLatest(t *testing.T) {
+	t.Parallel()
 	var table flowTable
 	for i := range maxNodeFlows + 10 {
 		table.add("orders", &pb.FlowReport{Flows: []*pb.Flow{flowOf(fmt.Sprintf("/p%dx", i), 1, int64(i))}})
@@ -49,6 +51,7 @@ func TestFlowTableIsBoundedAndKeepsTheLatest(t *testing.T) {
 }
 
 func TestFlowsThatMakeNoSenseAreOnlyCounted(t *testing.T) {
+	t.Parallel()
 	var table flowTable
 	bad := []*pb.Flow{flowOf("/a", 1, 1), flowOf("/a", 1, 1), flowOf("/a", 1, 1), flowOf("/a", 1, 1), {Count: 1}}
 	bad[0].Protocol = "smtp"

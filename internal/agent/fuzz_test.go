@@ -58,6 +58,7 @@ func everyMethod() []string {
 
 // A service that is new on the socket has to be among those that are fuzzed.
 func TestEveryServiceOfTheSocketIsFuzzed(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, newServer(t))
 	n.cfg.WIT = true
 	n.start()

@@ -19,6 +19,7 @@ import (
 )
 
 func TestExplainShowsEveryRule(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -49,6 +50,7 @@ func TestExplainShowsEveryRule(t *testing.T) {
 }
 
 func TestExplainOnlyOnesOwnProcesses(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -134,6 +136,7 @@ func TestExplainPodsToRootAlone(t *testing.T) {
 }
 
 func TestStatusAndMetrics(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	metrics := prometheus.NewRegistry()

@@ -11,6 +11,7 @@ import (
 // A point of a service that is new here gets nothing of it before the server has
 // said that this node has all there is: what it was not concerned by may be late.
 func TestPointOfANewServiceWaitsUntilTheNodeIsCurrent(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.silent = true
 	n := newNode(t, s)
@@ -46,6 +47,7 @@ func TestPointOfANewServiceWaitsUntilTheNodeIsCurrent(t *testing.T) {
 // While the server is away a point of a service that was never here stays closed;
 // it could have no SVID either.
 func TestServiceThatIsNewHereWaitsForTheServer(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -70,6 +72,7 @@ func TestServiceThatIsNewHereWaitsForTheServer(t *testing.T) {
 }
 
 func TestInterestEndsWithTheLastUse(t *testing.T) {
+	t.Parallel()
 	told := 0
 	i := &interest{changed: func() { told++ }}
 	i.want([]string{"a", "b"})
@@ -97,6 +100,7 @@ func TestInterestEndsWithTheLastUse(t *testing.T) {
 // What an agent that has just started knows of the points that went on without
 // it may be old, so every change concerns it until they are back.
 func TestEverythingConcernsANodeWhosePointsAreNotBack(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()

@@ -123,6 +123,7 @@ func tried(at int, ends ...int) bool {
 // Wherever a crash cuts the journal off, a start goes on from the last record that is
 // whole, and says so.
 func TestJournalCutOffAnywhereIsFollowedAsFarAsItIsWhole(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, kek *keys.KEK) {
 		c := newWritten(t, kek)
 		var ends []int
@@ -155,6 +156,7 @@ func TestJournalCutOffAnywhereIsFollowedAsFarAsItIsWhole(t *testing.T) {
 
 // No byte of a journal can be another one: what follows is not followed.
 func TestChangedJournalIsNotFollowed(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, kek *keys.KEK) {
 		c := newWritten(t, kek)
 		c.changes(1)
@@ -187,6 +189,7 @@ func TestChangedJournalIsNotFollowed(t *testing.T) {
 // A crash at each step of writing the cache as a whole leaves the old one with its
 // journal, or the new one, and never the one with what belongs to the other.
 func TestCrashWhileTheCacheIsWrittenAsAWhole(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, kek *keys.KEK) {
 		c := newWritten(t, kek)
 		c.changes(3)
@@ -241,6 +244,7 @@ func TestCrashWhileTheCacheIsWrittenAsAWhole(t *testing.T) {
 // Records cannot change places, come again, be left out or come from elsewhere, though
 // each of them was written here. Attack: an older policy put together of true parts.
 func TestRecordsAreBoundToTheirPlace(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, kek *keys.KEK) {
 		c := newWritten(t, kek)
 		var parts [][]byte
@@ -282,6 +286,7 @@ func TestRecordsAreBoundToTheirPlace(t *testing.T) {
 
 // Under a KEK nothing of a journal is readable, and nothing plain is followed.
 func TestJournalIsSealed(t *testing.T) {
+	t.Parallel()
 	c := newWritten(t, testKEK(t))
 	c.changes(2)
 	data, err := os.ReadFile(c.files.journal())

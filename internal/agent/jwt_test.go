@@ -100,6 +100,7 @@ func (n *node) jwt(audience string) (string, error) {
 // A token is served from the cache while the server is away, and a new one once
 // it is back, by the key it has by then.
 func TestJWTWhileTheServerIsAway(t *testing.T) {
+	t.Parallel()
 	s := newJWTServer(t)
 	n := newNode(t, s.testServer)
 	n.start()
@@ -124,6 +125,7 @@ func TestJWTWhileTheServerIsAway(t *testing.T) {
 
 // A delta with a bundle replaces the keys, and what they no longer vouch for.
 func TestNewJWTKeysArriveByDelta(t *testing.T) {
+	t.Parallel()
 	s := newJWTServer(t)
 	n := newNode(t, s.testServer)
 	n.start()

@@ -19,6 +19,7 @@ import (
 )
 
 func TestRestartWhileTheServerIsAwayServesFromCache(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.directory = &pb.Directory{Version: 1, Entries: []*pb.DirectoryEntry{{Service: "orders", Protocol: "http"}}}
 	n := newNode(t, s)
@@ -75,6 +76,7 @@ func TestRestartWhileTheServerIsAwayServesFromCache(t *testing.T) {
 }
 
 func TestDamagedCacheIsOnlyASlowerStart(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -99,6 +101,7 @@ func TestDamagedCacheIsOnlyASlowerStart(t *testing.T) {
 }
 
 func TestNodeSVIDIsRenewedAtHalfLife(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.nodeTTL = 8 * time.Second
 	n := newNode(t, s)
@@ -119,6 +122,7 @@ func TestNodeSVIDIsRenewedAtHalfLife(t *testing.T) {
 // A node that was cut off until its SVID ended comes back by its key, without a
 // restart.
 func TestNodeRecoversAfterItsSVIDExpired(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.nodeTTL = 2 * time.Second
 	n := newNode(t, s)
@@ -142,6 +146,7 @@ func TestNodeRecoversAfterItsSVIDExpired(t *testing.T) {
 // Crash point: the token was used, the answer never arrived. The node key it is
 // bound to was on disk before.
 func TestJoinIsMadeGoodAfterALostAnswer(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	a, err := New(n.cfg)
@@ -164,6 +169,7 @@ func TestJoinIsMadeGoodAfterALostAnswer(t *testing.T) {
 }
 
 func TestJoinFailsClearly(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	other := newAuthority(t)
 	for name, c := range map[string]struct {
@@ -199,6 +205,7 @@ func TestJoinFailsClearly(t *testing.T) {
 }
 
 func TestBannedNodeWithdrawsEverythingUntilItIsLifted(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -225,6 +232,7 @@ func TestBannedNodeWithdrawsEverythingUntilItIsLifted(t *testing.T) {
 }
 
 func TestSecondAgentDoesNotDisturbTheFirst(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -247,6 +255,7 @@ func TestSecondAgentDoesNotDisturbTheFirst(t *testing.T) {
 }
 
 func TestClockSkewIsMeasuredAndShown(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.skew = 5 * time.Minute
 	n := newNode(t, s)
@@ -261,6 +270,7 @@ func TestClockSkewIsMeasuredAndShown(t *testing.T) {
 // Bar 16: the clock was ahead when the agent started, so that its SVID had ended,
 // and is set right: the agent connects by itself with the SVID it has.
 func TestBar16ClockSetRightConnects(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -292,6 +302,7 @@ func TestBar16ClockSetRightConnects(t *testing.T) {
 }
 
 func TestGapInDeltasFetchesEverything(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -309,6 +320,7 @@ func TestGapInDeltasFetchesEverything(t *testing.T) {
 }
 
 func TestStateWithoutABundleIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	w, err := newWorld(s.state)
 	if err != nil {
@@ -328,6 +340,7 @@ func TestStateWithoutABundleIsRefused(t *testing.T) {
 
 // Rule 80: before the agent has any rules nobody knows who has no identity.
 func TestWorkloadsComeBackUntilThereAreRules(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()

@@ -13,6 +13,7 @@ import (
 )
 
 func TestAckWaitsForAffectedPointsOnly(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -42,6 +43,7 @@ func TestAckWaitsForAffectedPointsOnly(t *testing.T) {
 }
 
 func TestPointThatCannotEnforceIsNamed(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -56,6 +58,7 @@ func TestPointThatCannotEnforceIsNamed(t *testing.T) {
 }
 
 func TestDetachedPointIsWaitedForByNobody(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -106,6 +109,7 @@ func (h *harness) next(t *testing.T, rule string) {
 // A point that hangs is named once its time is up, and holds up neither other
 // points nor the acks of later changes.
 func TestLaggardIsNamedAndHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	open := &pb.Open{Serves: true, Schema: policy.Schema}
 	slow := h.attach(func() *world { return h.w }, attest.Peer{PID: 1}, registry.Attributes{"workload.kith.as": "orders"}, open)
@@ -141,6 +145,7 @@ func TestLaggardIsNamedAndHoldsUpNobody(t *testing.T) {
 }
 
 func TestAcksGoOutInOrder(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	open := &pb.Open{Serves: true, Schema: policy.Schema}
 	p := h.attach(func() *world { return h.w }, attest.Peer{PID: 1}, registry.Attributes{"workload.kith.as": "orders"}, open)
@@ -167,6 +172,7 @@ func TestAcksGoOutInOrder(t *testing.T) {
 // A newer change of the same slice does not make an older one effective: the
 // point that hangs has neither.
 func TestAckWaitsThoughANewerChangeFollows(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	open := &pb.Open{Serves: true, Schema: policy.Schema}
 	p := h.attach(func() *world { return h.w }, attest.Peer{PID: 1}, registry.Attributes{"workload.kith.as": "orders"}, open)
@@ -196,6 +202,7 @@ func TestAckWaitsThoughANewerChangeFollows(t *testing.T) {
 
 // What this version cannot read goes on to the points, which then fail closed.
 func TestUnreadablePolicyIsPassedOnAndReported(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	odd := ruleObject("odd", "web", "orders", "GET /")
 	odd.GetRule().ProtoReflect().SetUnknown([]byte{0xfa, 0x07, 0x01, 'x'}) // field 127: of a newer schema
@@ -214,6 +221,7 @@ func TestUnreadablePolicyIsPassedOnAndReported(t *testing.T) {
 
 // A world reached by deltas is the one that a whole state would give.
 func TestDeltasLeadToTheSameWorld(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	odd := ruleObject("odd", "web", "orders", "GET /")
 	odd.GetRule().ProtoReflect().SetUnknown([]byte{0xfa, 0x07, 0x01, 'x'})
@@ -248,6 +256,7 @@ func TestDeltasLeadToTheSameWorld(t *testing.T) {
 // A delta of several changes leads there from any world between its ends, and
 // from no other.
 func TestDeltaOfSeveralChanges(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	one, err := h.w.apply(&pb.Delta{Revision: h.w.revision + 1, Put: []*pb.Object{ruleObject("a", "web", "orders", "GET /a")}})
 	if err != nil {
@@ -276,6 +285,7 @@ func TestDeltaOfSeveralChanges(t *testing.T) {
 // An older state that the server put back is acked when points have swapped to
 // it, whatever higher revision they swapped to before.
 func TestPointsSwapBackToAnOlderState(t *testing.T) {
+	t.Parallel()
 	for _, same := range []bool{false, true} {
 		h := newHarness(t)
 		older := h.w

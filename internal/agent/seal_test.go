@@ -21,6 +21,7 @@ func testKEK(t *testing.T) *keys.KEK {
 }
 
 func TestFilesAreSealedUnderAKEK(t *testing.T) {
+	t.Parallel()
 	plain, kek := files{dir: t.TempDir()}, testKEK(t)
 	sealed := files{dir: plain.dir, kek: kek}
 	if err := plain.write(plain.key(), []byte("node key")); err != nil {
@@ -58,6 +59,7 @@ func TestFilesAreSealedUnderAKEK(t *testing.T) {
 // Attack: whoever can write the state directory and has not the KEK puts a policy of
 // his own there, which needs no seal: only what is from before the KEK needs none.
 func TestNothingPlainIsReadOnceAllIsSealed(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -113,6 +115,7 @@ func TestNothingPlainIsReadOnceAllIsSealed(t *testing.T) {
 }
 
 func TestSealedAgentServesFromCache(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.cfg.KEK = testKEK(t)

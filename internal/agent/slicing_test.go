@@ -14,6 +14,7 @@ import (
 // Whatever changes, in whatever order, a slice that was kept is the one that
 // would be cut anew.
 func TestKeptSlicesAreThoseCutAnew(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	first, err := newWorld(s.state)
 	if err != nil {

@@ -82,6 +82,7 @@ func (p *attached) wantKeys(what, url string, kids ...string) {
 // The agent fetches keys once for all of its points, and again when a token names
 // one that is new.
 func TestKeysOfProvidersReachThePoints(t *testing.T) {
+	t.Parallel()
 	l, s := newLogin(t), newServer(t)
 	s.state.Objects = append(s.state.Objects, l.object(), readers("users", "orders"))
 	n := newNode(t, s)
@@ -104,6 +105,7 @@ func TestKeysOfProvidersReachThePoints(t *testing.T) {
 // A point forgets the keys of providers that its slice does not name, so keys that
 // were fetched before it gets its slice come after that.
 func TestKeysComeAfterTheSliceThatNamesTheirProvider(t *testing.T) {
+	t.Parallel()
 	of := func(names ...string) (out []*pb.Provider) {
 		for _, name := range names {
 			out = append(out, &pb.Provider{Name: name, JwksUrl: "https://" + name})
@@ -144,6 +146,7 @@ func TestKeysComeAfterTheSliceThatNamesTheirProvider(t *testing.T) {
 
 // Nobody fetches keys that no rule of a service here needs.
 func TestKeysThatNobodyNeedsAreNotFetched(t *testing.T) {
+	t.Parallel()
 	l, s := newLogin(t), newServer(t)
 	s.state.Objects = append(s.state.Objects, l.object("web"), readers("users", "orders"))
 	n := newNode(t, s)
@@ -162,6 +165,7 @@ func TestKeysThatNobodyNeedsAreNotFetched(t *testing.T) {
 
 // Keys outlive a restart of the agent while their provider is away.
 func TestKeysOutliveARestartOfTheAgent(t *testing.T) {
+	t.Parallel()
 	l, s := newLogin(t), newServer(t)
 	s.state.Objects = append(s.state.Objects, l.object(), readers("users", "orders"))
 	n := newNode(t, s)
@@ -178,6 +182,7 @@ func TestKeysOutliveARestartOfTheAgent(t *testing.T) {
 
 // A provider of a newer schema goes to the points as it is, which refuse it.
 func TestProviderOfANewerSchemaIsPassedOn(t *testing.T) {
+	t.Parallel()
 	l, s := newLogin(t), newServer(t)
 	newer := l.object()
 	newer.GetProvider().ProtoReflect().SetUnknown([]byte{0xa0, 0x06, 0x01})
@@ -197,6 +202,7 @@ func TestProviderOfANewerSchemaIsPassedOn(t *testing.T) {
 // Of two changes of keys at once the points know in the end what is so in the end: a
 // key that was withdrawn does not come back with the change that was overtaken.
 func TestKeysOfAChangeThatWasOvertakenDoNotComeBack(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	now := map[string][]byte{"https://login.example": []byte("k1 and k2")}
 	overtaken := make(chan struct{})

@@ -54,6 +54,7 @@ func at(v any, path string) any {
 }
 
 func TestOCSFHasWhatTheClassRequires(t *testing.T) {
+	t.Parallel()
 	text, event := formed(t, ocsfLine, true)
 	for path, want := range map[string]any{
 		"class_uid": 6003.0, "category_uid": 6.0, "activity_id": 2.0, "type_uid": 600302.0, "severity_id": 2.0,
@@ -74,6 +75,7 @@ func TestOCSFHasWhatTheClassRequires(t *testing.T) {
 }
 
 func TestOPALineIsADecisionLogEvent(t *testing.T) {
+	t.Parallel()
 	_, event := formed(t, opaLine, false)
 	for path, want := range map[string]any{
 		"decision_id": "abcdefghijklmnop", "timestamp": "2026-09-21T14:13:20.123456789Z", "path": "kith/allow", "labels.node": "vm-7",
@@ -103,6 +105,7 @@ func (r *receiver) Export(_ context.Context, in *collectorpb.ExportLogsServiceRe
 }
 
 func TestOTLPOverGRPC(t *testing.T) {
+	t.Parallel()
 	r := &receiver{got: make(chan *collectorpb.ExportLogsServiceRequest, 8)}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -119,6 +122,7 @@ func TestOTLPOverGRPC(t *testing.T) {
 }
 
 func TestOTLPOverHTTPOutlivesAFailure(t *testing.T) {
+	t.Parallel()
 	got := make(chan *collectorpb.ExportLogsServiceRequest, 8)
 	failures := 1
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -166,6 +170,7 @@ func checkExport(t *testing.T, in *collectorpb.ExportLogsServiceRequest) {
 }
 
 func TestEndpointsAreRefusedByName(t *testing.T) {
+	t.Parallel()
 	for _, bad := range []string{"collector:4317", "grpc://collector", "ftp://h:1", "grpc://u:p@h:1", "https://h:1/?a=b", "://"} {
 		if err := (Collector{Endpoint: bad}).Check(); err == nil {
 			t.Errorf("%q: got no error", bad)

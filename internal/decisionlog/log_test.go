@@ -106,6 +106,7 @@ func lines(t *testing.T, path string) []map[string]any {
 }
 
 func TestEveryDenialAndOnlyPickedAllowsAreKept(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "decisions.jsonl")
 	l, end := start(t, Config{OPA: File{Path: path}, Templates: true})
 	l.Record(decision("notpicked", "allow"))
@@ -135,6 +136,7 @@ func TestEveryDenialAndOnlyPickedAllowsAreKept(t *testing.T) {
 }
 
 func TestAFrozenPipeHoldsNothingUpAndDropsAreCounted(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
@@ -150,6 +152,7 @@ func TestAFrozenPipeHoldsNothingUpAndDropsAreCounted(t *testing.T) {
 }
 
 func TestACollectorThatNeverAnswersHoldsNothingUp(t *testing.T) {
+	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -176,6 +179,7 @@ func overflow(t *testing.T, l *Log) {
 }
 
 func TestAllowsLeaveRoomForDenials(t *testing.T) {
+	t.Parallel()
 	l, err := New(Config{OPA: File{Path: "/nowhere"}, Now: time.Now, Log: quietly()})
 	if err != nil {
 		t.Fatal(err)
@@ -200,6 +204,7 @@ func TestAllowsLeaveRoomForDenials(t *testing.T) {
 }
 
 func TestAFullDiskIsCountedAndOver(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "decisions.jsonl")
 	if err := os.Symlink("/dev/full", path); err != nil { // ENOSPC at each write
@@ -219,6 +224,7 @@ func TestAFullDiskIsCountedAndOver(t *testing.T) {
 }
 
 func TestFilesAreBounded(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "decisions.jsonl")
 	const size, files = 4000, 3
 	l, end := start(t, Config{OCSF: File{Path: path, Size: size, Files: files}})
@@ -242,6 +248,7 @@ func TestFilesAreBounded(t *testing.T) {
 }
 
 func TestAHalfLineOfACrashIsEnded(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "decisions.jsonl")
 	if err := os.WriteFile(path, []byte(`{"decision_id":"half`), 0o600); err != nil {
 		t.Fatal(err)

@@ -112,6 +112,7 @@ func wantDenied(t *testing.T, what string, err error, text string) {
 }
 
 func TestAdminTokenAdmitsExactlyOnce(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	line := r.adminLine("alice", "viewer")
 	var joined atomic.Int32
@@ -133,6 +134,7 @@ func TestAdminTokenAdmitsExactlyOnce(t *testing.T) {
 }
 
 func TestAdminRefusalsAreNeutralAndAudited(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	used := r.adminLine("a1", "viewer")
 	if _, err := r.joinAdmin(used, newKey(t)); err != nil {
@@ -161,6 +163,7 @@ func TestAdminRefusalsAreNeutralAndAudited(t *testing.T) {
 }
 
 func TestAddAdminChecksWhatItIsAsked(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	for name, req := range map[string]*pb.AddAdminRequest{
 		"no role":      {Name: "alice"},
@@ -182,6 +185,7 @@ func TestAddAdminChecksWhatItIsAsked(t *testing.T) {
 }
 
 func TestRoleCountsFromTheNextCallOn(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	alice := r.person("alice", "operator")
 	if _, err := alice.Apply(t.Context(), &pb.ApplyRequest{Put: shop()}); err != nil {
@@ -202,6 +206,7 @@ func TestRoleCountsFromTheNextCallOn(t *testing.T) {
 }
 
 func TestPruneNeedsTheRoleOfWhatItDeletes(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	bob := r.person("bob", "operator")
 	long := &pb.Object{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{
@@ -218,6 +223,7 @@ func TestPruneNeedsTheRoleOfWhatItDeletes(t *testing.T) {
 }
 
 func TestRemovalCutsConnections(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	alice, mallory := r.person("alice", "admin"), r.person("mallory", "admin")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -253,6 +259,7 @@ func TestRemovalCutsConnections(t *testing.T) {
 }
 
 func TestSettingBackVoidsOpenTokens(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	r.person("bob", "admin")
 	again := r.adminLine("bob", "") // in the role he has
@@ -262,6 +269,7 @@ func TestSettingBackVoidsOpenTokens(t *testing.T) {
 }
 
 func TestJoiningAgainEndsTheOldKey(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	old := r.person("alice", "admin")
 	fresh := r.person("alice", "viewer")
@@ -273,6 +281,7 @@ func TestJoiningAgainEndsTheOldKey(t *testing.T) {
 }
 
 func TestAdminRenewsForItsKeyOnly(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	alice := r.person("alice", "viewer")
 	before := alice.svid.Expiry()
@@ -295,6 +304,7 @@ func TestAdminRenewsForItsKeyOnly(t *testing.T) {
 }
 
 func TestConnectionEndsWithItsCertificate(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	alice := r.person("alice", "viewer")
 	r.clock.add(alice.svid.Expiry().Sub(r.clock.Now()) - 2*time.Second)
@@ -310,6 +320,7 @@ func TestConnectionEndsWithItsCertificate(t *testing.T) {
 }
 
 func TestServerStopsWithAdminsConnected(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	watch, err := r.person("alice", "viewer").Watch(t.Context(), &pb.WatchRequest{Changes: true})
 	if err != nil {
@@ -326,6 +337,7 @@ func TestServerStopsWithAdminsConnected(t *testing.T) {
 }
 
 func TestNoTemplateReachesAdmins(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	for _, template := range []string{"/kith/admin/root", "/kith/admin/{workload.unix.user}", "/{workload.unix.user}/admin/root"} {
 		object := &pb.Object{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{Name: "x", Id: template, Nodes: []string{"vms"}}}}
@@ -351,6 +363,7 @@ func (r *records) by(actor string) bool {
 }
 
 func TestAdminsOutliveARestart(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	alice := r.person("alice", "operator")
 	r.stop()

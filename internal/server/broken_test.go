@@ -21,6 +21,7 @@ type brokenLog struct{ records }
 func (*brokenLog) Broken() error { return syscall.EIO }
 
 func TestBrokenAuditLogEndsTheServer(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *server.Config) { c.Audit = &brokenLog{} })
 	s, err := server.New(t.Context(), r.cfg)
 	if err != nil {
@@ -41,6 +42,7 @@ func (*fullLog) Record(context.Context, audit.Event) error {
 // Bar 5: a change that cannot be recorded is refused, with the reason and without
 // what is nobody's business.
 func TestFullAuditLogIsNamed(t *testing.T) {
+	t.Parallel()
 	r := start(t, func(c *server.Config) { c.Audit = &fullLog{} })
 	_, err := r.admin.Apply(t.Context(), &pb.ApplyRequest{Put: shop()})
 	err = api.FromWire(err)

@@ -14,6 +14,7 @@ import (
 )
 
 func TestBootstrapStartsWithRules(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	listed, err := r.admin.List(t.Context(), &pb.ListRequest{})
 	if err != nil {
@@ -32,6 +33,7 @@ func TestBootstrapStartsWithRules(t *testing.T) {
 }
 
 func TestRestartKeepsRootAndRevision(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	before := r.status()
@@ -51,6 +53,7 @@ func TestRestartKeepsRootAndRevision(t *testing.T) {
 }
 
 func TestApplyDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	result := r.apply(&pb.ApplyRequest{Put: shop(), DryRun: true})
 	if len(result.GetChanges()) != 2 || !strings.Contains(result.GetChanges()[0].GetDiff(), "+") {
@@ -62,6 +65,7 @@ func TestApplyDryRunChangesNothing(t *testing.T) {
 }
 
 func TestApplyOfTheSameChangesNothing(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	if again := r.apply(&pb.ApplyRequest{Put: shop()}); len(again.GetChanges()) != 0 || again.GetRevision() != 2 {
@@ -70,6 +74,7 @@ func TestApplyOfTheSameChangesNothing(t *testing.T) {
 }
 
 func TestOwnersKeepTheirOwn(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop(), Owner: "shop"})
 	err := r.refused(&pb.ApplyRequest{Put: []*pb.Object{service("orders", "/vms/other")}, Owner: "other"}, fault.Conflict, "belongs to owner shop")
@@ -87,6 +92,7 @@ func TestOwnersKeepTheirOwn(t *testing.T) {
 }
 
 func TestReferencedServiceStays(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: append(shop(), rule("web-reads", "web", "orders", "GET /v1/orders/{**}"))})
 	for _, name := range []string{"orders", "web"} {
@@ -96,6 +102,7 @@ func TestReferencedServiceStays(t *testing.T) {
 }
 
 func TestAllFaultsAtOnce(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	bad := []*pb.Object{rule("one", "web", "order", "GET /"), rule("two", "nobody", "orders", "FETCH")}
 	err := r.refused(&pb.ApplyRequest{Put: append(shop(), bad...)}, fault.Invalid, "order")
@@ -111,6 +118,7 @@ func TestAllFaultsAtOnce(t *testing.T) {
 }
 
 func TestOldWarningsAreNotRepeated(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	if got := r.apply(&pb.ApplyRequest{Put: shop()}).GetWarnings(); len(got) != 0 {
 		t.Errorf("a change of services warns of the starting rules: %q", got)
@@ -122,6 +130,7 @@ func TestOldWarningsAreNotRepeated(t *testing.T) {
 }
 
 func TestTTLThatTheBudgetForbidsIsRefused(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	long := &pb.Object{Kind: &pb.Object_IdentityRule{IdentityRule: &pb.IdentityRule{
 		Name: "long", Id: "/{node.class}/{workload.unix.user}", Ttl: durationpb.New(2 * time.Hour),
@@ -133,12 +142,14 @@ func TestTTLThatTheBudgetForbidsIsRefused(t *testing.T) {
 }
 
 func TestCreateOnlyRefusesToReplace(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: append(shop(), rule("r", "web", "orders", "GET /a"))})
 	r.refused(&pb.ApplyRequest{Put: []*pb.Object{rule("r", "web", "orders", "GET /b")}, CreateOnly: true}, fault.Conflict, "rule r exists")
 }
 
 func TestDeclareIsForDevOnly(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	err := r.refused(&pb.ApplyRequest{Declare: []string{"order"}}, fault.NotFound, "order")
@@ -148,6 +159,7 @@ func TestDeclareIsForDevOnly(t *testing.T) {
 }
 
 func TestDevDeclaresOnFirstUse(t *testing.T) {
+	t.Parallel()
 	r := start(t, devServer)
 	allow := rule("web-orders", "web", "orders", "GET /{**}")
 	result := r.apply(&pb.ApplyRequest{Declare: []string{"web", "orders"}, Put: []*pb.Object{allow}})
@@ -159,6 +171,7 @@ func TestDevDeclaresOnFirstUse(t *testing.T) {
 }
 
 func TestApplyNamesLaggards(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	fast, slow := r.joined("fast"), r.joined("slow")
 	fast.connect()
@@ -176,6 +189,7 @@ func TestApplyNamesLaggards(t *testing.T) {
 }
 
 func TestApplyReportsWhatCouldNotSwap(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.ackError = "orders: schema too new"
@@ -188,6 +202,7 @@ func TestApplyReportsWhatCouldNotSwap(t *testing.T) {
 }
 
 func TestChangesAreAudited(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	if got := r.audit.count(audit.Changed, "create service orders"); got != 2 {
@@ -196,6 +211,7 @@ func TestChangesAreAudited(t *testing.T) {
 }
 
 func TestStoreAway(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a := r.joined("n1")

@@ -15,6 +15,7 @@ import (
 // Bar 16: a token that had expired is not good again because the clock of the
 // running server was set back.
 func TestClockSetBackBringsNoTokenBack(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	added, err := r.admin.AddNode(t.Context(), &pb.AddNodeRequest{Name: "n1", Class: "vms", Ttl: durationpb.New(time.Minute)})
 	if err != nil {

@@ -125,6 +125,7 @@ func (a *agent) bundleOf(t *testing.T, name string) *spiffe.Bundle {
 // Rule 115, 119: bundles stay apart, each under its own trust domain. Rule 116:
 // a server serves https_spiffe, and two servers federate both ways by it.
 func TestFederationBothWays(t *testing.T) {
+	t.Parallel()
 	acme := start(t, near(nil))
 	beta := start(t, func(cfg *server.Config) { near(nil)(cfg); cfg.TrustDomain = domain(t, "beta.example") })
 	a, b := acme.joined("n1"), beta.joined("n1")
@@ -164,6 +165,7 @@ func TestFederationBothWays(t *testing.T) {
 // Rule 114: what an endpoint gives is stored and outlives a restart. Rule 128:
 // the end of the relationship ends the bundle everywhere.
 func TestFederationIsKeptAndEnds(t *testing.T) {
+	t.Parallel()
 	o := newOther(t)
 	r := start(t, near(o.roots))
 	a := r.joined("n1")
@@ -205,6 +207,7 @@ func TestFederationIsKeptAndEnds(t *testing.T) {
 // Rule 67, 68: keys: [] takes all trust away at once, with an alarm; a sequence
 // that goes back (T25, attack 70) does not, and says so.
 func TestFederatedDomainRevokesItsKeys(t *testing.T) {
+	t.Parallel()
 	o := newOther(t)
 	r := start(t, near(o.roots))
 	a := r.joined("n1")
@@ -250,6 +253,7 @@ func acmeRoot(t *testing.T, r *rig) *x509.Certificate {
 
 // Attack 70: nobody else's bundle is taken for ours, and none twice.
 func TestFederationRefusesOwnAndDuplicateDomains(t *testing.T) {
+	t.Parallel()
 	o := newOther(t)
 	r := start(t, near(o.roots))
 	own := federation(&pb.Federation{TrustDomain: "acme.example", Url: o.url, Profile: "https_web"})
@@ -275,6 +279,7 @@ func TestFederationRefusesOwnAndDuplicateDomains(t *testing.T) {
 
 // A bundle an operator gives is in force at once, and again in place of another.
 func TestFederationBeginsWithAGivenBundle(t *testing.T) {
+	t.Parallel()
 	o := newOther(t)
 	html := []byte("<html>")
 	given := *o.document.Load()
@@ -292,6 +297,7 @@ func TestFederationBeginsWithAGivenBundle(t *testing.T) {
 }
 
 func TestFederationWarnsOfRulesThatWiden(t *testing.T) {
+	t.Parallel()
 	o := newOther(t)
 	r := start(t, near(o.roots))
 	r.apply(&pb.ApplyRequest{Put: append(shop(), rule("open", "any", "orders", "GET /"), rule("theirs", "spiffe://other.example/**", "orders", "GET /"))})

@@ -51,6 +51,7 @@ func (r *rig) back(a *agent) {
 // revisions of before gets everything, however the numbers compare, and the
 // server says that it went back.
 func TestThreatT21StateThatWasPutBackReplacesWhatAgentsHold(t *testing.T) {
+	t.Parallel()
 	for _, changes := range []int{0, 1, 2} {
 		t.Run(fmt.Sprintf("%d changes later", changes), func(t *testing.T) {
 			r := start(t, nil)
@@ -93,6 +94,7 @@ func TestThreatT21StateThatWasPutBackReplacesWhatAgentsHold(t *testing.T) {
 
 // What an agent acks of the history before counts for nothing in the new one.
 func TestAcksOfAnotherHistoryDoNotCount(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()

@@ -42,6 +42,7 @@ func (r *rig) revisionOf(node string) uint64 {
 }
 
 func TestChangeOfARuleGoesToThoseItConcerns(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a, b := r.hosting("a", "orders"), r.hosting("b", "web")
@@ -83,6 +84,7 @@ func TestChangeOfARuleGoesToThoseItConcerns(t *testing.T) {
 // A point of a service that is new on a node must not be told "current" before
 // the node has what was changed while the service was of no interest to it.
 func TestInterestIsMetBeforeItIsConfirmed(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	b := r.hosting("b", "web")
@@ -110,6 +112,7 @@ func TestInterestIsMetBeforeItIsConfirmed(t *testing.T) {
 // What concerns a node not at all reaches it in the end, without a gap and
 // without falling out of the ring.
 func TestAgentThatNothingConcernsCatchesUp(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	b := r.hosting("b", "web")
@@ -127,6 +130,7 @@ func TestAgentThatNothingConcernsCatchesUp(t *testing.T) {
 }
 
 func TestNodeThatIsAwayIsWaitedForOnlyIfItIsConcerned(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a, b := r.hosting("a", "orders"), r.hosting("b", "web")

@@ -56,6 +56,7 @@ func (a *agent) validate(token string) (*spiffe.JWTSVID, error) {
 }
 
 func TestJWTForWhoTheRulesSay(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a := r.joined("n1")
@@ -91,6 +92,7 @@ func TestJWTForWhoTheRulesSay(t *testing.T) {
 }
 
 func TestJWTIsInTheAuditLog(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	r.joined("n1").signJWT(unchanged)
@@ -101,6 +103,7 @@ func TestJWTIsInTheAuditLog(t *testing.T) {
 }
 
 func TestJWTBatchIsBounded(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	req := &pb.SignJWTRequest{}
@@ -140,6 +143,7 @@ func (r *rig) advance(at time.Time) (changed bool, revision uint64) {
 
 // A new key is with every agent before it signs, pushed like any change.
 func TestJWTKeysArePushed(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a := r.joined("n1")
@@ -168,6 +172,7 @@ func TestJWTKeysArePushed(t *testing.T) {
 
 // A day later, after a restart, the next key is made, and the old one serves.
 func TestJWTKeysAdvanceByAge(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	revision := r.status().GetRevision()
@@ -191,6 +196,7 @@ func TestJWTKeysAdvanceByAge(t *testing.T) {
 
 // A store from before there were JWT-SVIDs gets its keys when a server starts.
 func TestJWTKeysOfAnOlderStore(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	revision := r.status().GetRevision()
@@ -210,6 +216,7 @@ func TestJWTKeysOfAnOlderStore(t *testing.T) {
 
 // With the store away tokens go on being signed.
 func TestJWTWithTheStoreAway(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a := r.joined("n1")
@@ -225,6 +232,7 @@ func TestJWTWithTheStoreAway(t *testing.T) {
 // A key for an algorithm that is new here signs when every live node knows it:
 // without an ack of one there is no token, and no token that a node cannot check.
 func TestRS256KeyWaitsForEveryLiveNode(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	r.stop()

@@ -212,6 +212,7 @@ func (r *rig) socketOf(uid int) string {
 // TestMatrix asks every method as every class of caller, and holds the answers
 // against the golden file. A method that has no row there is nobody's.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	r.apply(&pb.ApplyRequest{Put: append(shop(), append(teams(), owned("shop", "cart", "/vms/shop/cart"), rule("r", "web", "orders", "GET /a"))...)})
 	classes, rows := r.everyClass(t), questions(0)
@@ -290,6 +291,7 @@ func (r *rig) workload(a *agent) source {
 // T16: an SVID of another trust domain is nobody's at every door and for every
 // method, a node's as an admin's, also while that domain is federated.
 func TestThreatT16ForeignTrustDomainIsNobody(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	other := start(t, func(c *server.Config) {
 		remotely(c)
@@ -331,6 +333,7 @@ func TestThreatT16ForeignTrustDomainIsNobody(t *testing.T) {
 }
 
 func TestNoiseOnThePortHurtsNobody(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	for _, noise := range []string{"GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\xff\xff", strings.Repeat("\x00", 4096), ""} {
 		conn, err := net.Dial("tcp", r.s.Addr())
@@ -346,6 +349,7 @@ func TestNoiseOnThePortHurtsNobody(t *testing.T) {
 }
 
 func TestAttestationIsBounded(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	_, _, config := pinned(t, r.line("n1"), r.clock.Now)
 	conn := dialed(t, "passthrough:///"+r.s.Addr(), credentials.NewTLS(config))

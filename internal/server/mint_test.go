@@ -8,6 +8,7 @@ import (
 )
 
 func TestAttack63MintableIsNeverMoreThanTheRulesGive(t *testing.T) {
+	t.Parallel()
 	node := registry.Node{Name: "n1", Class: "vms", Attestor: "join_token"}
 	reach := []registry.Reach{
 		{Pattern: "/vms/{workload.kith.as}", Classes: []string{"vms"}},
@@ -40,6 +41,7 @@ func TestAttack63MintableIsNeverMoreThanTheRulesGive(t *testing.T) {
 }
 
 func TestNearestName(t *testing.T) {
+	t.Parallel()
 	names := []string{"orders", "web", "billing"}
 	for name, want := range map[string]string{"order": "orders", "ordres": "orders", "wep": "web", "payments": "", "": ""} {
 		if got := fault.Nearest(name, names); got != want {

@@ -26,6 +26,7 @@ func asAway(err error, into *api.Away) bool { return errors.As(err, into) }
 
 // Attack 63: a join token that was stolen after its use is worth nothing.
 func TestThreatT10TokenAdmitsExactlyOnce(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	line := r.line("n1")
 	var told atomic.Int32
@@ -57,6 +58,7 @@ func TestThreatT10TokenAdmitsExactlyOnce(t *testing.T) {
 }
 
 func TestRefusalsAreNeutralAndSayWhatToDo(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	used := r.line("n1")
 	if _, err := r.attestBy(used, attest.JoinToken, newKey(t), byToken(t)); err != nil {
@@ -80,6 +82,7 @@ func TestRefusalsAreNeutralAndSayWhatToDo(t *testing.T) {
 }
 
 func TestNodeRejoinsByItsKey(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	line := r.line("other") // only for address and pin
@@ -100,6 +103,7 @@ func TestNodeRejoinsByItsKey(t *testing.T) {
 }
 
 func TestAddNodeChecksClassAndTime(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	for name, req := range map[string]*pb.AddNodeRequest{
 		"unknown class": {Name: "n1", Class: "vm"},
@@ -115,6 +119,7 @@ func TestAddNodeChecksClassAndTime(t *testing.T) {
 }
 
 func TestBanCutsAtOnce(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()
@@ -143,6 +148,7 @@ func TestBanCutsAtOnce(t *testing.T) {
 }
 
 func TestRemovedNodeIsUnknown(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	if _, err := r.admin.RemoveNode(t.Context(), &pb.RemoveNodeRequest{Name: "n1"}); err != nil {
@@ -159,6 +165,7 @@ func TestRemovedNodeIsUnknown(t *testing.T) {
 // Attack 63: a node says for whom it asks, and gets only what the rules give on
 // nodes of its class, to users that the service names.
 func TestThreatT08ServerDecidesWhatIsSigned(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a := r.joined("n1")
@@ -200,6 +207,7 @@ func TestThreatT08ServerDecidesWhatIsSigned(t *testing.T) {
 }
 
 func TestRenewalIsForTheBoundKey(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	if _, err := a.node.RenewNode(t.Context(), &pb.RenewNodeRequest{Csr: csrOf(t, a.key)}); err != nil {
@@ -212,6 +220,7 @@ func TestRenewalIsForTheBoundKey(t *testing.T) {
 }
 
 func TestStaleSnapshotStopsSigning(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a := r.joined("n1")
@@ -232,6 +241,7 @@ func TestStaleSnapshotStopsSigning(t *testing.T) {
 }
 
 func TestSecondAdmissionEndsTheFirst(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()
@@ -246,6 +256,7 @@ func TestSecondAdmissionEndsTheFirst(t *testing.T) {
 }
 
 func TestEnrolmentSurvivesARestart(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	spent := r.line("n2")
@@ -268,6 +279,7 @@ func TestEnrolmentSurvivesARestart(t *testing.T) {
 }
 
 func TestClockThatWentBackIsRefused(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.stop()
 	r.clock.add(-time.Hour)
@@ -278,6 +290,7 @@ func TestClockThatWentBackIsRefused(t *testing.T) {
 }
 
 func TestStartRefusals(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	for name, c := range map[string]struct {
 		change func(*server.Config)

@@ -87,6 +87,7 @@ func overSocket(t *testing.T, path string) published {
 // Tokens name the issuer, and its keys verify them, wherever one asks: over TLS, or
 // behind a proxy. RS256 is there for the cloud that reads nothing else.
 func TestOIDCPublishesWhatVerifiesTokens(t *testing.T) {
+	t.Parallel()
 	o := newOther(t) // for its certificate
 	socket := filepath.Join(t.TempDir(), "oidc.sock")
 	r := start(t, asIssuer(t, o.cert, socket))
@@ -120,6 +121,7 @@ func TestOIDCPublishesWhatVerifiesTokens(t *testing.T) {
 // A new key is published before it signs, and the old one stays meanwhile: who has
 // fetched within the time the head allows knows every token's key.
 func TestOIDCKeysOverlapInRotation(t *testing.T) {
+	t.Parallel()
 	o := newOther(t)
 	socket := filepath.Join(t.TempDir(), "oidc.sock")
 	r := start(t, asIssuer(t, o.cert, socket))
@@ -140,6 +142,7 @@ func TestOIDCKeysOverlapInRotation(t *testing.T) {
 
 // Every server of a trust domain gives the same documents: the keys are not its own.
 func TestOIDCIsTheSameOnEveryServer(t *testing.T) {
+	t.Parallel()
 	o := newOther(t)
 	dir := t.TempDir()
 	one := start(t, asIssuer(t, o.cert, filepath.Join(dir, "1.sock")))
@@ -159,6 +162,7 @@ func TestOIDCIsTheSameOnEveryServer(t *testing.T) {
 
 // What is not encrypted is on this host only, and without an issuer nothing is served.
 func TestOIDCBehindIsOnThisHost(t *testing.T) {
+	t.Parallel()
 	for address, good := range map[string]bool{"127.0.0.1:0": true, "localhost:0": true, "0.0.0.0:0": false, ":0": false} {
 		r := newRig(t, func(cfg *server.Config) { cfg.OIDC = server.OIDC{Issuer: issuer, Behind: address} })
 		s, err := server.New(t.Context(), r.cfg)

@@ -13,6 +13,7 @@ import (
 )
 
 func TestDeltasComeWithoutGap(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()
@@ -28,6 +29,7 @@ func TestDeltasComeWithoutGap(t *testing.T) {
 }
 
 func TestReconnectGetsOnlyWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()
@@ -49,6 +51,7 @@ func TestReconnectGetsOnlyWhatIsMissing(t *testing.T) {
 }
 
 func TestStrangeRevisionsGetEverything(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	for _, c := range []struct{ revision, epoch uint64 }{{9, 0}, {1, 12345}, {7777, 1}} {
@@ -60,6 +63,7 @@ func TestStrangeRevisionsGetEverything(t *testing.T) {
 }
 
 func TestAgentFarBehindGetsEverything(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()
@@ -77,6 +81,7 @@ func TestAgentFarBehindGetsEverything(t *testing.T) {
 }
 
 func TestNewStreamTakesOver(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()
@@ -97,6 +102,7 @@ func endpointOf(service, address, id string) *pb.LocalEndpoint {
 }
 
 func TestDirectoryTakesOnlyOwnEndpoints(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	static := service("web", "/vms/web")
 	static.GetService().Endpoints = []string{"10.9.9.9:443"}
@@ -122,6 +128,7 @@ func TestDirectoryTakesOnlyOwnEndpoints(t *testing.T) {
 }
 
 func TestEndpointsOutliveTheirStreamForAWhile(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a, b := r.joined("n1"), r.joined("n2")
@@ -144,6 +151,7 @@ func TestEndpointsOutliveTheirStreamForAWhile(t *testing.T) {
 }
 
 func TestDirectoryOnlyAddsAfterAStart(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()
@@ -154,6 +162,7 @@ func TestDirectoryOnlyAddsAfterAStart(t *testing.T) {
 }
 
 func TestBannedNodeLosesItsEndpoints(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a, b := r.joined("n1"), r.joined("n2")
@@ -168,6 +177,7 @@ func TestBannedNodeLosesItsEndpoints(t *testing.T) {
 }
 
 func TestWhyAsksEveryAgent(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: shop()})
 	a, b := r.joined("n1"), r.joined("n2")
@@ -204,6 +214,7 @@ func TestWhyAsksEveryAgent(t *testing.T) {
 }
 
 func TestTestExplains(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	r.apply(&pb.ApplyRequest{Put: append(shop(), rule("web-reads", "web", "orders", "GET /v1/orders/{**}"))})
 	ask := func(req *pb.TestRequest) *pb.Decision {
@@ -228,6 +239,7 @@ func TestTestExplains(t *testing.T) {
 }
 
 func TestWatchShowsChangesAndNodes(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	stream, err := r.admin.Watch(t.Context(), &pb.WatchRequest{Changes: true, Nodes: true})
 	if err != nil {
@@ -271,6 +283,7 @@ func TestWatchShowsChangesAndNodes(t *testing.T) {
 }
 
 func TestChangeWaitsForANodeThatComesBack(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	a := r.joined("n1")
 	a.connect()
@@ -304,6 +317,7 @@ func TestChangeWaitsForANodeThatComesBack(t *testing.T) {
 // Changes are written to the streams by whoever publishes them, so one that
 // nobody reads must not make it wait.
 func TestAgentThatDoesNotReadHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	r := start(t, nil)
 	deaf, a := r.joined("deaf"), r.joined("n1")
 	ctx, cancel := context.WithCancel(t.Context())

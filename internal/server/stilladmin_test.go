@@ -61,6 +61,7 @@ func startBetween(t *testing.T) (*rig, *between) {
 // Threat T16: who is removed while a call of theirs is under way changes nothing
 // by it, whatever the call is.
 func TestThreatT16RemovedAdminChangesNothingMore(t *testing.T) {
+	t.Parallel()
 	for _, change := range []struct {
 		name, prefix string
 		call         func(*person) error
@@ -114,6 +115,7 @@ func TestThreatT16RemovedAdminChangesNothingMore(t *testing.T) {
 
 // Threat T16: a line that was being made while its maker was removed is void.
 func TestThreatT16LineOfARemovedAdminIsVoid(t *testing.T) {
+	t.Parallel()
 	r, b := startBetween(t)
 	alice := r.person("alice", "admin")
 	var line string

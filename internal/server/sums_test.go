@@ -26,6 +26,7 @@ func (h held) apply(d *pb.Delta) {
 // What several changes come to, sent as one, leads where they lead one by one,
 // from wherever an agent stands between them.
 func TestSumOfChangesLeadsWhereTheyDo(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var ring []*message
 		stages := []held{{}}
@@ -63,6 +64,7 @@ func TestSumOfChangesLeadsWhereTheyDo(t *testing.T) {
 // Whoever lacks the same is sent the same, encoded once; too much is sent as it
 // is.
 func TestSumsAreSharedAndBounded(t *testing.T) {
+	t.Parallel()
 	var ring []*message
 	for revision := range uint64(4) {
 		m, err := newMessage(&pb.Delta{Revision: revision + 1, Put: []*pb.Object{{Kind: &pb.Object_Rule{Rule: &pb.Rule{

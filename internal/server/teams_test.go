@@ -33,6 +33,7 @@ func (r *rig) revision() uint64 {
 // An operator bound to a team changes its services and the rules to them, and
 // nothing else; a dry run says what would be refused, to whoever asks.
 func TestOperatorsOfATeamChangeWhatIsTheirs(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	r.apply(&pb.ApplyRequest{Put: append(teams(), owned("shop", "orders", "/vms/shop/orders"), owned("stock", "stock", "/vms/stock/api"), service("web", "/vms/web"))})
 	alice := r.person("alice", "operator", "shop")
@@ -76,6 +77,7 @@ func TestOperatorsOfATeamChangeWhatIsTheirs(t *testing.T) {
 
 // Prune deletes what nobody named; it asks for each.
 func TestPruneAsksWhoseItIs(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	r.apply(&pb.ApplyRequest{Put: teams(), Owner: "platform"})
 	r.apply(&pb.ApplyRequest{Put: []*pb.Object{owned("shop", "orders", "/vms/shop/orders"), owned("stock", "stock", "/vms/stock/api"), rule("r", "orders", "stock", "GET /a")}})
@@ -87,6 +89,7 @@ func TestPruneAsksWhoseItIs(t *testing.T) {
 // Who is bound, unbound or bound to another team is so from the next call on; a
 // team with services or operators is not deleted.
 func TestBindingTakesEffectAtOnce(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	r.apply(&pb.ApplyRequest{Put: append(teams(), owned("shop", "orders", "/vms/shop/orders"), service("web", "/vms/web"))})
 	alice := r.person("alice", "operator", "stock")
@@ -136,6 +139,7 @@ func TestBindingTakesEffectAtOnce(t *testing.T) {
 // identities and no other. The name is the team's to choose, and an identity rule
 // may make of it an ID that is somebody else's.
 func TestAttack69TeamsServiceLendsOnlyItsIdentities(t *testing.T) {
+	t.Parallel()
 	r := start(t, remotely)
 	r.apply(&pb.ApplyRequest{Put: append(teams(), service("books", "/vms/ledger"), service("vault", "/vms/vault"), rule("r", "books", "vault", "GET /{**}"))})
 	a := r.joined("n1")

@@ -31,6 +31,7 @@ func shown(t *testing.T, w *kith.Workload, header string) {
 
 // Rule 42: over HTTP a JWT-SVID is shown as Authorization: Bearer.
 func TestRule42HTTP(t *testing.T) {
+	t.Parallel()
 	w := testenv.Start(t).Workload(t, "web")
 	var there string
 	other := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { there = "called " + r.Header.Get("Authorization") }))
@@ -88,6 +89,7 @@ func TestRule42HTTP(t *testing.T) {
 
 // Rule 42: over gRPC it is the metadata authorization: Bearer.
 func TestRule42GRPC(t *testing.T) {
+	t.Parallel()
 	w := testenv.Start(t).Workload(t, "web")
 	lender := httptest.NewTLSServer(nil) // for its certificate
 	defer lender.Close()

@@ -42,6 +42,7 @@ func running(t *testing.T, program string, args ...string) *exec.Cmd {
 // for, as the kernel tells them apart, and of nobody else. Rule 99, 103, 106, 109,
 // 110: with real processes, their ends included.
 func TestPeerLibraryBrokersForProcesses(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "b", "broker.sock")
 	mesh := filepath.Join(dir, "mesh")

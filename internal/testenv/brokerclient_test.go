@@ -142,6 +142,7 @@ func TestRule101ClientOfTheBrokerEndpoint(t *testing.T) {
 // Rule 99: an endpoint that is not the expected one gets no question, and is not
 // asked again.
 func TestRule99ClientRefusesAnotherEndpoint(t *testing.T) {
+	t.Parallel()
 	b := startBrokered(t)
 	other, err := spiffe.NewID(b.TrustDomain, "/kith/node/another")
 	if err != nil {
@@ -160,6 +161,7 @@ func TestRule99ClientRefusesAnotherEndpoint(t *testing.T) {
 // Rules 102 and 109: each refusal of the agent's has its kind, and says what to do;
 // none of them is asked again.
 func TestRule109RefusalsHaveKindsAndHints(t *testing.T) {
+	t.Parallel()
 	b := startBrokered(t)
 	client := b.client(t, kith.BrokerConfig{Endpoint: "unix://" + b.socket, Wait: time.Hour})
 	nobody, err := spiffe.ProcessReference(1<<31 - 1)
@@ -196,6 +198,7 @@ func TestRule109RefusalsHaveKindsAndHints(t *testing.T) {
 // Rule 110: a source follows what changes, each workload by itself; and of one that
 // has ended, nothing is kept.
 func TestRule110SourcesEndWithTheirWorkload(t *testing.T) {
+	t.Parallel()
 	b := startBrokered(t)
 	client := b.client(t, kith.BrokerConfig{Endpoint: "unix://" + b.socket})
 	source, err := client.Follow(t.Context(), processOf(t, b.orders))

@@ -11,6 +11,7 @@ import (
 // A program fetches a JWT-SVID and has one validated, by the real agent and
 // server.
 func TestJWTSVID(t *testing.T) {
+	t.Parallel()
 	d := testenv.Start(t)
 	w := d.Workload(t, "web")
 	svid, err := w.JWTSVID(t.Context(), "orders", "billing")

@@ -86,6 +86,7 @@ func podRef(t *testing.T, key, uid string) spiffe.Reference {
 // that the server has signed. A pod is found by its key, its UID or both; what does not
 // fit gets nothing; and a broker only what it is listed for.
 func TestRule108PodsAreBrokeredByKeyAndUID(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, web(), keysPod())
 	uid := k8stest.UID("shop", "web-7c9f")
 	const own = "spiffe://" + testenv.Name + "/dev/shop/web"
@@ -146,6 +147,7 @@ func TestRule108PodsAreBrokeredByKeyAndUID(t *testing.T) {
 // former one is dropped, whether its UID was named or not; and so when a label that its
 // identity depends on is taken away.
 func TestRule110PodsThatChangeAreFollowed(t *testing.T) {
+	t.Parallel()
 	for what, tc := range map[string]struct {
 		change func(*k8stest.Pod)
 		kind   fault.Kind

@@ -117,6 +117,7 @@ func (b *balanced) tampered(change func(*http.Request)) {
 // policy decides it as over mutual TLS; the token alone, a proof shown again and
 // one that was changed on the way are nobody.
 func TestRule59To62BehindALoadBalancer(t *testing.T) {
+	t.Parallel()
 	b := newBalanced(t)
 	b.allow(t, "web-orders", "POST /v1/orders", "GET /v1/orders")
 	web := b.orders // a process is one workload: it calls itself
@@ -177,6 +178,7 @@ func TestRule59To62BehindALoadBalancer(t *testing.T) {
 
 // A signature binds what a proof token does not: body and method.
 func TestSignatureBindsBodyAndMethod(t *testing.T) {
+	t.Parallel()
 	b := newBalanced(t)
 	b.allow(t, "web-orders", "GET,POST,PUT /{**}")
 	signing, err := b.orders.SigningTransport(b.lb.Client().Transport, ordersName, kith.ProofSignature)
@@ -200,6 +202,7 @@ func TestSignatureBindsBodyAndMethod(t *testing.T) {
 // Rule 62: a WIT-SVID is shown and taken over TLS only, and an audience must be
 // configured.
 func TestRule62SecureChannel(t *testing.T) {
+	t.Parallel()
 	b := newBalanced(t)
 	handler, err := b.orders.ProofHandler(http.HandlerFunc(b.serve), 0, kith.ProofConfig{Audience: ordersName})
 	if err != nil {
@@ -236,6 +239,7 @@ func TestRule62SecureChannel(t *testing.T) {
 // Attack 67: without an authority that vouches for it no load balancer is spoken
 // to: neither token nor request is sent.
 func TestAttack67UnknownLoadBalancerGetsNothing(t *testing.T) {
+	t.Parallel()
 	b := newBalanced(t)
 	for _, kind := range []kith.ProofKind{kith.ProofSignature, kith.ProofToken} {
 		signing, err := b.orders.SigningTransport(nil, ordersName, kind)
@@ -264,6 +268,7 @@ func TestAttack67UnknownLoadBalancerGetsNothing(t *testing.T) {
 // Attack 53: a service may have several listeners behind one load balancer. A proof
 // that one of them has seen is spent for the others of the process as well.
 func TestAttack53AProofIsSpentOnEveryListener(t *testing.T) {
+	t.Parallel()
 	b := newBalanced(t)
 	b.allow(t, "web-orders", "GET /v1/orders")
 	handler, err := b.orders.ProofHandler(http.HandlerFunc(b.serve), 8081, kith.ProofConfig{Audience: ordersName})

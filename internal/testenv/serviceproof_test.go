@@ -43,6 +43,7 @@ func until(t *testing.T, what string, is func() bool) {
 // What a service says of proofs holds at a receiver that is configured otherwise, at
 // once: its kinds narrow, and a contradiction lets nobody in.
 func TestServiceSaysWhichProofsCount(t *testing.T) {
+	t.Parallel()
 	b := newBalanced(t) // configured with ordersName and either kind
 	b.allow(t, "self", "GET /")
 	by := map[kith.ProofKind]http.RoundTripper{}
@@ -89,6 +90,7 @@ func TestServiceSaysWhichProofsCount(t *testing.T) {
 
 // Callers learn from the directory through which load balancer a service is called.
 func TestServiceSaysWhereItIsCalled(t *testing.T) {
+	t.Parallel()
 	b := newBalanced(t)
 	b.allow(t, "self", "GET /")
 	b.says(t, &pb.ServiceProof{Audience: ordersName, Accept: "wpt", Via: "https://lb.acme.example"})

@@ -8,6 +8,7 @@ import (
 
 // TestStart brings two trust domains up at once and takes an identity in one.
 func TestStart(t *testing.T) {
+	t.Parallel()
 	first, second := Start(t), Start(t)
 	for _, d := range []*Domain{first, second} {
 		status, err := d.Admin(t).Status(t.Context(), &pb.StatusRequest{})

@@ -9,6 +9,7 @@ import (
 // A program gets a WIT-SVID with its key, and the keys to verify others' with, by
 // the real agent and server.
 func TestWITSVID(t *testing.T) {
+	t.Parallel()
 	d := testenv.Start(t)
 	w := d.Workload(t, "web")
 	svid, err := w.WITSVID(t.Context())
