@@ -5,6 +5,7 @@
 package decisionlog
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -38,6 +39,8 @@ type Config struct {
 	Version string
 	Now     func() time.Time
 	Log     *slog.Logger
+
+	drain time.Duration // what is left at the end has as long; drain unless it is set
 }
 
 // enabled says whether decisions go anywhere.
@@ -185,7 +188,7 @@ func (l *Log) Run(ctx context.Context) error {
 func (l *Log) serve(ctx context.Context, o *outlet) {
 	last, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(drain, stop) })()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(cmp.Or(l.cfg.drain, drain), stop) })()
 	var told time.Time
 	for {
 		entries := o.next(ctx)

@@ -146,7 +146,7 @@ func TestAFrozenPipeHoldsNothingUpAndDropsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	l, end := start(t, Config{OPA: File{Path: path}})
+	l, end := start(t, Config{OPA: File{Path: path}, drain: 200 * time.Millisecond})
 	overflow(t, l)
 	end() // although a write is under way
 }
@@ -159,7 +159,7 @@ func TestACollectorThatNeverAnswersHoldsNothingUp(t *testing.T) {
 	}
 	defer silent.Close() // nobody accepts
 	for _, scheme := range []string{"grpc", "http"} {
-		l, end := start(t, Config{OTLP: Collector{Endpoint: scheme + "://" + silent.Addr().String()}})
+		l, end := start(t, Config{OTLP: Collector{Endpoint: scheme + "://" + silent.Addr().String()}, drain: 200 * time.Millisecond})
 		overflow(t, l)
 		end()
 	}

@@ -159,6 +159,7 @@ func TestRule110PodsThatChangeAreFollowed(t *testing.T) {
 		"renamed":        {func(p *k8stest.Pod) { p.Name = "other" }, fault.NotFound},
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			n := startNode(t, web())
 			source, err := n.broker.Follow(t.Context(), podRef(t, "shop/web-7c9f", ""))
 			if err != nil {
