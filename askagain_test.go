@@ -117,6 +117,7 @@ func (s *streams) mustEnd(what string, ended <-chan struct{}) {
 
 // A stream is asked about again, and ends when whoever agreed does not any more.
 func TestStreamEndsWhenExternalDecisionIsTakenBack(t *testing.T) {
+	t.Parallel()
 	s := newStreams(t)
 	other, ended := s.open("/other"), s.open("/asked")
 	s.question("a stream that begins")
@@ -140,6 +141,7 @@ func TestStreamEndsWhenExternalDecisionIsTakenBack(t *testing.T) {
 // Silence, as of an OPA that starts again, ends a stream only when its agreement
 // is five minutes old.
 func TestStreamOutlivesASilenceOfMinutes(t *testing.T) {
+	t.Parallel()
 	s := newStreams(t)
 	ended := s.open("/asked")
 	s.says(`{"result":true}`, 500)
@@ -156,6 +158,7 @@ func TestStreamOutlivesASilenceOfMinutes(t *testing.T) {
 
 // A change of the rules asks again at once; whoever says no then ends the stream.
 func TestChangeOfRulesAsksAboutStreams(t *testing.T) {
+	t.Parallel()
 	s := newStreams(t)
 	ended := s.open("/asked")
 	s.question("a stream that begins")
@@ -172,6 +175,7 @@ func TestChangeOfRulesAsksAboutStreams(t *testing.T) {
 // Whoever is asked in place of another must agree: an agreement of the former does
 // not count, and silence is none.
 func TestAnotherExternalDecisionMustAgreeToStreams(t *testing.T) {
+	t.Parallel()
 	s := newStreams(t)
 	ended := s.open("/asked")
 	silent := newJudge(t)

@@ -50,6 +50,7 @@ func (d *weekday) reported(t *testing.T, agent *proxytest.Agent, path string) {
 }
 
 func TestAuthorizerNarrowsHTTP(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	agent.Service("orders", "http")
 	w := open(t, agent, kith.Config{As: "orders"})
@@ -89,6 +90,7 @@ func TestAuthorizerNarrowsHTTP(t *testing.T) {
 }
 
 func TestAuthorizerNarrowsGRPC(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	day := &weekday{}
 	second := func(context.Context, kith.Caller, kith.Request) error { return nil }

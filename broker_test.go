@@ -153,6 +153,7 @@ const webID = "spiffe://" + proxytest.Domain + "/dev/web"
 // standard's words; one that could not be answered is asked again, and the next
 // message is the whole state.
 func TestRule102AnUnavailableEndpointIsAskedAgain(t *testing.T) {
+	t.Parallel()
 	agent, w, config := mesh(t)
 	e := serveBroker(t, config, status.Error(codes.Unavailable, "starting"), status.Error(codes.Unavailable, "starting"), identityOf(t, agent.CA, webID, nil))
 	b := brokerAt(t, w, e, time.Minute)
@@ -187,6 +188,7 @@ func TestRule102AnUnavailableEndpointIsAskedAgain(t *testing.T) {
 // Rule 102: what is an error of the client's is reported at once, however long it
 // would wait.
 func TestRule102ErrorsAreReported(t *testing.T) {
+	t.Parallel()
 	_, w, config := mesh(t)
 	for code, kind := range map[codes.Code]fault.Kind{
 		codes.InvalidArgument: fault.Invalid, codes.PermissionDenied: fault.Denied, codes.NotFound: fault.NotFound, codes.Unimplemented: fault.Invalid,
@@ -211,6 +213,7 @@ func TestRule102ErrorsAreReported(t *testing.T) {
 
 // Rule 99: who has no SVID of the expected ID is told nothing.
 func TestRule99WhoIsNotExpectedIsToldNothing(t *testing.T) {
+	t.Parallel()
 	agent, w, _ := mesh(t)
 	stranger := proxytest.NewCA(t).Source("/kith/node/n1")
 	for what, source := range map[string]spiffe.Source{
@@ -238,6 +241,7 @@ func TestRule99WhoIsNotExpectedIsToldNothing(t *testing.T) {
 // Answers that are not what they must be are refused: nothing of them is used. Rule
 // 111: without the own trust domain, or with keys for another use.
 func TestRule111WrongAnswersAreRefused(t *testing.T) {
+	t.Parallel()
 	agent, w, config := mesh(t)
 	own, root := "spiffe://"+proxytest.Domain, agent.CA.Roots()
 	x5c := fmt.Sprintf(`{"keys":[{"kty":"EC","use":"x509-svid","crv":"P-256","x":"a","y":"b","x5c":[%q]}]}`, base64.StdEncoding.EncodeToString(root))
@@ -284,6 +288,7 @@ func TestRule111WrongAnswersAreRefused(t *testing.T) {
 // After a renewal of the own SVID further questions show the new one, and streams go
 // on; and "unauthenticated" waits for it.
 func TestRule102OtherCredentialsAfterARenewal(t *testing.T) {
+	t.Parallel()
 	agent, w, config := mesh(t)
 	state := identityOf(t, agent.CA, webID, nil)
 	e := serveBroker(t, config, state, status.Error(codes.Unauthenticated, "who are you"), state)

@@ -22,6 +22,7 @@ import (
 // Rule 110: a number that means another process by now is nobody's: what the endpoint
 // has for it goes to nobody, and nothing is kept.
 func TestRule110ANumberThatIsUsedAgainIsAnother(t *testing.T) {
+	t.Parallel()
 	agent, w, config := mesh(t)
 	child := exec.Command("sleep", "600")
 	if err := child.Start(); err != nil {
@@ -52,6 +53,7 @@ func TestRule110ANumberThatIsUsedAgainIsAnother(t *testing.T) {
 
 // Close ends also what was followed before the own SVID was renewed.
 func TestClosedClientsKeepNothing(t *testing.T) {
+	t.Parallel()
 	agent, w, config := mesh(t)
 	e := serveBroker(t, config, identityOf(t, agent.CA, webID, nil))
 	b := brokerAt(t, w, e, time.Minute)
@@ -76,6 +78,7 @@ func TestClosedClientsKeepNothing(t *testing.T) {
 
 // The socket that is dialled is the one that was named, whatever its name has in it.
 func TestRule101TheSocketThatIsNamed(t *testing.T) {
+	t.Parallel()
 	_, w, _ := mesh(t)
 	expect, err := spiffe.ParseID(brokerID)
 	if err != nil {

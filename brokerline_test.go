@@ -72,6 +72,7 @@ func TestRule101FormsOfTheEndpoint(t *testing.T) {
 
 // Rule 107: a client sends process ids to no other node.
 func TestRule107ProcessIDsStayOnTheNode(t *testing.T) {
+	t.Parallel()
 	process, err := spiffe.ProcessReference(1)
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +101,7 @@ func TestRule107ProcessIDsStayOnTheNode(t *testing.T) {
 // Rule 102: only "unavailable" is asked again; "unauthenticated" with other
 // credentials, and what the table calls an error never.
 func TestRule102WhatIsAskedAgain(t *testing.T) {
+	t.Parallel()
 	strange := error(otherBroker{})
 	for code, want := range map[codes.Code][2]bool{ // once, and in a stream
 		codes.Unavailable: {true, true}, codes.Unauthenticated: {false, true}, codes.Internal: {false, true},

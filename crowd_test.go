@@ -40,6 +40,7 @@ func leafAndKey(t testing.TB, path string) (*x509.Certificate, *ecdsa.PrivateKey
 
 // T5: one caller cannot take all of a listener's connections.
 func TestConnectionsOfOnePeerAreLimited(t *testing.T) {
+	t.Parallel()
 	var c conns
 	c.init(maxOfOnePeer)
 	web := []*x509.Certificate{leafOf(t, "/vms/web")}

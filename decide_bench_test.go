@@ -77,6 +77,7 @@ func TestDecidingCostsNothingMoreWithoutALog(t *testing.T) {
 
 // A canary in the request is not in what is reported, though the log wants all.
 func TestNoSecretIsReported(t *testing.T) {
+	t.Parallel()
 	w, peer := decider(t, &pb.DecisionLog{Allows: 1, Headers: []string{"*"}, Query: []string{"*"}})
 	w.Decide(peer, Request{
 		Protocol: HTTP, Method: "GET", Path: "/v1/orders/17", Query: "token=canary-5f0c&page=2",
@@ -93,6 +94,7 @@ func TestNoSecretIsReported(t *testing.T) {
 
 // Allows fill half of the queue and no more: denials have the rest.
 func TestDenialsHaveRoomBehindAllows(t *testing.T) {
+	t.Parallel()
 	w, peer := decider(t, &pb.DecisionLog{Allows: 1})
 	for range 2 * reportQueue {
 		w.Decide(peer, Request{Protocol: HTTP, Method: "GET", Path: "/v1/orders/17"})

@@ -15,6 +15,7 @@ import (
 // Who keeps connections by endpoint takes a new one whenever identity, bundle or
 // the set of who may answer has changed, and the same one otherwise.
 func TestEndpointsChangeWithTrust(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	_, addr := serveSDK(t, agent, "orders", func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "hi") })
 	w, _ := client(t, agent, "web")
@@ -66,6 +67,7 @@ func TestEndpointsChangeWithTrust(t *testing.T) {
 }
 
 func TestPathOf(t *testing.T) {
+	t.Parallel()
 	for target, want := range map[string]string{"/a": "/a", "/a?b": "/a", "/a?b?c": "/a", "/a#b?c": "/a#b?c", "/a?b#c": "/a?b#c", "*": "*", "": ""} {
 		if got := kith.PathOf(target); got != want {
 			t.Errorf("%q: got %q, want %q", target, got, want)

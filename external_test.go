@@ -101,6 +101,7 @@ func askingHouse(t *testing.T) (*proxytest.Agent, *kith.Workload, asks) {
 }
 
 func TestOPAIsAskedAboutWhatPolicyAllows(t *testing.T) {
+	t.Parallel()
 	agent, w, ask := askingHouse(t)
 	j := newJudge(t)
 	j.Start()
@@ -141,6 +142,7 @@ func TestOPAIsAskedAboutWhatPolicyAllows(t *testing.T) {
 
 // Attack 38: who does not answer, answers late, wrongly or endlessly, denies.
 func TestAttack38ExternalDecisionFails(t *testing.T) {
+	t.Parallel()
 	agent, _, ask := askingHouse(t)
 	j := newJudge(t)
 	j.Start()
@@ -189,6 +191,7 @@ func TestAttack38ExternalDecisionFails(t *testing.T) {
 // Attack 39: the path asked about is the one that is forwarded, and headers of an
 // answer go nowhere.
 func TestAttack39PathAskedIsPathForwarded(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	forwarded := make(chan string, 1)
 	serveSDK(t, agent, "orders", func(_ http.ResponseWriter, r *http.Request) { forwarded <- r.RequestURI + " " + r.Header.Get("X-Role") })
@@ -228,6 +231,7 @@ func (g *gate) Check(_ context.Context, in *envoypb.CheckRequest) (*envoypb.Chec
 }
 
 func TestExtAuthzIsAskedOverAUnixSocket(t *testing.T) {
+	t.Parallel()
 	agent, _, ask := askingHouse(t)
 	dir, err := os.MkdirTemp("", "gate")
 	if err != nil {
@@ -275,6 +279,7 @@ func TestExtAuthzIsAskedOverAUnixSocket(t *testing.T) {
 // Several are asked in their order, each about its own actions, until one does
 // not agree.
 func TestSeveralExternalDecisionsInOrder(t *testing.T) {
+	t.Parallel()
 	agent, _, ask := askingHouse(t)
 	first, second, third := newJudge(t), newJudge(t), newJudge(t)
 	for _, j := range []*judge{first, second, third} {
@@ -296,6 +301,7 @@ func TestSeveralExternalDecisionsInOrder(t *testing.T) {
 }
 
 func TestExternalDecisionByTLS(t *testing.T) {
+	t.Parallel()
 	agent, _, ask := askingHouse(t)
 	j, other := newJudge(t), httptest.NewTLSServer(nil)
 	other.Close()
@@ -309,6 +315,7 @@ func TestExternalDecisionByTLS(t *testing.T) {
 
 // In observe mode an external denial is reported and not enforced.
 func TestObservedServiceAsks(t *testing.T) {
+	t.Parallel()
 	agent, _, ask := askingHouse(t)
 	j := newJudge(t)
 	j.Start()

@@ -22,6 +22,7 @@ import (
 // its stream only after gRPC has given that connection up while another stream
 // keeps it open, goes to the new one instead of waiting for that stream's end.
 func TestGRPCCallCaughtByRotation(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveGRPC(t, agent, "orders", newEcho())
 	client, conn := grpcClient(t, agent, "web", "orders")
@@ -79,6 +80,7 @@ func (pause) RequireTransportSecurity() bool { return true }
 // after the first of them that is whole; none after the server's own, which may
 // not be followed by one with more streams.
 func TestLeavingReadsOneGoAway(t *testing.T) {
+	t.Parallel()
 	var sent bytes.Buffer
 	framer := http2.NewFramer(&sent, nil)
 	var ends []int
@@ -134,6 +136,7 @@ func framesLeaving(t *testing.T, sent []byte, cut int) []http2.FrameType {
 
 // A deadline of gRPC's own ends a read, left or not.
 func TestLeavingKeepsDeadlines(t *testing.T) {
+	t.Parallel()
 	_, client := net.Pipe()
 	conn, leave := kith.Leavable(client)
 	leave()

@@ -34,6 +34,7 @@ func anyone(spiffe.ID) error { return nil }
 // bundle and decided by rules that name it, never by those of the own; when the
 // relationship ends, its connections are cut.
 func TestFederatedCallerIsDecidedAndCut(t *testing.T) {
+	t.Parallel()
 	agent, theirs := proxytest.Start(t), proxytest.NewCA(t)
 	_, addr := serveSDK(t, agent, "orders", func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "hello") })
 	agent.Service("web", "http")
@@ -103,6 +104,7 @@ func isTimeout(err error) bool {
 // A service of another trust domain is called like any other, and its connections
 // are cut when the relationship ends.
 func TestFederatedServiceIsCalledAndCut(t *testing.T) {
+	t.Parallel()
 	agent, theirs := proxytest.Start(t), proxytest.NewCA(t)
 	l, err := tls.Listen("tcp", "127.0.0.1:0", spiffe.ServerTLS(stranger{theirs.Issue("spiffe://other.example/billing"), agent.CA}, time.Now, nil))
 	if err != nil {

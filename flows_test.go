@@ -31,6 +31,7 @@ func recorded(f *flows, now time.Time) map[string]uint64 {
 }
 
 func TestFlowsAreCountedByTemplateAndOutcome(t *testing.T) {
+	t.Parallel()
 	var f flows
 	f.init()
 	web, now := flowPeer(t, "spiffe://acme.example/web"), time.Unix(1000, 0)
@@ -67,6 +68,7 @@ func TestFlowsAreCountedByTemplateAndOutcome(t *testing.T) {
 }
 
 func TestFlowsAreBounded(t *testing.T) {
+	t.Parallel()
 	var f flows
 	f.init()
 	web, now := flowPeer(t, "spiffe://acme.example/web"), time.Unix(1000, 0)
@@ -132,6 +134,7 @@ func benchmarkFlows(b *testing.B, paths int) {
 }
 
 func TestFlowReportsSurviveTheWire(t *testing.T) {
+	t.Parallel()
 	var f flows
 	f.init()
 	allowed := policy.Decision{Effect: policy.Allow, Rule: "r", Reason: policy.AllowRule}

@@ -12,6 +12,7 @@ import (
 // A program links the SDK and go-spiffe: that it starts at all is the test, and
 // both get an identity.
 func TestStartsBesideGoSPIFFE(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	w := open(t, agent, kith.Config{As: "web"})
 	svid, err := workloadapi.FetchX509SVID(within(t), workloadapi.WithAddr("unix://"+agent.SocketOf("orders")))

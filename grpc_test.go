@@ -29,6 +29,7 @@ func mustBeDenied(t *testing.T, what string, err error) {
 }
 
 func TestAttack40GRPCIsDecidedByMethod(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveGRPC(t, agent, "orders", newEcho())
 	_, conn := grpcClient(t, agent, "web", "orders")
@@ -70,6 +71,7 @@ func TestAttack40GRPCIsDecidedByMethod(t *testing.T) {
 }
 
 func TestGRPCStreamIsCutWhenDenied(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	e := newEcho()
 	w, _, _ := serveGRPC(t, agent, "orders", e)
@@ -96,6 +98,7 @@ func TestGRPCStreamIsCutWhenDenied(t *testing.T) {
 }
 
 func TestGRPCUnaryCallOnceBegunFinishes(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	e := newEcho()
 	serveGRPC(t, agent, "orders", e)
@@ -115,6 +118,7 @@ func TestGRPCUnaryCallOnceBegunFinishes(t *testing.T) {
 }
 
 func TestPanicOfAStreamReachesInterceptorsOutside(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	recovers := func(service any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 		defer func() {
@@ -139,6 +143,7 @@ func TestPanicOfAStreamReachesInterceptorsOutside(t *testing.T) {
 // Interceptors without credentials know nobody and deny; a server without
 // credentials is not served.
 func TestGRPCFailsClosed(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	agent.Service("orders", "grpc")
 	w := open(t, agent, kith.Config{As: "orders"})

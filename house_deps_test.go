@@ -94,6 +94,7 @@ func excused(s source, p string) bool {
 }
 
 func TestDependenciesAreInTheirRooms(t *testing.T) {
+	t.Parallel()
 	known := dependencies()
 	banned := bannedImports()
 	for _, s := range sources(t) {
@@ -129,6 +130,7 @@ func TestDependenciesAreInTheirRooms(t *testing.T) {
 // SPIFFE Workload API's messages, which have no proto package, and
 // go-control-plane those of Envoy.
 func TestSDKStartsBesideOtherLibraries(t *testing.T) {
+	t.Parallel()
 	shared := map[string]string{
 		"internal/pb/workloadpb": "go-spiffe as well would not start; proto/kith/v1/svid.proto has what the SDK reads",
 		"internal/pb/brokerpb":   "go-spiffe as well would not start; it is for the agent",
@@ -176,6 +178,7 @@ func roomsOf(d *dependency) string {
 }
 
 func TestDirectDependenciesAreListedAndFew(t *testing.T) {
+	t.Parallel()
 	direct := directModules(t)
 	if len(direct) > maxDirect {
 		t.Errorf("%d direct dependencies, at most %d", len(direct), maxDirect)

@@ -16,6 +16,7 @@ const (
 )
 
 func TestFilesAndFunctionsFitTheEye(t *testing.T) {
+	t.Parallel()
 	for _, s := range sources(t) {
 		if s.generated {
 			continue
@@ -36,6 +37,7 @@ func TestFilesAndFunctionsFitTheEye(t *testing.T) {
 }
 
 func TestNothingHappensByImport(t *testing.T) {
+	t.Parallel()
 	for _, s := range sources(t) {
 		for _, d := range s.file.Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == "init" && !s.generated {
@@ -89,6 +91,7 @@ func bans() []ban {
 }
 
 func TestBannedNames(t *testing.T) {
+	t.Parallel()
 	all := bans()
 	for _, s := range sources(t) {
 		if s.generated {
@@ -116,6 +119,7 @@ func TestBannedNames(t *testing.T) {
 var leftover = regexp.MustCompile(`\b(FIXME|XXX|HACK)\b|\bTODO\b(\(#\d+\): )?|(?i)\bnot (yet )?implemented\b`)
 
 func TestNoUnfinishedWork(t *testing.T) {
+	t.Parallel()
 	for _, s := range sources(t) {
 		if s.generated || strings.HasPrefix(s.name, "house_") {
 			continue
@@ -131,6 +135,7 @@ func TestNoUnfinishedWork(t *testing.T) {
 }
 
 func TestExportedNamesHaveASentence(t *testing.T) {
+	t.Parallel()
 	for _, s := range sources(t) {
 		if s.test || s.generated || outside(s.pkg) || s.file.Name.Name == "main" {
 			continue

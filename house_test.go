@@ -145,6 +145,7 @@ var parsed = sync.OnceValues(func() ([]source, error) {
 })
 
 func TestEveryPackageHasAFloor(t *testing.T) {
+	t.Parallel()
 	known, seen := floors(), map[string]bool{}
 	for _, s := range sources(t) {
 		seen[s.pkg] = true
@@ -161,6 +162,7 @@ func TestEveryPackageHasAFloor(t *testing.T) {
 }
 
 func TestImportsGoDown(t *testing.T) {
+	t.Parallel()
 	for _, s := range sources(t) {
 		ours, _ := s.imports()
 		for _, to := range ours {
@@ -195,6 +197,7 @@ func wrongWay(s source, to string) string {
 }
 
 func TestOnlyTheDoorKnowsDrivers(t *testing.T) {
+	t.Parallel()
 	known := floors()
 	for _, s := range sources(t) {
 		if s.test || s.pkg == "cmd/kith" || kit(s.pkg) || outside(s.pkg) {
@@ -210,6 +213,7 @@ func TestOnlyTheDoorKnowsDrivers(t *testing.T) {
 }
 
 func TestEveryPackageHasASentence(t *testing.T) {
+	t.Parallel()
 	docs, names := map[string][]string{}, map[string]string{}
 	for _, s := range sources(t) {
 		if s.generated || s.test {
@@ -248,6 +252,7 @@ func pureBans() []string {
 }
 
 func TestDomainIsPure(t *testing.T) {
+	t.Parallel()
 	known := floors()
 	for _, s := range sources(t) {
 		if s.test || s.generated || known[s.pkg] != 1 {

@@ -7,6 +7,7 @@ import (
 
 // Attack 54: HTTP/2 can say what HTTP/1 cannot be told.
 func TestMalformedHTTP2Requests(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		r    http.Request
 		want bool

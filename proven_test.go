@@ -53,6 +53,7 @@ func witOf(t *testing.T, id spiffe.ID, now time.Time) (token string, bundle *spi
 // its trust domain's keys are revoked, as a connection over mutual TLS does, and a
 // change that leaves them ends nothing.
 func TestAttack33RevokedKeysCutProvenCallers(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	agent.Service("orders", "http")
 	agent.Service("web", "http")

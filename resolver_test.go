@@ -13,6 +13,7 @@ import (
 )
 
 func TestGRPCTargets(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	_, addr, _ := serveGRPC(t, agent, "orders", newEcho())
 	agent.Service("billing", "grpc", addr) // whose endpoint is somebody else
@@ -55,6 +56,7 @@ func TestGRPCTargets(t *testing.T) {
 // A client follows the service to another place, and calls that wait for it are
 // answered there.
 func TestGRPCClientFollowsTheDirectory(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	_, _, stop := serveGRPC(t, agent, "orders", newEcho())
 	_, conn := grpcClient(t, agent, "web", "orders")
@@ -91,6 +93,7 @@ func TestGRPCClientFollowsTheDirectory(t *testing.T) {
 // At each rotation calls take connections made with the new leaf, and none
 // fails; at a new root, what was connected under the old one is cut.
 func TestGRPCSurvivesRotation(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	e := newEcho()
 	server, _, _ := serveGRPC(t, agent, "orders", e)
@@ -128,6 +131,7 @@ func TestGRPCSurvivesRotation(t *testing.T) {
 // A program that keeps copies of its identity learns when there is another, and
 // no earlier.
 func TestRenewedIsClosedByTheNextIdentity(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	client, _ := grpcClient(t, agent, "web", "orders")
 	for range 2 {

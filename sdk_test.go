@@ -84,6 +84,7 @@ func fetch(t *testing.T, c *http.Client, target string) (int, string) {
 }
 
 func TestClientAndServerInProcess(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(rw http.ResponseWriter, r *http.Request) {
 		caller, ok := kith.CallerOf(r.Context())
@@ -111,6 +112,7 @@ func TestClientAndServerInProcess(t *testing.T) {
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	for name, c := range map[string]struct {
 		cfg  kith.Config
@@ -154,6 +156,7 @@ func TestOpenFindsTheSocketInTheEnvironment(t *testing.T) {
 }
 
 func TestUnknownServiceNamesTheNearest(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	agent.Service("orders", "http")
 	_, c := client(t, agent, "web")
@@ -175,6 +178,7 @@ func TestUnknownServiceNamesTheNearest(t *testing.T) {
 // A request whose endpoint is dead goes to another one, with its body, because
 // nothing of it was sent.
 func TestDeadEndpointIsPassedOver(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	_, addr := serveSDK(t, agent, "orders", func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(rw, r.Body)
@@ -213,6 +217,7 @@ type closeCounter struct {
 func (c *closeCounter) Close() error { c.closed.Add(1); return nil }
 
 func TestWrongIdentityIsNotCalled(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	_, addr := serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) { t.Error("the wrong service was asked") })
 	agent.Service("billing", "http", addr)
@@ -229,6 +234,7 @@ func TestWrongIdentityIsNotCalled(t *testing.T) {
 
 // With the agent away a workload goes on until its SVID ends, and not longer.
 func TestServesFromMemoryUntilExpiry(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	var skew atomic.Int64
 	now := func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
@@ -252,6 +258,7 @@ func TestServesFromMemoryUntilExpiry(t *testing.T) {
 }
 
 func TestIdentityOfSeveralServicesMustChoose(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	agent.Service("orders", "http")
 	w := open(t, agent, kith.Config{As: "orders", Service: "billing"})
@@ -265,6 +272,7 @@ func TestIdentityOfSeveralServicesMustChoose(t *testing.T) {
 }
 
 func TestZeroDecisionDenies(t *testing.T) {
+	t.Parallel()
 	if (kith.Decision{}).Allowed {
 		t.Error("the zero Decision allows")
 	}
@@ -277,6 +285,7 @@ func TestZeroDecisionDenies(t *testing.T) {
 
 // A live exchange ends with the identity it was decided under.
 func TestLiveExchangeEndsWithTheIdentity(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	agent.Service("db", "tcp")
 	agent.CA.TTL(1500 * time.Millisecond)

@@ -12,6 +12,7 @@ import (
 
 // T6: another user who was first in /tmp answers there, and is no agent.
 func TestSocketOfAnotherUserIsRefused(t *testing.T) {
+	t.Parallel()
 	shared, err := os.MkdirTemp("", "k") // short, and below nobody's umask
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +57,7 @@ func TestSocketOfAnotherUserIsRefused(t *testing.T) {
 
 // A percent sign in a socket's path stands for itself.
 func TestSocketPathsAreNoURLs(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "k")
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ func gRPCMessage(n int) []byte {
 }
 
 func TestMessagesAreCountedHoweverTheyAreSplit(t *testing.T) {
+	t.Parallel()
 	wire := append(append(gRPCMessage(0), gRPCMessage(7)...), gRPCMessage(300)...)
 	for size := 1; size <= len(wire); size++ {
 		var m messages
@@ -56,6 +57,7 @@ func FuzzMessages(f *testing.F) {
 }
 
 func TestReportsNeverBlock(t *testing.T) {
+	t.Parallel()
 	w := &Workload{cfg: Config{}.withDefaults()}
 	w.reports.init()
 	w.live.init()
@@ -69,6 +71,7 @@ func TestReportsNeverBlock(t *testing.T) {
 }
 
 func TestAllowsAreSampledByFlowAndSecond(t *testing.T) {
+	t.Parallel()
 	var r reports
 	r.init()
 	id, _ := spiffe.ParseID("spiffe://test.example/web")
@@ -92,6 +95,7 @@ func TestAllowsAreSampledByFlowAndSecond(t *testing.T) {
 }
 
 func TestReportedTextIsBoundedUTF8(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{"\xff\xfe", strings.Repeat("ä", 1000), "ok", ""} {
 		if got := clip(text, 101); len(got) > 3*101 || !utf8.ValidString(got) {
 			t.Errorf("%.10q: got %d bytes, valid %v", text, len(got), utf8.ValidString(got))
@@ -100,6 +104,7 @@ func TestReportedTextIsBoundedUTF8(t *testing.T) {
 }
 
 func TestDecisionIDs(t *testing.T) {
+	t.Parallel()
 	seen := make(map[string]bool)
 	for range 1000 {
 		id := newDecisionID()
@@ -120,6 +125,7 @@ func (b *trackedBody) Close() error { b.closed++; return nil }
 
 // A body is closed exactly as far as the attempts have got.
 func TestHeldBody(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		use  func(*heldBody)
 		fail bool
@@ -144,6 +150,7 @@ func TestHeldBody(t *testing.T) {
 }
 
 func TestChooseService(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		own     []string
 		cfg     Config
@@ -165,6 +172,7 @@ func TestChooseService(t *testing.T) {
 }
 
 func TestDirectoryLeavesOutWhatMakesNoSense(t *testing.T) {
+	t.Parallel()
 	for _, entry := range []*pb.DirectoryEntry{
 		{Service: ""}, {Service: "a.b"}, {Service: "a", Identities: []string{"not an id"}},
 	} {
@@ -184,6 +192,7 @@ func TestDirectoryLeavesOutWhatMakesNoSense(t *testing.T) {
 }
 
 func TestPauses(t *testing.T) {
+	t.Parallel()
 	p := newBackoff()
 	for range 20 {
 		p.next = min(2*p.next, longestPause)

@@ -65,6 +65,7 @@ func (a asks) want(what string, want int, headers ...string) {
 // A missing token satisfies no condition, whatever it says, and a good one those
 // that its claims satisfy. What is lacking is told by the status alone.
 func TestConditionsOnUserTokens(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -100,6 +101,7 @@ func TestConditionsOnUserTokens(t *testing.T) {
 // Attack 43: without keys nothing is good, and no key of before counts once the
 // agent has taken it away.
 func TestAttack43NoKeys(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -174,6 +176,7 @@ func TestKeysOutliveARefusedPolicy(t *testing.T) {
 
 // Attacks 44 and 45: another issuer, and the keys of one under the name of another.
 func TestAttack44And45OtherIssuers(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -191,6 +194,7 @@ func TestAttack44And45OtherIssuers(t *testing.T) {
 
 // Attack 46 and 48, at the door: algorithms, headers, audiences, times.
 func TestAttack46And48AtTheDoor(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -211,6 +215,7 @@ func TestAttack46And48AtTheDoor(t *testing.T) {
 
 // Attack 47: two tokens, in one place or two, are none.
 func TestAttack47TwoTokens(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -228,6 +233,7 @@ func TestAttack47TwoTokens(t *testing.T) {
 
 // Attack 49: claims of another type than the condition reads satisfy nothing.
 func TestAttack49ClaimTypes(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -263,6 +269,7 @@ func TestAttack49ClaimTypes(t *testing.T) {
 
 // Attack 52: a key that is new here is asked for, and good as soon as it has come.
 func TestAttack52NewKey(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -284,6 +291,7 @@ func TestAttack52NewKey(t *testing.T) {
 
 // Attack 53: a token bound to a certificate is the caller's who holds its key.
 func TestAttack53BoundToTheCaller(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	hashes := make(chan [32]byte, 1)
 	serveSDK(t, agent, "orders", func(_ http.ResponseWriter, r *http.Request) {
@@ -310,6 +318,7 @@ func TestAttack53BoundToTheCaller(t *testing.T) {
 
 // A provider that cannot be read denies everything, as a rule does.
 func TestProviderThatIsNotUnderstoodFailsClosed(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -326,6 +335,7 @@ func TestProviderThatIsNotUnderstoodFailsClosed(t *testing.T) {
 // gRPC says what is lacking by its own status, and a stream ends with the keys
 // that made its token good.
 func TestUserTokensOfGRPC(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveGRPC(t, agent, "orders", newEcho())
 	_, conn := grpcClient(t, agent, "web", "orders")

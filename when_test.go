@@ -23,6 +23,7 @@ func when(from, to, condition string) *pb.Rule {
 }
 
 func TestConditionsReadRequestsAsTheyCame(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -64,6 +65,7 @@ func TestConditionsReadRequestsAsTheyCame(t *testing.T) {
 }
 
 func TestConditionsReadTheMetadataOfCalls(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveGRPC(t, agent, "orders", newEcho())
 	_, conn := grpcClient(t, agent, "web", "orders")
@@ -89,6 +91,7 @@ func TestConditionsReadTheMetadataOfCalls(t *testing.T) {
 // In observe mode what the service's own rules deny is served and reported; what
 // the platform denies is not served.
 func TestObservedServicesAreServedAndReported(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(rw http.ResponseWriter, r *http.Request) {
 		if caller, _ := kith.CallerOf(r.Context()); caller.Decision.Observed {
@@ -122,6 +125,7 @@ func TestObservedServicesAreServedAndReported(t *testing.T) {
 }
 
 func TestShadowDeniesAreReportedAndServed(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	serveSDK(t, agent, "orders", func(http.ResponseWriter, *http.Request) {})
 	_, c := client(t, agent, "web")
@@ -144,6 +148,7 @@ func TestShadowDeniesAreReportedAndServed(t *testing.T) {
 
 // A connection that a rule allows for a time ends soon after it.
 func TestExchangesEndWithTheTimeOfTheirRule(t *testing.T) {
+	t.Parallel()
 	agent := proxytest.Start(t)
 	agent.Service("db", "tcp")
 	var skew atomic.Int64

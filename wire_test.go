@@ -50,6 +50,7 @@ func record(size int, fill byte) []byte {
 // However the bytes arrive, a read stays within one record, and Ready says true
 // only if a whole one is here.
 func TestWireReadsRecordByRecord(t *testing.T) {
+	t.Parallel()
 	near, far := pairOfWires(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	var all []byte
@@ -98,6 +99,7 @@ func TestWireReadsRecordByRecord(t *testing.T) {
 }
 
 func TestWireEndsInAHeader(t *testing.T) {
+	t.Parallel()
 	near, far := pairOfWires(t)
 	far.Write([]byte{23, 3, 3})
 	far.Close()
@@ -110,6 +112,7 @@ func TestWireEndsInAHeader(t *testing.T) {
 // What is held back goes out at once, in order, and nothing is lost when it is more
 // than there is space for.
 func TestWireHoldsBack(t *testing.T) {
+	t.Parallel()
 	near, far := pairOfWires(t)
 	var want []byte
 	arrived := make(chan []byte, 1)
@@ -145,6 +148,7 @@ func TestWireHoldsBack(t *testing.T) {
 }
 
 func TestWireTimesOutAndGoesOn(t *testing.T) {
+	t.Parallel()
 	near, far := pairOfWires(t)
 	if err := near.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
@@ -169,6 +173,7 @@ func TestWireTimesOutAndGoesOn(t *testing.T) {
 }
 
 func TestWireNeedsADescriptor(t *testing.T) {
+	t.Parallel()
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()

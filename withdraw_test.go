@@ -12,6 +12,7 @@ import (
 // Bar 19: an identity that the agent has taken back is as good as expired, and
 // connections made with it end.
 func TestWithdrawnIdentityIsUsedNoMore(t *testing.T) {
+	t.Parallel()
 	w := &Workload{cfg: Config{}.withDefaults()}
 	w.live.init()
 	w.accepts.init(0)

@@ -34,6 +34,7 @@ server: {listen: "127.0.0.1:PORT", metrics: ""}
 // docs/broker.md: its state applies, its kith.yaml is one, under which its commands
 // work, and what they leave ends with the process. Rule 101: kith get is a client.
 func TestBrokerPageRuns(t *testing.T) {
+	t.Parallel()
 	script, env := page(t, "broker.md")
 	me, err := user.Current()
 	if err != nil {

@@ -33,6 +33,7 @@ func startScript(t *testing.T, script string) *child {
 }
 
 func TestSignalsReachTheProgramAndItsCodeComesBack(t *testing.T) {
+	t.Parallel()
 	c := startScript(t, `trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done`)
 	withdrawn := false
 	c.onTerm = func() { withdrawn = true }
@@ -46,6 +47,7 @@ func TestSignalsReachTheProgramAndItsCodeComesBack(t *testing.T) {
 }
 
 func TestProgramEndsWithItsDataPlane(t *testing.T) {
+	t.Parallel()
 	c := startScript(t, `echo ready; exec sleep 60`)
 	failed, fail := context.WithCancel(t.Context())
 	fail()
@@ -58,6 +60,7 @@ func TestProgramEndsWithItsDataPlane(t *testing.T) {
 // ours, so that the claim still covers it, and leaves no zombie. The script
 // looks for both itself.
 func TestOrphansAreAdoptedAndReaped(t *testing.T) {
+	t.Parallel()
 	c := startScript(t, `
 		pid=$(sh -c 'sleep 0.5 >/dev/null & echo $!')
 		echo ready

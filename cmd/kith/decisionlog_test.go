@@ -43,6 +43,7 @@ func serveCollector(args []string) int {
 // The page runs with a real proxy, real files and a real collector: the id on the
 // 403 is in all of them, and nowhere is the secret of the request.
 func TestDecisionLogPageRuns(t *testing.T) {
+	t.Parallel()
 	script, env := page(t, "decision-log.md", "4317", "8443", "8080")
 	logs := t.TempDir()
 	script = strings.ReplaceAll(script, "/var/log/kith", logs)

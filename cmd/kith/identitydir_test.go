@@ -36,6 +36,7 @@ func dirOf(t *testing.T) identityDir {
 // A reader that follows `current` once never sees the key of one identity and the
 // certificates of another, however often they are replaced.
 func TestReadersNeverSeeAMixedIdentity(t *testing.T) {
+	t.Parallel()
 	d := dirOf(t)
 	if err := d.write(generation(0)); err != nil {
 		t.Fatal(err)
@@ -83,6 +84,7 @@ func TestReadersNeverSeeAMixedIdentity(t *testing.T) {
 }
 
 func TestModesOfIdentityFiles(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		mode           string
 		key, svid, dir fs.FileMode
@@ -117,6 +119,7 @@ func TestModesOfIdentityFiles(t *testing.T) {
 
 // Whatever a crash has left, the next write makes good; what is not ours stays.
 func TestIdentityDirAfterACrash(t *testing.T) {
+	t.Parallel()
 	d := dirOf(t)
 	if err := os.MkdirAll(filepath.Join(d.path, versionPrefix+"half"), 0o700); err != nil {
 		t.Fatal(err)
@@ -143,6 +146,7 @@ func TestIdentityDirAfterACrash(t *testing.T) {
 }
 
 func TestIdentityDirThatOthersMayWriteIsRefused(t *testing.T) {
+	t.Parallel()
 	d := dirOf(t)
 	if err := os.Mkdir(d.path, 0o700); err != nil {
 		t.Fatal(err)
@@ -196,6 +200,7 @@ func TestIdentityDirByAnyName(t *testing.T) {
 
 // A program that was not told is told again, until there is something newer.
 func TestHookIsTriedUntilItWorks(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	a := &app{stderr: os.Stderr}
 	log := slog.New(slog.DiscardHandler)
@@ -236,6 +241,7 @@ func TestHookIsTriedUntilItWorks(t *testing.T) {
 // Whoever owns the directory may exchange what is in it at any moment; nothing of
 // that makes us, who may be root, create or change anything elsewhere.
 func TestOwnerOfTheDirectoryLeadsNowhere(t *testing.T) {
+	t.Parallel()
 	d, elsewhere := dirOf(t), t.TempDir()
 	if err := d.write(generation(0)); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 // docs/kubernetes.md: its kith.yaml is one, under which its commands work with a
 // kubelet, and its state applies. Rule 108: kith get names a pod by key and UID.
 func TestKubernetesPageRuns(t *testing.T) {
+	t.Parallel()
 	pod := k8stest.Pod{
 		Namespace: "shop", Name: "web-7c9f", Account: "web", Labels: map[string]string{"team": "checkout"}, Containers: map[string]string{"web": "web:1"},
 	}

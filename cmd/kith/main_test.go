@@ -53,6 +53,7 @@ func unmodified(args []string) int {
 
 // TestScripts is the behaviour of the whole command line, a file a verb.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,

@@ -72,6 +72,7 @@ agent: {metrics: ""}
 // Every command of docs/oidc.md runs as it stands, but for where the issuer's name
 // leads and which CA knows it.
 func TestOIDCPageRuns(t *testing.T) {
+	t.Parallel()
 	script, env := page(t, "oidc.md", "8440", "8445")
 	for _, provider := range []string{"aws", "gcp", "azure", "vault"} {
 		with := "kith doctor " + provider

@@ -153,22 +153,26 @@ func serveRefusals(args []string) int {
 }
 
 func TestExternalPageRuns(t *testing.T) {
+	t.Parallel()
 	script, env := page(t, "external.md", "8181", "8443", "8080")
 	runPage(t, "exec refuses $PORT8181 &\nexec kith dev &dev&\neventually kith status\n", script, env)
 }
 
 func TestUserTokenPageRuns(t *testing.T) {
+	t.Parallel()
 	script, env := page(t, "jwt.md", "9090", "8443", "8080")
 	env["LOGIN"] = "http://127.0.0.1:" + env["PORT9090"]
 	runPage(t, "exec login $PORT9090 &\nexec kith dev &dev&\neventually kith status\n", script, env)
 }
 
 func TestEditorsPageRuns(t *testing.T) {
+	t.Parallel()
 	script, env := page(t, "editors.md")
 	runPage(t, "", script, env)
 }
 
 func TestWIMSEPageRuns(t *testing.T) {
+	t.Parallel()
 	script, env := page(t, "wimse.md", "8443", "8444", "8080")
 	runPage(t, "exec kith dev --wit &dev&\neventually kith status\n", script, env)
 }

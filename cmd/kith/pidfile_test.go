@@ -27,6 +27,7 @@ func (o owned) Sys() any { return &syscall.Stat_t{Uid: uint32(o.uid)} }
 // Who can exchange a pid file, or a directory on the way to it, has the signal of
 // one who may be root sent to no process but their own.
 func TestPIDFileIsTheWordOfWhoCanWriteIt(t *testing.T) {
+	t.Parallel()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +77,7 @@ func TestPIDFileIsTheWordOfWhoCanWriteIt(t *testing.T) {
 
 // A pid file that is a pipe nobody writes to stops nothing.
 func TestPIDFileThatIsNone(t *testing.T) {
+	t.Parallel()
 	pipe := filepath.Join(t.TempDir(), "pid")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)

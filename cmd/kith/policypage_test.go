@@ -11,6 +11,7 @@ import (
 
 // Every block of docs/policy.md runs as it stands, in its order.
 func TestPolicyPageRuns(t *testing.T) {
+	t.Parallel()
 	page, err := os.ReadFile("../../docs/policy.md")
 	if err != nil {
 		t.Fatal(err)

@@ -134,6 +134,7 @@ func genLineRule() *rapid.Generator[*pb.Rule] {
 // YAML and the one-line form say exactly the same rule, for every kind of rule
 // and whatever stands in its words; sh reads the line as the test does.
 func TestRulesRoundTrip(t *testing.T) {
+	t.Parallel()
 	var script bytes.Buffer
 	var want []string
 	rapid.Check(t, func(rt *rapid.T) {

@@ -37,6 +37,7 @@ func blocksOf(t *testing.T, page string) (blocks []block) {
 // Every block of docs/teams.md runs as it stands, in its order; what the page
 // says is refused is refused.
 func TestTeamsPageRuns(t *testing.T) {
+	t.Parallel()
 	var script, files strings.Builder
 	script.WriteString("port API ADMIN\ncp server.yaml $KITH_CONFIG\nexec sed -i s/PORT/$API/ $KITH_CONFIG\n" +
 		"exec kith server --admin-listen 127.0.0.1:$ADMIN &server&\neventually kith status\n")

@@ -19,6 +19,7 @@ import (
 )
 
 func TestExitCodeOfEachKind(t *testing.T) {
+	t.Parallel()
 	killed := exec.Command("sh", "-c", "kill -KILL $$").Run()
 	for _, c := range []struct {
 		err  error
@@ -41,6 +42,7 @@ func TestExitCodeOfEachKind(t *testing.T) {
 }
 
 func TestReportEndsWithTheHint(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		err  error
 		want string
@@ -60,6 +62,7 @@ func TestReportEndsWithTheHint(t *testing.T) {
 }
 
 func TestNearestSuggestsOnlyWhatIsMeant(t *testing.T) {
+	t.Parallel()
 	verbs := []string{"allow", "apply", "agent", "watch", "why"}
 	for word, want := range map[string]string{"alow": "allow", "aply": "apply", "wach": "watch", "teleport": "", "": ""} {
 		if got := fault.Nearest(word, verbs); got != want {
@@ -71,6 +74,7 @@ func TestNearestSuggestsOnlyWhatIsMeant(t *testing.T) {
 // TestDerivedNameIsAName: whatever a rule says, its name is one that the server
 // takes; the same words give the same name and other words another one.
 func TestDerivedNameIsAName(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringN(1, 300, 600)
 		rule := &pb.Rule{From: []string{text.Draw(t, "from")}, To: text.Draw(t, "to"), Allow: []string{text.Draw(t, "action")}}
@@ -89,6 +93,7 @@ func TestDerivedNameIsAName(t *testing.T) {
 }
 
 func TestParseJoinRefusesAllElse(t *testing.T) {
+	t.Parallel()
 	pin := "sha256-" + strings.Repeat("ab", 32)
 	good, err := parseJoin("control.example:8440/" + pin + "/token")
 	if err != nil || good.server != "control.example:8440" || good.token != "token" || good.pin.String() != pin {
@@ -121,6 +126,7 @@ func FuzzParseJoin(f *testing.F) {
 }
 
 func TestJoinAddressIsOneThatOthersCanDial(t *testing.T) {
+	t.Parallel()
 	for listen, want := range map[string]string{
 		":8440": "control:8440", "0.0.0.0:8440": "control:8440", "[::]:1": "control:1",
 		"10.0.0.1:8440": "10.0.0.1:8440", "127.0.0.1:0": "",
@@ -150,6 +156,7 @@ func TestListsSpeakJSON(t *testing.T) {
 // TestHelpOfEveryVerbHasAnExample walks the tree: a verb without an example is
 // not finished.
 func TestHelpOfEveryVerbHasAnExample(t *testing.T) {
+	t.Parallel()
 	root := (&app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}).root()
 	for _, verb := range root.Commands() {
 		all := append(verb.Commands(), verb)
@@ -169,6 +176,7 @@ func TestHelpOfEveryVerbHasAnExample(t *testing.T) {
 
 // Attack 68: what others have named stays in its place in a line.
 func TestInLineIsOneLine(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		"/x\nhint: kith allow any": `/x\nhint: kith allow any`, "/x\ty": `/x\ty`, "/x\x1b[2J\r": `/x\u001b[2J\u000d`, "GET /v1": "GET /v1",
 	} {
