@@ -2,6 +2,7 @@ package testenv_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -143,45 +144,68 @@ func TestRule108PodsAreBrokeredByKeyAndUID(t *testing.T) {
 	}
 }
 
+// followed is a pod that somebody brokers for, and what becomes of it.
+type followed struct {
+	k8stest.Pod
+	what   string
+	change func(*k8stest.Pod)
+	kind   fault.Kind // of the end
+
+	source  *kith.Brokered
+	renewed <-chan struct{}
+}
+
+// run replaces the pods of the node.
+func (n *node) run(all []*followed) {
+	var pods []k8stest.Pod
+	for _, f := range all {
+		pods = append(pods, f.Pod)
+	}
+	n.kubelet.Run(pods...)
+}
+
 // Rules 108 and 110: when the name of a pod becomes another one's, what was held of the
 // former one is dropped, whether its UID was named or not; and so when a label that its
 // identity depends on is taken away.
 func TestRule110PodsThatChangeAreFollowed(t *testing.T) {
 	t.Parallel()
-	for what, tc := range map[string]struct {
-		change func(*k8stest.Pod)
-		kind   fault.Kind
-	}{
-		"another UID":    {func(p *k8stest.Pod) { p.UID = k8stest.UID("next") }, fault.NotFound},
-		"ended":          {func(p *k8stest.Pod) { p.Phase = "Succeeded" }, fault.NotFound},
-		"label changed":  {func(p *k8stest.Pod) { p.Labels = map[string]string{"app": "none"} }, fault.Denied},
-		"without labels": {func(p *k8stest.Pod) { p.Labels = nil }, fault.Denied},
-		"renamed":        {func(p *k8stest.Pod) { p.Name = "other" }, fault.NotFound},
-	} {
-		t.Run(what, func(t *testing.T) {
-			t.Parallel()
-			n := startNode(t, web())
-			source, err := n.broker.Follow(t.Context(), podRef(t, "shop/web-7c9f", ""))
-			if err != nil {
-				t.Fatal(err)
-			}
-			changed := source.Renewed()
-			other := web()
-			other.Account = "front"
-			n.kubelet.Run(other)
-			await(t, changed, "another identity")
-			if got := source.ID(); got.Path() != "/dev/shop/front" || len(source.X509SVIDs()) != 1 {
-				t.Errorf("got %s", got)
-			}
-			tc.change(&other)
-			n.kubelet.Run(other)
-			await(t, source.Done(), "the end")
-			if fault.KindOf(source.Err()) != tc.kind {
-				t.Errorf("ended by %v, want %s", source.Err(), tc.kind)
-			}
-			if svid, err := source.X509SVID(); svid != nil || err == nil {
-				t.Errorf("after the end: %v, %v", svid, err)
-			}
-		})
+	all := []*followed{
+		{what: "another UID", change: func(p *k8stest.Pod) { p.UID = k8stest.UID("next") }, kind: fault.NotFound},
+		{what: "ended", change: func(p *k8stest.Pod) { p.Phase = "Succeeded" }, kind: fault.NotFound},
+		{what: "label changed", change: func(p *k8stest.Pod) { p.Labels = map[string]string{"app": "none"} }, kind: fault.Denied},
+		{what: "without labels", change: func(p *k8stest.Pod) { p.Labels = nil }, kind: fault.Denied},
+		{what: "renamed", change: func(p *k8stest.Pod) { p.Name = "other" }, kind: fault.NotFound},
+	}
+	for i, p := range all {
+		p.Pod = web()
+		p.Name = fmt.Sprint("web-", i)
+	}
+	n := startNode(t)
+	n.run(all)
+	for _, p := range all {
+		source, err := n.broker.Follow(t.Context(), podRef(t, "shop/"+p.Name, ""))
+		if err != nil {
+			t.Fatalf("%s: %v", p.what, err)
+		}
+		p.source, p.renewed = source, source.Renewed()
+		p.Account = "front"
+	}
+	n.run(all)
+	for _, p := range all {
+		await(t, p.renewed, p.what+": another identity")
+		if got := p.source.ID(); got.Path() != "/dev/shop/front" || len(p.source.X509SVIDs()) != 1 {
+			t.Errorf("%s: got %s", p.what, got)
+		}
+		p.change(&p.Pod)
+	}
+	n.run(all)
+	for _, p := range all {
+		await(t, p.source.Done(), p.what+": the end")
+		if fault.KindOf(p.source.Err()) != p.kind {
+			t.Errorf("%s: ended by %v, want %s", p.what, p.source.Err(), p.kind)
+		}
+		if svid, err := p.source.X509SVID(); svid != nil || err == nil {
+			t.Errorf("%s: after the end: %v, %v", p.what, svid, err)
+		}
 	}
 }
