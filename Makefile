@@ -44,12 +44,14 @@ deps: ## install what the tests need and this host lacks (Debian packages)
 
 .PHONY: test-unit
 test-unit: deps ## unit tests and every CLI verb, with the race detector
-	$(GO) test -race ./...
+	GORACE="atexit_sleep_ms=0 $${GORACE:-}" $(GO) test -race ./... # else each package ends with a second of sleep
 
 .PHONY: test-whole
 test-whole: ## what tries fewer cases with the race detector, with all of them and without it
 	$(GO) test ./internal/adopt ./internal/ca ./internal/config ./internal/policy
 	$(GO) test -run Journal ./internal/agent
+	$(GO) test -run TestTokenAdmitsExactlyOnce ./internal/server
+	$(GO) test -run TestCacheIsBounded ./internal/workload
 
 .PHONY: test-parties
 test-parties: deps build ## real programs of other makers behind kith
