@@ -118,6 +118,9 @@ func TestBannedNames(t *testing.T) {
 // leftover matches the words of unfinished work. A TODO names its issue.
 var leftover = regexp.MustCompile(`\b(FIXME|XXX|HACK)\b|\bTODO\b(\(#\d+\): )?|(?i)\bnot (yet )?implemented\b`)
 
+// leftoverParts are cheaper to look for: what leftover matches has one of them.
+var leftoverParts = []string{"fixme", "xxx", "hack", "todo", "implemented"}
+
 func TestNoUnfinishedWork(t *testing.T) {
 	t.Parallel()
 	for _, s := range sources(t) {
@@ -126,6 +129,10 @@ func TestNoUnfinishedWork(t *testing.T) {
 		}
 		for _, group := range s.file.Comments {
 			for _, c := range group.List {
+				text := strings.ToLower(c.Text)
+				if !slices.ContainsFunc(leftoverParts, func(part string) bool { return strings.Contains(text, part) }) {
+					continue
+				}
 				if m := leftover.FindStringSubmatch(c.Text); m != nil && m[2] == "" {
 					t.Errorf("%s: %q: finish it, or write TODO(#issue): what", s.line(c), m[0])
 				}
