@@ -78,7 +78,6 @@ func TestEndpointsOfOtherServicesAreRefused(t *testing.T) {
 
 // A restarted agent must not empty the directory before its points are back.
 func TestEndpointsOutliveARestartOfTheAgent(t *testing.T) {
-	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
