@@ -32,15 +32,28 @@ const (
 	slow  = 30 * time.Second
 )
 
-// draw picks the next fault.
-func draw(random *rand.Rand) fault {
-	kinds := []func(*rand.Rand) fault{
+// kinds are all kinds of faults.
+func kinds() []func(*rand.Rand) fault {
+	return []func(*rand.Rand) fault{
 		killServer, killStore, killAgent, killService, killClient,
 		stopServer, stopStore, stopAgent, stopService, stopClient,
 		cutFromServer, cutFromServer, cutHost, fillServer, fillNode,
 		failStoreSync, failServerSync, skewNode, restartAll, restartOne,
 	}
-	return kinds[random.IntN(len(kinds))](random)
+}
+
+// deck deals faults: one of each kind, in an order that is drawn, before any kind comes
+// again, so that a short run has seen them all.
+type deck struct{ left []func(*rand.Rand) fault }
+
+func (d *deck) draw(random *rand.Rand) fault {
+	if len(d.left) == 0 {
+		d.left = kinds()
+		random.Shuffle(len(d.left), func(i, j int) { d.left[i], d.left[j] = d.left[j], d.left[i] })
+	}
+	next := d.left[0]
+	d.left = d.left[1:]
+	return next(random)
 }
 
 // duration is between 300 ms and 6 s, short ones more often.

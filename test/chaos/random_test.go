@@ -35,7 +35,7 @@ func TestChaos(t *testing.T) {
 	}
 	t.Logf("to repeat it: make test-chaos CHAOS_SEED=%d CHAOS_FOR=%s", seed, length)
 	s := newStage(t, options{disk: 320, rate: 20, held: 4, writers: 2})
-	r := s.torment(rand.New(rand.NewPCG(seed, 0)), draw, length)
+	r := s.torment(rand.New(rand.NewPCG(seed, 0)), new(deck).draw, length)
 	s.rest()
 	t.Logf("%d faults in %s; recovery by fault:\n%s%s%s", len(r.times), length, r.table(), s.ledger.summary(), s.referee.summary())
 	if v := s.referee.verdict(); v != "" {
