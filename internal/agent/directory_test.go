@@ -78,6 +78,7 @@ func TestEndpointsOfOtherServicesAreRefused(t *testing.T) {
 
 // A restarted agent must not empty the directory before its points are back.
 func TestEndpointsOutliveARestartOfTheAgent(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	n := newNode(t, s)
 	n.start()
@@ -85,26 +86,39 @@ func TestEndpointsOutliveARestartOfTheAgent(t *testing.T) {
 	p.slice()
 	p.send(register("", "10.0.0.7:8443"))
 	eventually(t, "registration", func() bool { return s.announced("orders 10.0.0.7:8443") })
+	live, left := n.agent.files, n.agent.files // the endpoint is in the cache, or in the journal behind it
+	left.dir = t.TempDir()
 	eventually(t, "cache with the endpoint", func() bool {
-		text, _ := os.ReadFile(n.agent.files.state())
-		return !strings.Contains(string(text), `"endpoints":null`) && len(text) > 0
+		copied(t, live, left)
+		_, kept, torn, err := left.readState()
+		return err == nil && torn == nil && kept != nil && len(kept.Endpoints) > 0
 	})
-	killed, err := os.ReadFile(n.agent.files.state()) // as a killed agent would leave it
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, how := range []string{"stopped", "killed"} {
 		if err := n.stop(); err != nil {
 			t.Fatal(err)
 		}
 		if how == "killed" {
-			if err := os.WriteFile(n.agent.files.state(), killed, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			copied(t, left, live)
 		}
 		s.locked(func() { s.endpoints = nil })
 		n.start()
 		eventually(t, how+": registration of before", func() bool { return s.announced("orders 10.0.0.7:8443") })
+	}
+}
+
+// copied copies what an agent keeps of its state, as a killed one would leave it.
+func copied(t *testing.T, from, to files) {
+	t.Helper()
+	for from, to := range map[string]string{from.state(): to.state(), from.journal(): to.journal()} {
+		data, err := os.ReadFile(from)
+		if os.IsNotExist(err) {
+			err = os.RemoveAll(to)
+		} else if err == nil {
+			err = os.WriteFile(to, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
