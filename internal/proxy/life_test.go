@@ -193,6 +193,33 @@ func TestRootRemovedCutsConnections(t *testing.T) {
 	}
 }
 
+// Between the withdrawal of its endpoint and the end of its listener a proxy serves
+// new callers: not all of them know yet.
+func TestCallersThatDoNotKnowOfTheWithdrawalAreServed(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.agent.Service("orders", "http")
+	e, _ := ParseExposure("127.0.0.1:0=" + serve(t, func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "done") }))
+	known := make(chan time.Time)
+	tell := sync.OnceFunc(func() { close(known) })
+	p, stop := h.run("orders", func(c *Config) {
+		c.Expose, c.after = []Exposure{e}, func(time.Duration) <-chan time.Time { return known }
+	})
+	t.Cleanup(tell)
+	h.agent.Registered("orders")
+	h.agent.Service("web", "http")
+	h.agent.Rules(proxytest.Allow("all", "web", "orders", "GET /{**}"))
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	h.agent.Await("withdrawal of the endpoint", func() bool { return h.agent.AddressesLocked("orders") == 0 })
+	late := dialPeer(t, h, "web", p.InboundAddrs()[0], "http/1.1")
+	if got := late.ask("GET /a HTTP/1.1\r\nHost: orders\r\n\r\n"); got.status != 200 || got.body != "done" {
+		t.Errorf("a new caller: got %d %q", got.status, got.body)
+	}
+	tell()
+	<-stopped
+}
+
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

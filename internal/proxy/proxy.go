@@ -63,6 +63,9 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// Log takes events; nil for none.
 	Log *slog.Logger
+
+	// after says when callers know that the endpoints are gone; time.After when nil.
+	after func(time.Duration) <-chan time.Time
 }
 
 // Proxy is a data plane whose listeners are bound but not yet served.
@@ -87,6 +90,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if p.cfg.Drain <= 0 {
 		p.cfg.Drain = defaultDrain
+	}
+	if p.cfg.after == nil {
+		p.cfg.after = time.After
 	}
 	if err := p.validate(); err != nil {
 		return nil, err
@@ -248,7 +254,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 			}
 		})
 	}
-	ctx, stop := context.WithCancel(ctx)
+	ended := ctx.Done()
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // of the listeners, which outlive the endpoints
 	defer stop()
 	for _, in := range slices.Concat(p.inbound, p.proven) {
 		start(in.serve)
@@ -265,7 +272,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.advertise()
 	var err error
 	select {
-	case <-ctx.Done():
+	case <-ended:
 	case err = <-failed:
 	}
 	p.withdraw(err != nil)
@@ -315,9 +322,7 @@ func (p *Proxy) withdraw(atOnce bool) {
 	if atOnce || len(p.inbound) == 0 {
 		return
 	}
-	timer := time.NewTimer(min(withdrawTime, p.cfg.Drain/2))
-	defer timer.Stop()
-	<-timer.C
+	<-p.cfg.after(min(withdrawTime, p.cfg.Drain/2))
 }
 
 func (p *Proxy) closeIdle() {
