@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,6 +63,49 @@ func serveSDK(t *testing.T, agent *proxytest.Agent, as string, handler http.Hand
 		}
 	})
 	return w, agent.Registered(as)[0]
+}
+
+// A server that ends withdraws its address before it waits for what is under way.
+func TestServeWithdrawsBeforeItDrains(t *testing.T) {
+	t.Parallel()
+	agent := proxytest.Start(t)
+	agent.Service("orders", "http")
+	w := open(t, agent, kith.Config{As: "orders"})
+	begun, release := make(chan struct{}), make(chan struct{})
+	let := sync.OnceFunc(func() { close(release) })
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- w.Serve(ctx, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			close(begun)
+			<-release
+		}), "127.0.0.1:0")
+	}()
+	t.Cleanup(func() {
+		let()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	agent.Registered("orders")
+	agent.Rules(proxytest.Allow("all", "web", "orders", "GET /{**}"))
+	_, c := client(t, agent, "web")
+	got := make(chan error, 1)
+	go func() {
+		res, err := c.Get("http://orders/")
+		if err == nil {
+			err = res.Body.Close()
+		}
+		got <- err
+	}()
+	<-begun
+	cancel()
+	agent.Await("withdrawal of the address", func() bool { return agent.AddressesLocked("orders") == 0 })
+	let()
+	if err := <-got; err != nil {
+		t.Errorf("the request under way: %v", err)
+	}
 }
 
 func client(t *testing.T, agent *proxytest.Agent, as string) (*kith.Workload, *http.Client) {

@@ -32,8 +32,8 @@ const (
 )
 
 // Serve listens on addr and serves handler to callers the policy allows, until
-// ctx ends; then it stops accepting, lets requests finish for ten seconds and
-// returns nil. Where Config.Advertise was empty it registers the address it
+// ctx ends; then it withdraws its address, stops accepting, lets requests finish
+// for ten seconds and returns nil. Where Config.Advertise was empty it registers the address it
 // listens on, if that is one others can dial.
 func (w *Workload) Serve(ctx context.Context, handler http.Handler, addr string, options ...Option) error {
 	inner, withdraw, err := w.listen(ctx, addr)
@@ -44,6 +44,7 @@ func (w *Workload) Serve(ctx context.Context, handler http.Handler, addr string,
 	server := w.Server(w.Handler(handler, 0, options...))
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
+		withdraw() // first: while it drains nobody is sent here any more
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 		defer cancel()
 		err := server.Shutdown(limit)
