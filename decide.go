@@ -205,7 +205,7 @@ func (w *Workload) judge(peer *Peer, request *Request, now time.Time, d *Decisio
 	asked.Path = path
 	var facts policy.Facts
 	if ruling.table.Reads() != 0 {
-		facts = request.facts(peer, now)
+		facts = request.facts(ruling.table, peer, now)
 		if ruling.table.Reads()&policy.ReadsToken != 0 {
 			facts.Token = w.userToken(ruling, request, peer, now)
 		}
@@ -224,11 +224,11 @@ func (r *Request) asked() policy.Request {
 	}
 }
 
-// facts are what conditions can read besides.
-func (r *Request) facts(peer *Peer, now time.Time) policy.Facts {
+// facts are what the conditions of a table can read besides.
+func (r *Request) facts(table *policy.Table, peer *Peer, now time.Time) policy.Facts {
 	facts := policy.Facts{Time: now, Source: peer.address, SNI: peer.serverName, Query: r.Query, Headers: r.Headers}
-	if fields, ok := r.Headers.(http.Header); ok {
-		facts.Headers = policy.Fields(fields)
+	if fields, ok := r.Headers.(http.Header); ok && table.Reads()&policy.ReadsHeaders != 0 {
+		facts.Headers = policy.HeadersOf(fields)
 	}
 	return facts
 }

@@ -132,7 +132,7 @@ func (w *Workload) note(ruling *ruling, peer *Peer, request *Request, message *p
 // explain is the near miss of a denial, and what is wrong with a token that was
 // refused.
 func (w *Workload) explain(ruling *ruling, peer *Peer, request *Request, asked policy.Request, now time.Time) policy.NearMiss {
-	facts := request.facts(peer, now)
+	facts := request.facts(ruling.table, peer, now)
 	token := w.userToken(ruling, request, peer, now)
 	facts.Token, asked.Facts = token, &facts
 	near := ruling.table.Explain(peer.in(ruling.table), asked).Near

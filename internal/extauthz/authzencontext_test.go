@@ -24,9 +24,13 @@ func TestAuthZEN54ConditionsReadTheContext(t *testing.T) {
 			`{"headers":{"X-Env":["prod"]},"x":{}}`: true,
 			`{"headers":{"X-Env":"test"}}`:          false,
 			`{"headers":{"X-Env":["prod","prod"]}}`: false,
-			`{"headers":{"X-Env":true}}`:            false,
-			`{"headers":["X-Env","prod"]}`:          false,
-			`{"x-env":"prod"}`:                      false,
+			// Attack 19: by another spelling, which back ends may take for it.
+			`{"headers":{"X-Env":"prod","x_env":"test"}}`: false,
+			`{"headers":{"X_Env":"prod"}}`:                false,
+			`{"headers":{"X-Env":"prod","x_other":"a"}}`:  true,
+			`{"headers":{"X-Env":true}}`:                  false,
+			`{"headers":["X-Env","prod"]}`:                false,
+			`{"x-env":"prod"}`:                            false,
 		},
 		`request.host == "orders.example"`: {
 			`{"host":"orders.example"}`: true,

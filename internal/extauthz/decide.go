@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	mathrand "math/rand/v2"
-	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -142,7 +141,31 @@ func (p *Point) judge(ruling *ruling, table *policy.Table, peer policy.Peer, q *
 			}}
 		}
 	}
-	return agreed(table, q.Request, table.Decide(peer, q.Request))
+	return agreed(table, q.Request, table.Decide(peer, respelt(table, q.Request)))
+}
+
+// respelt is a request whose header fields are as conditions read them.
+func respelt(table *policy.Table, r policy.Request) policy.Request {
+	if all := allOf(r.Facts); all != nil && table.Reads()&policy.ReadsHeaders != 0 {
+		facts := *r.Facts
+		facts.Headers = policy.HeadersOf(all)
+		r.Facts = &facts
+	}
+	return r
+}
+
+// allOf are all header fields of a request, nil if none are known.
+func allOf(facts *policy.Facts) map[string][]string {
+	if facts == nil {
+		return nil
+	}
+	switch h := facts.Headers.(type) {
+	case policy.Fields:
+		return h
+	case fields:
+		return h
+	}
+	return nil
 }
 
 // agreed denies what an external decision has to agree to: it is asked by
@@ -188,7 +211,7 @@ func (p *Point) record(a *Answer, q *Question, by about) {
 	a.ID = newID()
 	d := a.Decision
 	if by.table != nil && d.Denies() && d.Reason != policy.PathNotCanonical && d.Reason != policy.ExternalDeny {
-		d.Near = by.table.Explain(by.peer, q.Request).Near
+		d.Near = by.table.Explain(by.peer, respelt(by.table, q.Request)).Near
 		a.Near = d.Near
 	}
 	m := d.PB()
@@ -211,15 +234,8 @@ func note(m *pb.Decision, q *Question, ruling *ruling) {
 	if facts.Token != nil && ruling.recording.ReadsClaims() {
 		claims, _ = facts.Token.Claims()
 	}
-	var all map[string][]string
-	switch h := facts.Headers.(type) {
-	case http.Header:
-		all = h
-	case fields:
-		all = h
-	}
 	_, query, _ := strings.Cut(q.Target, "?")
-	ruling.recording.Note(m, facts.Headers, all, query, claims)
+	ruling.recording.Note(m, facts.Headers, allOf(facts), query, claims)
 }
 
 // sample picks the allows that are reported.

@@ -40,6 +40,44 @@ func TestAttack18TwiceIsNotKnown(t *testing.T) {
 	}
 }
 
+// Attack 19: a field under another spelling of its name, which back ends that are told
+// of fields as CGI does take for the same, makes what it says unknown: an allow does
+// not hold by it, a deny is not got round by it.
+func TestAttack19OtherSpellingsOfAField(t *testing.T) {
+	open := Rule{Name: "open", From: []string{"web"}, To: "orders", Allow: []string{"GET /{**}"}}
+	for _, condition := range []string{
+		`request.headers["x-env"] == "prod"`, `request.headers["x-env"] in ["prod", "stage"]`, `request.headers["x-env"].startsWith("pro")`,
+		`request.headers["x-env"] == request.headers["x-env"]`, `"x-env" in request.headers`,
+	} {
+		allow := open
+		allow.Name, allow.When = "when", condition
+		deny := Rule{Name: "deny", From: []string{"any"}, To: "orders", Deny: []string{"GET /{**}"}, When: "!(" + condition + ")"}
+		allows, denies := mustCompile(t, newSet(t, shop(), allow), "orders"), mustCompile(t, newSet(t, shop(), open, deny), "orders")
+		for _, tc := range []struct {
+			fields map[string][]string
+			want   Effect
+		}{
+			{map[string][]string{"X-Env": {"prod"}}, Allow},
+			{map[string][]string{"X-Env": {"prod"}, "X_other": {"a"}, "X_envy": {"a"}, "Xenv": {"a"}}, Allow},
+			{map[string][]string{"X_env": {"prod"}}, Deny},
+			{map[string][]string{"X-Env": {"prod"}, "X_env": {"test"}}, Deny},
+			{map[string][]string{"X-Env": {"prod"}, "X_ENV": {"prod"}}, Deny},
+		} {
+			for _, table := range []*Table{allows, denies} {
+				got := table.Decide(table.Peer(mustID(t, web)), Request{Protocol: HTTP, Method: "GET", Path: "/a", Facts: &Facts{Headers: HeadersOf(tc.fields)}})
+				if got.Effect != tc.want {
+					t.Errorf("%s of %q: got %+v, want %v", condition, tc.fields, got, tc.want)
+				}
+			}
+		}
+	}
+	// The address of who calls is read from its own field, which proxies add to.
+	from := Facts{Headers: HeadersOf(map[string][]string{"X-Forwarded-For": {"192.0.2.7"}, "X_forwarded_for": {"10.0.0.1"}})}
+	if got := from.Headers.Values("X-Forwarded-For"); len(got) != 1 || got[0] != "192.0.2.7" {
+		t.Errorf("X-Forwarded-For is %q", got)
+	}
+}
+
 // Attack 29: what is not there does not make a negation true: neither a header
 // nor a part of the query, nor a claim without a token or of one that was
 // refused, nor a name of a caller without one.

@@ -116,7 +116,7 @@ func (in *input) text(ref *fact) (string, bool) {
 }
 
 // header is the value of a field and how often it comes; more than once counts
-// as unknown, like one that is too long.
+// as unknown, like one that is too long, or that comes under another spelling.
 func (in *input) header(name string) (value string, n int) {
 	if in.r.Facts == nil {
 		return "", 0
@@ -126,6 +126,10 @@ func (in *input) header(name string) (value string, n int) {
 	case Fields: // as almost all are
 		values = h[name]
 	case nil:
+	case Respelling:
+		if values = h.Values(name); h.Respelt(name) {
+			return "", 2
+		}
 	default:
 		values = h.Values(name)
 	}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -43,6 +44,61 @@ type Fields map[string][]string
 
 // Values implements Headers.
 func (f Fields) Values(name string) []string { return f[name] }
+
+// Respelling are Headers that know of other spellings. Back ends that are told of
+// fields as CGI does (RFC 3875 4.1.18; WSGI, PHP) know no underscore from a hyphen:
+// what a field says that comes under another spelling of its name too is unknown.
+type Respelling interface {
+	Headers
+	Respelt(name string) bool // whether a field is there under another spelling of the name
+}
+
+// HeadersOf are the fields of a request of HTTP, by canonical names, for conditions.
+func HeadersOf(fields map[string][]string) Headers {
+	for name := range fields {
+		if strings.IndexByte(name, '_') >= 0 {
+			return respelling{fields}
+		}
+	}
+	return Fields(fields)
+}
+
+// respelling are fields of which some have an underscore in their names.
+type respelling struct{ Fields }
+
+// Respelt implements Respelling.
+func (r respelling) Respelt(name string) bool {
+	for other := range r.Fields {
+		if other != name && Respelt(other, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Respelt says whether two names of header fields are one but for case, and for
+// underscores that are hyphens in the other.
+func Respelt[Name string | []byte](a Name, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(b) {
+		if spelt(a[i]) != spelt(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func spelt(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c | 0x20
+	case c == '_':
+		return '-'
+	}
+	return c
+}
 
 // Token is the end user's token of a request, verified elsewhere. It is asked
 // only where a condition that reads jwt.* decides, so verifying may wait until

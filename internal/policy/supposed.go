@@ -36,7 +36,7 @@ func (s Supposed) Fill(to *Request) error {
 	if err != nil {
 		return err
 	}
-	facts := &Facts{Time: s.At, SNI: s.SNI, Query: s.Query, Headers: headers}
+	facts := &Facts{Time: s.At, SNI: s.SNI, Query: s.Query, Headers: HeadersOf(headers)}
 	if s.Source != "" {
 		if facts.Source, err = netip.ParseAddr(s.Source); err != nil {
 			return fault.Hint(fault.Invalidf("source: %q is no address", clip(s.Source)), "as in 10.1.2.3, without a port")

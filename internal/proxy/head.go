@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+
+	"github.com/kith-id/kith/internal/policy"
 )
 
 // errHead says that two programs could read a request head as two requests. The
@@ -132,6 +134,16 @@ func (h *head) Values(name string) (values []string) {
 		}
 	}
 	return values
+}
+
+// Respelt implements policy.Respelling.
+func (h *head) Respelt(name string) bool {
+	for i := range h.fields {
+		if f := h.fields[i].name; policy.Respelt(f, name) && !bytes.EqualFold(f, []byte(name)) {
+			return true
+		}
+	}
+	return false
 }
 
 // All are all fields, for external decisions that are to see them.

@@ -32,6 +32,8 @@ func TestConditionsOnBothWays(t *testing.T) {
 		`request.source_ip.within("127.0.0.1")`:  200,
 		`request.source_ip.within("192.0.2.1")`:  403,
 		`request.headers["x-env"].matches("^p")`: 200,
+		`request.headers["x-user-id"] == "a"`:    403, // attack 19: it comes with underscores
+		`!("x-user-id" in request.headers)`:      403,
 	} {
 		h.agent.Rules(rule(condition))
 		for _, accept := range []string{"*/*", "text/event-stream"} {
@@ -39,7 +41,7 @@ func TestConditionsOnBothWays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			req.Header = http.Header{"X-Env": {"prod"}, "X-Twice": {"a", "a"}, "Accept": {accept}}
+			req.Header = http.Header{"X-Env": {"prod"}, "X-Twice": {"a", "a"}, "X_User_id": {"a"}, "Accept": {accept}}
 			res, err := client.Do(req)
 			if err != nil {
 				t.Fatal(err)
