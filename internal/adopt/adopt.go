@@ -58,7 +58,10 @@ func Read(system string, inventory Inventory, files []File) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	b := &book{inventory: inventory, rules: make(map[string]policy.Rule), poisoned: make(map[string]bool), checked: make(map[string]bool)}
+	b := &book{
+		inventory: inventory, seen: make(map[string]string), rules: make(map[string]policy.Rule),
+		poisoned: make(map[string]bool), checked: make(map[string]bool),
+	}
 	switch system {
 	case "istio":
 		b.istio(docs)
@@ -78,6 +81,7 @@ func Read(system string, inventory Inventory, files []File) (Result, error) {
 // book gathers what comes of the documents.
 type book struct {
 	inventory Inventory
+	seen      map[string]string // where an object stands, by kind and name
 	rules     map[string]policy.Rule
 	order     []string
 	lines     []Line
@@ -115,6 +119,18 @@ func (b *book) refuse(o origin, format string, args ...any) {
 func (b *book) keep(o origin, format string, args ...any) {
 	o.services = nil
 	b.refuse(o, format, args...)
+}
+
+// twice refuses an object that is in the files a second time: the cluster has one of
+// them, and which the files do not say.
+func (b *book) twice(o origin) bool {
+	at, there := b.seen[o.object]
+	if there {
+		b.refuse(o, "it is here a second time, after %s: leave one out", at)
+		return true
+	}
+	b.seen[o.object] = o.at
+	return false
 }
 
 // note explains a part that needs no rule.

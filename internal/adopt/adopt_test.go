@@ -105,7 +105,7 @@ kind: AuthorizationPolicy
 metadata: {name: web-may, namespace: shop}
 spec:
   targetRef: {group: policy.linkerd.io, kind: Server, name: orders-http}
-  requiredAuthenticationRefs: [{kind: MeshTLSAuthentication, name: web}, {kind: NetworkAuthentication, name: net}]
+  requiredAuthenticationRefs: [{group: policy.linkerd.io, kind: MeshTLSAuthentication, name: web}, {group: policy.linkerd.io, kind: NetworkAuthentication, name: net}]
 `)
 	if len(result.Refused) > 0 || len(result.Rules) != 1 {
 		t.Fatalf("got %+v, want one rule", result)
@@ -173,6 +173,24 @@ func TestInventoriesAreChecked(t *testing.T) {
 	for name, text := range map[string]string{"alias": "a: &x 1\nb: *x", "key twice": "a: 1\na: 2", "no YAML": "a: ]"} {
 		if _, err := adopt.Read("istio", inventory(), []adopt.File{{Name: "x.yaml", Data: []byte(text)}}); err == nil {
 			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+// A name of a port that is not the same number behind all of a service would open
+// the one's port on the other.
+func TestPortsOfOneNameAndTwoNumbersAreRefused(t *testing.T) {
+	for system, text := range map[string]string{
+		"linkerd": "apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: s, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, port: admin, accessPolicy: all-authenticated}",
+	} {
+		in := inventory()
+		in.Workloads = pods()
+		result, err := adopt.Read(system, in, []adopt.File{{Name: "x.yaml", Data: []byte(text)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(result.Refused) != 1 || !strings.Contains(result.Refused[0].Text, "9090 on some workloads behind service orders and 9091 on others") || len(result.Rules) > 0 {
+			t.Errorf("%s: got %+v and rules %+v, want it refused", system, result.Refused, result.Rules)
 		}
 	}
 }

@@ -113,6 +113,38 @@ func (i Inventory) halved(some []Workload) string {
 	return ""
 }
 
+// port is a port of a service: a number, or a name that is the same number behind
+// all of it.
+func (i Inventory) port(n *node, service string) (int, string) {
+	if number, ok := n.number(); ok && number > 0 && number < 1<<16 {
+		return number, ""
+	}
+	name, number := n.text(), 0
+	for _, w := range i.Workloads {
+		switch {
+		case w.Service != service:
+		case w.Ports[name] == 0:
+			return 0, fmt.Sprintf("port %q of %s: say its number in the inventory, ports: {%s: 8080}", name, service, name)
+		case number != 0 && w.Ports[name] != number:
+			return 0, fmt.Sprintf("port %q is %d on some workloads behind service %s and %d on others: say the number, or make them services of their own", name, number, service, w.Ports[name])
+		default:
+			number = w.Ports[name]
+		}
+	}
+	return number, ""
+}
+
+// each is one workload of every service among some.
+func each(some []Workload) []Workload {
+	var out []Workload
+	for _, w := range some {
+		if !slices.ContainsFunc(out, func(other Workload) bool { return other.Service == w.Service }) {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
 func within(part, whole map[string]string) bool {
 	for key, value := range part {
 		if there, ok := whole[key]; !ok || there != value {

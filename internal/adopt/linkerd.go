@@ -2,6 +2,8 @@ package adopt
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -9,6 +11,9 @@ import (
 
 	"github.com/kith-id/kith/internal/policy"
 )
+
+// linkerdGroup is the API group of Linkerd's policies.
+const linkerdGroup = "policy.linkerd.io"
 
 // linkerdDocs is the objects that refer to each other by name.
 type linkerdDocs struct {
@@ -25,31 +30,61 @@ func (b *book) linkerd(docs []*node) {
 		kind := doc.get("kind").text()
 		o := origin{at: doc.at(), object: kind + " " + nameOf(doc), services: names(b.inventory.selected(namespaceOf(doc), nil))}
 		switch {
-		case group == "policy.linkerd.io" && kind == "Server":
-			all.servers[nameOf(doc)] = doc
-		case group == "policy.linkerd.io" && kind == "AuthorizationPolicy":
-			all.policies = append(all.policies, doc)
-		case group == "policy.linkerd.io" && kind == "MeshTLSAuthentication":
-			all.meshTLS[nameOf(doc)] = doc
-		case group == "policy.linkerd.io" && kind == "NetworkAuthentication":
-			all.networks[nameOf(doc)] = doc
-		case group == "policy.linkerd.io":
-			b.refuse(o, "kind %s is not read", kind)
-		case kind == "HTTPRoute" || kind == "GRPCRoute":
-			b.refuse(o, "routes change which authorizations hold by their precedence: write rules with paths for what they match")
-		default:
+		case group != linkerdGroup && (kind == "HTTPRoute" || kind == "GRPCRoute"):
+			b.refuse(o, linkerdRoutes)
+			continue
+		case group != linkerdGroup:
 			b.note(o, "not a policy of Linkerd: passed over")
+			continue
+		}
+		if kind == "MeshTLSAuthentication" || kind == "NetworkAuthentication" {
+			o.services = names(b.inventory.Workloads) // policies of any namespace refer to it
+		}
+		if b.twice(o) {
+			continue
+		}
+		switch kind {
+		case "Server":
+			all.servers[nameOf(doc)] = doc
+		case "AuthorizationPolicy":
+			all.policies = append(all.policies, doc)
+		case "MeshTLSAuthentication":
+			all.meshTLS[nameOf(doc)] = doc
+		case "NetworkAuthentication":
+			all.networks[nameOf(doc)] = doc
+		case "HTTPRoute":
+			b.refuse(o, linkerdRoutes)
+		default:
+			b.refuse(o, "kind %s is not read", kind)
 		}
 	}
+	taken := make(servicePorts)
 	for _, name := range sorted(all.servers) {
-		b.linkerdServer(all.servers[name])
+		b.linkerdServer(all.servers[name], taken)
 	}
 	for _, doc := range all.policies {
 		b.linkerdPolicy(doc, all)
 	}
+	b.linkerdDefaults(taken)
 }
 
-// serverTargets is what a Server selects, and on which port.
+const linkerdRoutes = "routes change which authorizations hold by their precedence: write rules with paths for what they match"
+
+// servicePorts is the Server of each port of each service.
+type servicePorts map[string]map[int]string
+
+// linkerdDefaults says what is left to Linkerd's default policy, which is not ours.
+func (b *book) linkerdDefaults(taken servicePorts) {
+	for _, service := range names(b.inventory.Workloads) {
+		what := "no Server in these files selects it"
+		if len(taken[service]) > 0 {
+			what = fmt.Sprintf("no Server in these files is for ports of it other than %v", slices.Sorted(maps.Keys(taken[service])))
+		}
+		b.note(origin{object: "service " + service}, "%s: Linkerd's default policy decides there, here nothing is allowed until a rule says so", what)
+	}
+}
+
+// serverTargets is the services a Server selects, a workload of each.
 func (b *book) serverTargets(doc *node) (targets []Workload, why string) {
 	spec := doc.get("spec")
 	if key := spec.unknown("podSelector", "port", "proxyProtocol", "accessPolicy"); key != "" {
@@ -63,23 +98,11 @@ func (b *book) serverTargets(doc *node) (targets []Workload, why string) {
 		return nil, "podSelector: " + why
 	}
 	targets = b.inventory.selected(namespaceOf(doc), labels)
-	return targets, b.inventory.halved(targets)
-}
-
-// serverPort is the number of a Server's port on one workload.
-func serverPort(doc *node, w Workload) (int, string) {
-	port := doc.get("spec", "port")
-	if n, ok := port.number(); ok && n > 0 && n < 1<<16 {
-		return n, ""
-	}
-	if n := w.Ports[port.text()]; n > 0 {
-		return n, ""
-	}
-	return 0, fmt.Sprintf("port %q of %s: say its number in the inventory, ports: {%s: 8080}", port.text(), w.Service, port.text())
+	return each(targets), b.inventory.halved(targets)
 }
 
 // linkerdServer is what a Server allows by itself.
-func (b *book) linkerdServer(doc *node) {
+func (b *book) linkerdServer(doc *node, taken servicePorts) {
 	o := origin{at: doc.at(), object: "Server " + nameOf(doc), services: names(b.inventory.selected(namespaceOf(doc), nil))}
 	targets, why := b.serverTargets(doc)
 	if why != "" {
@@ -91,32 +114,50 @@ func (b *book) linkerdServer(doc *node) {
 		return
 	}
 	o.services = names(targets)
+	for _, w := range targets {
+		port, why := b.inventory.port(doc.get("spec", "port"), w.Service)
+		if why != "" {
+			b.refuse(o, "%s", why)
+			return
+		}
+		if other := taken[w.Service][port]; other != "" {
+			b.refuse(o, "port %d of %s has a Server already, %s, and of two Linkerd takes the older: leave one out", port, w.Service, other)
+			return
+		}
+		if taken[w.Service] == nil {
+			taken[w.Service] = make(map[int]string)
+		}
+		taken[w.Service][port] = nameOf(doc)
+	}
 	access := doc.get("spec", "accessPolicy")
 	o = o.part(access, "accessPolicy "+access.text())
 	if o.at == "" {
 		o.at = doc.at()
 	}
+	var from []string
 	switch access.text() {
 	case "", "deny":
 		b.note(o, "denies by default, as everything here")
-	case "all-authenticated", "all-unauthenticated":
-		if access.text() == "all-unauthenticated" {
-			b.note(o, "callers without an identity are let in by Linkerd; here nobody is: give them one")
-		}
-		for _, w := range targets {
-			b.linkerdGrant(o, doc, w, []string{"any"}, nil)
-		}
+		return
+	case "all-authenticated":
+		from = []string{b.inventory.account("*", "*")}
+	case "all-unauthenticated":
+		b.note(o, "callers without an identity are let in by Linkerd; here nobody is: give them one")
+		from = []string{"any"}
 	default:
 		b.refuse(o, "accessPolicy %s has no counterpart here", access.text())
+		return
+	}
+	for _, w := range targets {
+		b.linkerdGrant(o, doc, w, from, nil)
 	}
 }
 
-// linkerdGrant is a rule for a Server's port on one workload.
+// linkerdGrant is a rule for a Server's port on one service.
 func (b *book) linkerdGrant(o origin, server *node, w Workload, from []string, conditions []string) {
-	port, why := serverPort(server, w)
+	port, why := b.inventory.port(server.get("spec", "port"), w.Service)
 	if why != "" {
-		b.refuse(o, "%s", why)
-		return
+		return // refused with its Server
 	}
 	action := "tcp " + strconv.Itoa(port)
 	if w.Protocol != policy.TCP {
@@ -134,23 +175,9 @@ func (b *book) linkerdPolicy(doc *node, all linkerdDocs) {
 		b.refuse(o, "spec.%s is not read", key)
 		return
 	}
-	var servers []*node
-	switch kind := spec.get("targetRef", "kind").text(); kind {
-	case "Server":
-		server := all.servers[namespace+"/"+spec.get("targetRef", "name").text()]
-		if server == nil {
-			b.refuse(o, "its Server %s is not among the files", spec.get("targetRef", "name").text())
-			return
-		}
-		servers = append(servers, server)
-	case "Namespace":
-		for _, name := range sorted(all.servers) {
-			if namespaceOf(all.servers[name]) == namespace {
-				servers = append(servers, all.servers[name])
-			}
-		}
-	default:
-		b.refuse(o, "targetRef of kind %s: write rules with paths for what it matches", kind)
+	servers, why := linkerdTarget(spec.get("targetRef"), namespace, all)
+	if why != "" {
+		b.refuse(o, "targetRef: %s", why)
 		return
 	}
 	refs := spec.get("requiredAuthenticationRefs")
@@ -158,10 +185,13 @@ func (b *book) linkerdPolicy(doc *node, all linkerdDocs) {
 		b.refuse(o, "requiredAuthenticationRefs is no list")
 		return
 	}
-	from, conditions, why := b.linkerdWho(refs.list(), namespace, all)
+	who, why := b.linkerdWho(refs.list(), namespace, all)
 	if why != "" {
 		b.refuse(o, "%s", why)
 		return
+	}
+	if who.identities == 0 {
+		b.note(o, "callers without an identity are let in by Linkerd; here nobody is: give them one")
 	}
 	for _, server := range servers {
 		targets, why := b.serverTargets(server)
@@ -170,120 +200,58 @@ func (b *book) linkerdPolicy(doc *node, all linkerdDocs) {
 		}
 		o.services = names(targets)
 		for _, w := range targets {
-			b.linkerdGrant(o, server, w, from, conditions)
+			b.linkerdGrant(o, server, w, who.from, who.conditions)
 		}
 	}
 }
 
-// linkerdWho reads the authentications that must all hold; none is everybody.
-func (b *book) linkerdWho(refs []*node, namespace string, all linkerdDocs) (from, conditions []string, why string) {
-	from = []string{"any"}
-	identities := 0
-	for _, ref := range refs {
-		if ref.get("kind").text() != "NetworkAuthentication" {
-			if identities++; identities > 1 {
-				return nil, nil, "two authentications by identity, of which Linkerd takes one: write the identities that are in both"
+// linkerdTarget is the Servers that a policy of a namespace is for.
+func linkerdTarget(ref *node, namespace string, all linkerdDocs) (servers []*node, why string) {
+	kind, why := linkerdRef(ref, "group", "kind", "name")
+	name := ref.get("name").text()
+	switch {
+	case why != "":
+		return nil, why
+	case kind == "Server":
+		server := all.servers[namespace+"/"+name]
+		if server == nil {
+			return nil, fmt.Sprintf("its Server %s is not among the files", name)
+		}
+		return []*node{server}, ""
+	case kind == "Namespace" && name != namespace:
+		return nil, fmt.Sprintf("it is of namespace %s and names namespace %q: a policy is for its own", namespace, name)
+	case kind == "Namespace":
+		for _, key := range sorted(all.servers) {
+			if namespaceOf(all.servers[key]) == namespace {
+				servers = append(servers, all.servers[key])
 			}
 		}
-		ns := namespace
-		if text := ref.get("namespace").text(); text != "" {
-			ns = text
-		}
-		name := ref.get("name").text()
-		switch kind := ref.get("kind").text(); kind {
-		case "ServiceAccount":
-			from = []string{b.inventory.account(ns, name)}
-		case "MeshTLSAuthentication":
-			doc := all.meshTLS[ns+"/"+name]
-			if doc == nil {
-				return nil, nil, fmt.Sprintf("its MeshTLSAuthentication %s is not among the files", name)
-			}
-			if from, why = b.linkerdIdentities(doc, ns); why != "" {
-				return nil, nil, why
-			}
-		case "NetworkAuthentication":
-			doc := all.networks[ns+"/"+name]
-			if doc == nil {
-				return nil, nil, fmt.Sprintf("its NetworkAuthentication %s is not among the files", name)
-			}
-			condition, why := networks(doc.get("spec", "networks").list())
-			if why != "" {
-				return nil, nil, why
-			}
-			conditions = append(conditions, condition)
-		default:
-			return nil, nil, fmt.Sprintf("authentication of kind %s is not read", kind)
-		}
+		return servers, ""
 	}
-	return from, conditions, ""
+	return nil, fmt.Sprintf("of kind %s: write rules with paths for what it matches", kind)
 }
 
-// linkerdIdentities reads identities and references to accounts.
-func (b *book) linkerdIdentities(doc *node, namespace string) (from []string, why string) {
-	spec := doc.get("spec")
-	if key := spec.unknown("identities", "identityRefs"); key != "" {
-		return nil, "spec." + key + " of a MeshTLSAuthentication is not read"
+// linkerdRef is the kind of a reference. Linkerd takes the name of a kind in
+// another group, or in none, for another kind.
+func linkerdRef(ref *node, keys ...string) (kind, why string) {
+	if key := ref.unknown(keys...); key != "" {
+		return "", key + " of a reference is not read"
 	}
-	for _, id := range spec.get("identities").texts() {
-		if id == "*" {
-			return []string{"any"}, ""
-		}
-		account, rest, _ := strings.Cut(id, ".")
-		ns, tail, ok := strings.Cut(rest, ".")
-		if !ok || !strings.HasPrefix(tail, "serviceaccount.identity.linkerd.") || strings.Contains(rest, "*") || ns == "" {
-			return nil, fmt.Sprintf("identity %q: read are ACCOUNT.NAMESPACE.serviceaccount.identity.linkerd.DOMAIN, with * for the account", id)
-		}
-		if !b.inventory.own(strings.TrimPrefix(tail, "serviceaccount.identity.linkerd.")) {
-			return nil, fmt.Sprintf("identity %q is of a trust domain that the inventory's aliases do not name", id)
-		}
-		from = append(from, b.inventory.account(ns, account))
+	kind = ref.get("kind").text()
+	want := linkerdGroup
+	switch kind {
+	case "ServiceAccount", "Namespace":
+		want = "core"
+	case "Server", "MeshTLSAuthentication", "NetworkAuthentication":
+	default:
+		return kind, ""
 	}
-	for _, ref := range spec.get("identityRefs").list() {
-		ns := namespace
-		if text := ref.get("namespace").text(); text != "" {
-			ns = text
-		}
-		switch kind := ref.get("kind").text(); kind {
-		case "ServiceAccount":
-			from = append(from, b.inventory.account(ns, ref.get("name").text()))
-		case "Namespace":
-			from = append(from, b.inventory.account(ref.get("name").text(), "*"))
-		default:
-			return nil, fmt.Sprintf("identityRef of kind %s is not read", kind)
-		}
+	group := ref.get("group").text()
+	if group == "" {
+		group = "core"
 	}
-	if len(from) == 0 {
-		return nil, "it names no identity"
+	if group != want {
+		return "", fmt.Sprintf("%s of group %s: Linkerd reads it in group %s alone", kind, group, want)
 	}
-	return from, ""
-}
-
-// networks is the condition that a caller's address is in one of the networks.
-func networks(list []*node) (string, string) {
-	var out []string
-	for _, n := range list {
-		if key := n.unknown("cidr", "except"); key != "" {
-			return "", key + " of a network is not read"
-		}
-		blocks, why := addressBlocks([]string{n.get("cidr").text()})
-		if why != "" {
-			return "", why
-		}
-		condition := "request.source_ip.within(" + literals(blocks) + ")"
-		if except := n.get("except"); except != nil {
-			blocks, why := addressBlocks(except.texts())
-			if len(blocks) == 0 && why == "" {
-				why = "except is no list, or an empty one"
-			}
-			if why != "" {
-				return "", why
-			}
-			condition += " && " + not("request.source_ip.within("+literals(blocks)+")")
-		}
-		out = append(out, condition)
-	}
-	if len(out) == 0 {
-		return "", "it names no network"
-	}
-	return anyOf(out), ""
+	return kind, ""
 }

@@ -141,9 +141,11 @@ func (n *node) text() string {
 	return n.y.Value
 }
 
+// number is a whole number as everybody writes and reads it: no text, and no 010,
+// which is eight to others.
 func (n *node) number() (int, bool) {
 	v, err := strconv.Atoi(n.text())
-	return v, err == nil
+	return v, err == nil && n.y.Tag == "!!int" && n.text() == strconv.Itoa(v)
 }
 
 // list is the items of a sequence.

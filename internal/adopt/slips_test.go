@@ -15,55 +15,91 @@ func TestAttack30SlipsAreNotEverybody(t *testing.T) {
 	istio := func(rules string) string {
 		return "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  selector: {matchLabels: {app: orders}}\n  rules: " + rules
 	}
-	server := "apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: s, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, port: 8080}\n---\n"
-	linkerd := func(refs string) string {
-		return server + "apiVersion: policy.linkerd.io/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  targetRef: {kind: Server, name: s}\n  requiredAuthenticationRefs: " + refs
-	}
-	network := func(ingress string) string {
-		return "kind: NetworkPolicy\nmetadata: {name: x, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, ingress: " + ingress + "}"
-	}
 	consul := func(sources string) string {
 		return "kind: ServiceIntentions\nmetadata: {name: x}\nspec: {destination: {name: orders}, sources: " + sources + "}"
 	}
-	for name, c := range map[string]struct{ system, text, why string }{
-		"fields beside source":       {"istio", istio("[{from: [{principals: ['cluster.local/ns/shop/sa/web']}]}]"), "from[0].principals is not read"},
-		"fields beside operation":    {"istio", istio("[{to: [{paths: [/v1]}]}]"), "to[0].paths is not read"},
-		"nothing in from":            {"istio", istio("[{from: [{}]}]"), "from[0] has no source"},
-		"no source":                  {"istio", istio("[{from: [{source: null}]}]"), "from[0] has no source"},
-		"empty from":                 {"istio", istio("[{from: []}]"), "from is no list"},
-		"from of one":                {"istio", istio("[{from: {source: {principals: ['*']}}}]"), "from is no list"},
-		"empty to":                   {"istio", istio("[{to: []}]"), "to is no list"},
-		"empty when":                 {"istio", istio("[{when: {key: source.ip, values: [10.0.0.1]}}]"), "when is no list"},
-		"empty list of paths":        {"istio", istio("[{to: [{operation: {paths: []}}]}]"), "paths is no list"},
-		"one method, no list":        {"istio", istio("[{to: [{operation: {methods: GET}}]}]"), "methods is no list"},
-		"an empty host":              {"istio", istio("[{to: [{operation: {hosts: ['']}}]}]"), "hosts is no list"},
-		"empty list of blocks":       {"istio", istio("[{from: [{source: {ipBlocks: []}}]}]"), "ipBlocks is no list"},
-		"rules of one":               {"istio", istio("{from: [{source: {principals: ['*']}}]}"), "rules is no list"},
-		"labels of another form":     {"istio", strings.Replace(istio("[{}]"), "{app: orders}", "[app, orders]", 1), "labels are no mapping"},
-		"dry run in another case":    {"istio", strings.Replace(istio("[{}]"), "namespace: shop", "namespace: shop, annotations: {istio.io/dry-run: 'True'}", 1), "say true or false"},
-		"any account of a namespace": {"istio", istio("[{from: [{source: {serviceAccounts: [shop/*]}}]}]"), "is not namespace/name"},
-		"hosts by their end":         {"istio", istio("[{to: [{operation: {hosts: ['*.example', '*.example:*']}}]}]"), "that name no port"},
-		"the host as a header":       {"istio", istio("[{when: [{key: 'request.headers[:authority]', values: [a]}]}]"), "say hosts"},
-		"two identities":             {"linkerd", linkerd("[{kind: ServiceAccount, name: web}, {kind: ServiceAccount, name: batch}]"), "two authentications by identity"},
-		"refs of one":                {"linkerd", linkerd("{kind: ServiceAccount, name: web}"), "requiredAuthenticationRefs is no list"},
-		"no refs":                    {"linkerd", linkerd("null"), "requiredAuthenticationRefs is no list"},
-		"no selector":                {"linkerd", strings.Replace(server, "podSelector: {matchLabels: {app: orders}}, ", "", 1), "podSelector: there is none"},
-		"another network field":      {"linkerd", linkerd("[{kind: NetworkAuthentication, name: n}]") + "\n---\napiVersion: policy.linkerd.io/v1alpha1\nkind: NetworkAuthentication\nmetadata: {name: n, namespace: shop}\nspec: {networks: [{cidr: 10.0.0.0/8, excepts: [10.1.0.0/16]}]}", "excepts of a network"},
-		"empty peer":                 {"networkpolicy", network("[{from: [{}]}]"), "either an ipBlock or selectors"},
-		"block and pods":             {"networkpolicy", network("[{from: [{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}]}]"), "either an ipBlock or selectors"},
-		"from of one peer":           {"networkpolicy", network("[{from: {podSelector: {}}}]"), "from is no list"},
-		"port 0":                     {"networkpolicy", network("[{ports: [{port: 0}]}]"), "say its number"},
-		"misspelt port":              {"networkpolicy", network("[{ports: [{ports: 80}]}]"), "ports: ports is not read"},
-		"labels nobody told of":      {"networkpolicy", network("[{from: [{namespaceSelector: {matchLabels: {team: sales}}}]}]"), "whether namespace data has the label team"},
-		"rules beside ingress":       {"networkpolicy", strings.Replace(network("[]"), "ingress", "ingres", 1), "ingres beside it is not read"},
-		"twice":                      {"consul", consul("[{name: web, action: allow}, {name: web, action: deny}]"), "a second time"},
-		"action and permissions":     {"consul", consul("[{name: web, action: deny, permissions: [{action: allow, http: {pathPrefix: /}}]}]"), "no action beside it"},
-		"no methods":                 {"consul", consul("[{name: web, permissions: [{action: deny, http: {methods: []}}]}]"), "http.methods is no list"},
-		"pseudo header":              {"consul", consul("[{name: web, permissions: [{action: deny, http: {header: [{name: ':path', prefix: /admin}]}}]}]"), `header ":path"`},
-		"header without a value":     {"consul", consul("[{name: web, permissions: [{action: deny, http: {header: [{name: tier}]}}]}]"), "says nothing of its value"},
-	} {
+	slips(t, "istio", map[string]slip{
+		"fields beside source":       {istio("[{from: [{principals: ['cluster.local/ns/shop/sa/web']}]}]"), "from[0].principals is not read"},
+		"fields beside operation":    {istio("[{to: [{paths: [/v1]}]}]"), "to[0].paths is not read"},
+		"nothing in from":            {istio("[{from: [{}]}]"), "from[0] has no source"},
+		"no source":                  {istio("[{from: [{source: null}]}]"), "from[0] has no source"},
+		"empty from":                 {istio("[{from: []}]"), "from is no list"},
+		"from of one":                {istio("[{from: {source: {principals: ['*']}}}]"), "from is no list"},
+		"empty to":                   {istio("[{to: []}]"), "to is no list"},
+		"empty when":                 {istio("[{when: {key: source.ip, values: [10.0.0.1]}}]"), "when is no list"},
+		"empty list of paths":        {istio("[{to: [{operation: {paths: []}}]}]"), "paths is no list"},
+		"one method, no list":        {istio("[{to: [{operation: {methods: GET}}]}]"), "methods is no list"},
+		"an empty host":              {istio("[{to: [{operation: {hosts: ['']}}]}]"), "hosts is no list"},
+		"empty list of blocks":       {istio("[{from: [{source: {ipBlocks: []}}]}]"), "ipBlocks is no list"},
+		"rules of one":               {istio("{from: [{source: {principals: ['*']}}]}"), "rules is no list"},
+		"labels of another form":     {strings.Replace(istio("[{}]"), "{app: orders}", "[app, orders]", 1), "labels are no mapping"},
+		"dry run in another case":    {strings.Replace(istio("[{}]"), "namespace: shop", "namespace: shop, annotations: {istio.io/dry-run: 'True'}", 1), "say true or false"},
+		"any account of a namespace": {istio("[{from: [{source: {serviceAccounts: [shop/*]}}]}]"), "is not namespace/name"},
+		"hosts by their end":         {istio("[{to: [{operation: {hosts: ['*.example', '*.example:*']}}]}]"), "that name no port"},
+		"the host as a header":       {istio("[{when: [{key: 'request.headers[:authority]', values: [a]}]}]"), "say hosts"},
+	})
+	slips(t, "consul", map[string]slip{
+		"twice":                  {consul("[{name: web, action: allow}, {name: web, action: deny}]"), "a second time"},
+		"action and permissions": {consul("[{name: web, action: deny, permissions: [{action: allow, http: {pathPrefix: /}}]}]"), "no action beside it"},
+		"no methods":             {consul("[{name: web, permissions: [{action: deny, http: {methods: []}}]}]"), "http.methods is no list"},
+		"pseudo header":          {consul("[{name: web, permissions: [{action: deny, http: {header: [{name: ':path', prefix: /admin}]}}]}]"), `header ":path"`},
+		"header without a value": {consul("[{name: web, permissions: [{action: deny, http: {header: [{name: tier}]}}]}]"), "says nothing of its value"},
+	})
+}
+
+func TestAttack30SlipsOfLinkerdAreNotEverybody(t *testing.T) {
+	server := "apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: s, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, port: 8080}\n---\n"
+	linkerd := func(refs string) string {
+		return server + "apiVersion: policy.linkerd.io/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  targetRef: {group: policy.linkerd.io, kind: Server, name: s}\n  requiredAuthenticationRefs: " + refs
+	}
+	mesh := "[{group: policy.linkerd.io, kind: MeshTLSAuthentication, name: n}]"
+	other := func(kind, spec string) string {
+		return "\n---\napiVersion: policy.linkerd.io/v1alpha1\nkind: " + kind + "\nmetadata: {name: n, namespace: shop}\nspec: {" + spec + "}"
+	}
+	slips(t, "linkerd", map[string]slip{
+		"two identities":             {linkerd("[{kind: ServiceAccount, name: web}, {kind: ServiceAccount, name: batch}]"), "two authentications by identity"},
+		"refs of one":                {linkerd("{kind: ServiceAccount, name: web}"), "requiredAuthenticationRefs is no list"},
+		"no refs":                    {linkerd("null"), "requiredAuthenticationRefs is no list"},
+		"no selector":                {strings.Replace(server, "podSelector: {matchLabels: {app: orders}}, ", "", 1), "podSelector: there is none"},
+		"another network field":      {linkerd("[{group: policy.linkerd.io, kind: NetworkAuthentication, name: n}]") + "\n---\napiVersion: policy.linkerd.io/v1alpha1\nkind: NetworkAuthentication\nmetadata: {name: n, namespace: shop}\nspec: {networks: [{cidr: 10.0.0.0/8, excepts: [10.1.0.0/16]}]}", "excepts of a network"},
+		"a Server twice":             {server + server, "a second time, after x.yaml:1"},
+		"two Servers of a port":      {server + strings.Replace(strings.Replace(server, "name: s,", "name: t,", 1), "8080", "http", 1), "port 8080 of orders has a Server already, shop/s"},
+		"a port in quotes":           {strings.Replace(server, "8080", "'8080'", 1), "say its number"},
+		"a kind of another group":    {linkerd("[{group: example.org, kind: ServiceAccount, name: web}]"), "ServiceAccount of group example.org"},
+		"a kind of no group":         {strings.Replace(linkerd("[]"), "group: policy.linkerd.io, ", "", 1), "Server of group core"},
+		"namespace of a reference":   {linkerd("[{kind: ServiceAccount, name: web, nmaespace: data}]"), "nmaespace of a reference"},
+		"another namespace":          {strings.Replace(linkerd("[]"), "{group: policy.linkerd.io, kind: Server, name: s}", "{kind: Namespace, name: data}", 1), "a policy is for its own"},
+		"any account":                {linkerd("[{kind: ServiceAccount, name: '**'}]"), "not names of Kubernetes"},
+		"two networks":               {linkerd("[{group: policy.linkerd.io, kind: NetworkAuthentication, name: n}, {group: policy.linkerd.io, kind: NetworkAuthentication, name: n}]") + other("NetworkAuthentication", "networks: [{cidr: 10.0.0.0/8}]"), "two authentications by network"},
+		"any account by identity":    {linkerd(mesh) + other("MeshTLSAuthentication", "identities: ['**.shop.serviceaccount.identity.linkerd.cluster.local']"), "with * for the account"},
+		"any namespace by reference": {linkerd(mesh) + other("MeshTLSAuthentication", "identityRefs: [{kind: Namespace, name: '*'}]"), "not a name of Kubernetes"},
+		"one identity, no list":      {linkerd(mesh) + other("MeshTLSAuthentication", "identities: '*', identityRefs: [{kind: ServiceAccount, name: web}]"), "identities is no list"},
+	})
+}
+
+func TestAttack30SlipsOfNetworkPoliciesAreNotEverybody(t *testing.T) {
+	network := func(ingress string) string {
+		return "kind: NetworkPolicy\nmetadata: {name: x, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, ingress: " + ingress + "}"
+	}
+	slips(t, "networkpolicy", map[string]slip{
+		"empty peer":            {network("[{from: [{}]}]"), "either an ipBlock or selectors"},
+		"block and pods":        {network("[{from: [{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}]}]"), "either an ipBlock or selectors"},
+		"from of one peer":      {network("[{from: {podSelector: {}}}]"), "from is no list"},
+		"port 0":                {network("[{ports: [{port: 0}]}]"), "say its number"},
+		"misspelt port":         {network("[{ports: [{ports: 80}]}]"), "ports: ports is not read"},
+		"labels nobody told of": {network("[{from: [{namespaceSelector: {matchLabels: {team: sales}}}]}]"), "whether namespace data has the label team"},
+		"rules beside ingress":  {strings.Replace(network("[]"), "ingress", "ingres", 1), "ingres beside it is not read"},
+	})
+}
+
+// slip is a document, and what the refusal of it says.
+type slip struct{ text, why string }
+
+func slips(t *testing.T, system string, all map[string]slip) {
+	t.Helper()
+	for name, c := range all {
 		t.Run(name, func(t *testing.T) {
-			result := read(t, c.system, c.text)
+			result := read(t, system, c.text)
 			if len(result.Refused) == 0 || !strings.Contains(result.Refused[0].Text, c.why) || !strings.HasPrefix(result.Refused[0].At, "x.yaml:") {
 				t.Errorf("got %+v, want a refusal with its line that says %q", result.Refused, c.why)
 			}
