@@ -181,7 +181,8 @@ func TestInventoriesAreChecked(t *testing.T) {
 // the one's port on the other.
 func TestPortsOfOneNameAndTwoNumbersAreRefused(t *testing.T) {
 	for system, text := range map[string]string{
-		"linkerd": "apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: s, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, port: admin, accessPolicy: all-authenticated}",
+		"linkerd":       "apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: s, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, port: admin, accessPolicy: all-authenticated}",
+		"networkpolicy": "kind: NetworkPolicy\nmetadata: {name: x, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, ingress: [{ports: [{port: admin}]}]}",
 	} {
 		in := inventory()
 		in.Workloads = pods()

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -18,51 +19,78 @@ func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m))
 func (b *book) networkPolicies(docs []*node) {
 	selected := make(map[string]bool)
 	for _, doc := range docs {
-		o := origin{at: doc.at(), object: doc.get("kind").text() + " " + nameOf(doc)}
-		if doc.get("kind").text() != "NetworkPolicy" {
+		kind := doc.get("kind").text()
+		group, _, _ := strings.Cut(doc.get("apiVersion").text(), "/")
+		o := origin{at: doc.at(), object: kind + " " + nameOf(doc), services: names(b.inventory.selected(namespaceOf(doc), nil))}
+		switch {
+		case kind == "NetworkPolicy" && (group == "networking.k8s.io" || group == ""):
+			if !b.twice(o) {
+				b.networkPolicy(doc, o, selected)
+			}
+		case strings.HasSuffix(kind, "NetworkPolicy"):
+			o.services = names(b.inventory.Workloads)
+			b.refuse(o, "of %s: it may deny what a NetworkPolicy of Kubernetes allows, and is not read", doc.get("apiVersion").text())
+		default:
 			b.note(o, "not a NetworkPolicy: passed over")
-			continue
-		}
-		spec := doc.get("spec")
-		labels, why := selector(spec.get("podSelector"))
-		if key := spec.unknown("podSelector", "policyTypes", "ingress", "egress"); key != "" {
-			why = key + " beside it is not read"
-		}
-		targets := b.inventory.selected(namespaceOf(doc), labels)
-		if why == "" {
-			why = b.inventory.halved(targets)
-		}
-		if o.services = names(targets); why != "" {
-			o.services = names(b.inventory.selected(namespaceOf(doc), nil))
-			b.refuse(o, "podSelector: %s", why)
-			continue
-		}
-		if len(targets) == 0 {
-			b.keep(o, "it selects no workload of the inventory")
-			continue
-		}
-		if spec.get("egress") != nil || slices.Contains(spec.get("policyTypes").texts(), "Egress") {
-			b.keep(o.part(spec.get("egress"), "egress"), "what a workload may connect to outside is not decided here: keep this part as a NetworkPolicy")
-		}
-		types := spec.get("policyTypes").texts()
-		if len(types) > 0 && !slices.Contains(types, "Ingress") {
-			continue
-		}
-		for _, name := range o.services {
-			selected[name] = true
-		}
-		rules := spec.get("ingress").list()
-		if len(rules) == 0 {
-			b.note(o, "lets nobody in, which is the default here")
-		}
-		for i, r := range rules {
-			b.ingress(o.part(r, fmt.Sprintf("ingress[%d]", i)), doc, r, targets)
 		}
 	}
-	for _, w := range b.inventory.Workloads {
-		if !selected[w.Service] {
-			b.note(origin{object: "service " + w.Service}, "no policy in these files selects it: Kubernetes lets everybody in, here nothing is allowed until a rule says so")
+	for _, service := range names(b.inventory.Workloads) {
+		if !selected[service] {
+			b.note(origin{object: "service " + service}, "no policy in these files selects it: Kubernetes lets everybody in, here nothing is allowed until a rule says so")
 		}
+	}
+}
+
+// networkPolicy adopts one policy, and notes whom it selects. The origin speaks for
+// the whole namespace until it is known whom.
+func (b *book) networkPolicy(doc *node, o origin, selected map[string]bool) {
+	spec := doc.get("spec")
+	labels, why := selector(spec.get("podSelector"))
+	targets := b.inventory.selected(namespaceOf(doc), labels)
+	if why == "" {
+		why = b.inventory.halved(targets)
+	}
+	if why != "" {
+		why = "podSelector: " + why
+	}
+	if key := spec.unknown("podSelector", "policyTypes", "ingress", "egress"); key != "" {
+		why = key + " beside podSelector is not read"
+	}
+	types := spec.get("policyTypes")
+	for _, t := range types.texts() {
+		if t != "Ingress" && t != "Egress" {
+			why = fmt.Sprintf("policyTypes: %q is neither Ingress nor Egress", t)
+		}
+	}
+	for _, key := range []string{"policyTypes", "ingress", "egress"} {
+		if list := spec.get(key); list != nil && list.y.Kind != yaml.SequenceNode {
+			why = key + " is no list"
+		}
+	}
+	if why != "" {
+		b.refuse(o, "%s", why)
+		return
+	}
+	if len(targets) == 0 {
+		b.keep(o, "it selects no workload of the inventory")
+		return
+	}
+	o.services = names(targets)
+	if spec.get("egress") != nil || slices.Contains(types.texts(), "Egress") {
+		b.keep(o.part(spec.get("egress"), "egress"), "what a workload may connect to outside is not decided here: keep this part as a NetworkPolicy")
+	}
+	if len(types.list()) > 0 && !slices.Contains(types.texts(), "Ingress") {
+		return
+	}
+	for _, name := range o.services {
+		selected[name] = true
+	}
+	rules := spec.get("ingress").list()
+	if len(rules) == 0 {
+		b.note(o, "lets nobody in, which is the default here")
+	}
+	for i, r := range rules {
+		b.ingress(o.part(r, fmt.Sprintf("ingress[%d]", i)), doc, r, each(targets))
 	}
 }
 
@@ -80,6 +108,10 @@ func selector(n *node) (map[string]string, string) {
 }
 
 func (b *book) ingress(o origin, doc, r *node, targets []Workload) {
+	if r.y.Kind != yaml.MappingNode {
+		b.refuse(o, "it is no mapping: everybody is {}")
+		return
+	}
 	if key := r.unknown("from", "ports"); key != "" {
 		b.refuse(o, "%s is not read", key)
 		return
@@ -109,7 +141,7 @@ func (b *book) ingress(o origin, doc, r *node, targets []Workload) {
 		peers = []peer{{from: []string{"any"}}}
 	}
 	for _, w := range targets {
-		actions, conditions, why := portsOf(r.get("ports").list(), w)
+		actions, conditions, why := b.portsOf(r.get("ports").list(), w)
 		if why != "" {
 			b.refuse(o, "on %s: %s", w.Service, why)
 			continue
@@ -182,31 +214,20 @@ func asked(labels map[string]string) string {
 
 // portsOf is the ports as actions of a TCP service, or as a condition on the
 // requests of any other.
-func portsOf(list []*node, w Workload) (actions, conditions []string, why string) {
-	if len(list) == 0 {
-		return []string{everything(w.Protocol)}, nil, ""
-	}
+func (b *book) portsOf(list []*node, w Workload) (actions, conditions []string, why string) {
+	all := len(list) == 0
 	var ranges []string
 	for _, p := range list {
-		if key := p.unknown("protocol", "port", "endPort"); key != "" {
-			return nil, nil, "ports: " + key + " is not read"
-		}
-		if protocol := p.get("protocol").text(); protocol != "" && protocol != "TCP" {
-			continue // another transport cannot reach a service of ours
-		}
-		low, ok := p.get("port").number()
-		if !ok || low <= 0 {
-			if low = w.Ports[p.get("port").text()]; low == 0 && p.get("port") != nil {
-				return nil, nil, fmt.Sprintf("port %q: say its number in the inventory, ports: {%s: 8080}", p.get("port").text(), p.get("port").text())
-			}
-		}
-		high, more := p.get("endPort").number()
+		low, high, why := b.portRange(p, w.Service)
 		switch {
-		case low == 0:
-			return []string{everything(w.Protocol)}, nil, ""
-		case more && w.Protocol == policy.TCP:
+		case why != "":
+			return nil, nil, "ports: " + why
+		case high == 0: // of another transport
+		case high == maxPort && low == 1:
+			all = true
+		case low != high && w.Protocol == policy.TCP:
 			return nil, nil, "endPort on a TCP service: list the ports"
-		case more:
+		case low != high:
 			ranges = append(ranges, fmt.Sprintf("request.port >= %d && request.port <= %d", low, high))
 		case w.Protocol == policy.TCP:
 			actions = append(actions, "tcp "+strconv.Itoa(low))
@@ -214,8 +235,42 @@ func portsOf(list []*node, w Workload) (actions, conditions []string, why string
 			ranges = append(ranges, fmt.Sprintf("request.port == %d", low))
 		}
 	}
-	if len(ranges) > 0 {
+	switch {
+	case all:
+		return []string{everything(w.Protocol)}, nil, ""
+	case len(ranges) > 0:
 		return []string{everything(w.Protocol)}, []string{anyOf(ranges)}, ""
 	}
 	return actions, nil, ""
+}
+
+const maxPort = 1<<16 - 1
+
+// portRange is one entry of ports, from low to high; 0 where it is of another
+// transport than TCP, which cannot reach a service of ours.
+func (b *book) portRange(p *node, service string) (low, high int, why string) {
+	if p.y.Kind != yaml.MappingNode {
+		return 0, 0, "an entry is no mapping"
+	}
+	if key := p.unknown("protocol", "port", "endPort"); key != "" {
+		return 0, 0, key + " is not read"
+	}
+	port, end := p.get("port"), p.get("endPort")
+	low, number := port.number()
+	high, more := end.number()
+	if end != nil && (!number || !more || high < low || high > maxPort) {
+		return 0, 0, fmt.Sprintf("endPort %q is no number from a numbered port on", end.text())
+	}
+	switch protocol := p.get("protocol"); {
+	case protocol.text() == "UDP" || protocol.text() == "SCTP":
+		return 0, 0, ""
+	case protocol != nil && protocol.text() != "TCP":
+		return 0, 0, fmt.Sprintf("protocol %q is none of TCP, UDP and SCTP", protocol.text())
+	case port == nil:
+		return 1, maxPort, ""
+	}
+	if low, why = b.inventory.port(port, service); end == nil {
+		high = low
+	}
+	return low, high, why
 }

@@ -82,13 +82,29 @@ func TestAttack30SlipsOfNetworkPoliciesAreNotEverybody(t *testing.T) {
 		return "kind: NetworkPolicy\nmetadata: {name: x, namespace: shop}\nspec: {podSelector: {matchLabels: {app: orders}}, ingress: " + ingress + "}"
 	}
 	slips(t, "networkpolicy", map[string]slip{
-		"empty peer":            {network("[{from: [{}]}]"), "either an ipBlock or selectors"},
-		"block and pods":        {network("[{from: [{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}]}]"), "either an ipBlock or selectors"},
-		"from of one peer":      {network("[{from: {podSelector: {}}}]"), "from is no list"},
-		"port 0":                {network("[{ports: [{port: 0}]}]"), "say its number"},
-		"misspelt port":         {network("[{ports: [{ports: 80}]}]"), "ports: ports is not read"},
-		"labels nobody told of": {network("[{from: [{namespaceSelector: {matchLabels: {team: sales}}}]}]"), "whether namespace data has the label team"},
-		"rules beside ingress":  {strings.Replace(network("[]"), "ingress", "ingres", 1), "ingres beside it is not read"},
+		"empty peer":               {network("[{from: [{}]}]"), "either an ipBlock or selectors"},
+		"block and pods":           {network("[{from: [{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}]}]"), "either an ipBlock or selectors"},
+		"from of one peer":         {network("[{from: {podSelector: {}}}]"), "from is no list"},
+		"port 0":                   {network("[{ports: [{port: 0}]}]"), "say its number"},
+		"misspelt port":            {network("[{ports: [{ports: 80}]}]"), "ports: ports is not read"},
+		"labels nobody told of":    {network("[{from: [{namespaceSelector: {matchLabels: {team: sales}}}]}]"), "whether namespace data has the label team"},
+		"rules beside ingress":     {strings.Replace(network("[]"), "ingress", "ingres", 1), "ingres beside podSelector is not read"},
+		"a rule that is a text":    {network("[everybody]"), "it is no mapping"},
+		"a rule that is nothing":   {network("[null]"), "it is no mapping"},
+		"one rule, no list":        {network("{from: [{podSelector: {}}]}"), "ingress is no list"},
+		"a port that is no entry":  {network("[{ports: [8080]}]"), "an entry is no mapping"},
+		"the end of no port":       {network("[{ports: [{endPort: 9090}]}]"), `endPort "9090"`},
+		"the end before the port":  {network("[{ports: [{port: 9090, endPort: 8080}]}]"), `endPort "8080"`},
+		"the end of a named port":  {network("[{ports: [{port: http, endPort: 9090}]}]"), `endPort "9090"`},
+		"an end that is no number": {network("[{ports: [{port: 8080, endPort: last}]}]"), `endPort "last"`},
+		"an octal port":            {network("[{ports: [{port: 010}]}]"), "say its number"},
+		"a port beyond all":        {network("[{ports: [{port: 65536}]}]"), "say its number"},
+		"a protocol in lower case": {network("[{ports: [{protocol: tcp, port: 8080}]}]"), `protocol "tcp"`},
+		"types in lower case":      {strings.Replace(network("[{}]"), "ingress:", "policyTypes: [egress], ingress:", 1), `policyTypes: "egress"`},
+		"one type, no list":        {strings.Replace(network("[{}]"), "ingress:", "policyTypes: Egress, ingress:", 1), "policyTypes is no list"},
+		"a policy twice":           {network("[{}]") + "\n---\n" + network("[]"), "a second time, after x.yaml:1"},
+		"another NetworkPolicy":    {"apiVersion: projectcalico.org/v3\n" + network("[{}]"), "projectcalico.org/v3"},
+		"an AdminNetworkPolicy":    {network("[{}]") + "\n---\napiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: deny}\nspec: {}", "may deny what"},
 	})
 }
 
