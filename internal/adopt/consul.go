@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/kith-id/kith/internal/policy"
 )
 
@@ -74,6 +76,10 @@ func (b *book) intentions(doc *node, o origin) (out []intention) {
 	}
 	if destination != wildcard && !b.known(destination) {
 		b.keep(o, "destination %s is not in the inventory: list it, or leave the object out", destination)
+		return nil
+	}
+	if list := spec.get("sources"); list != nil && list.y.Kind != yaml.SequenceNode {
+		b.refuse(o, "sources is no list")
 		return nil
 	}
 	for i, s := range spec.get("sources").list() {
@@ -267,6 +273,15 @@ func permission(p *node) (string, string) {
 	if key := http.unknown("pathExact", "pathPrefix", "pathRegex", "methods", "header"); key != "" {
 		return "", "http." + key + " is not read"
 	}
+	if http != nil && http.y.Kind != yaml.MappingNode {
+		return "", "http is no mapping"
+	}
+	if key := http.wordless("pathExact", "pathPrefix", "pathRegex"); key != "" {
+		return "", "http." + key + " is no text, or an empty one"
+	}
+	if list := http.get("header"); list != nil && len(list.list()) == 0 {
+		return "", "http.header is no list, or an empty one"
+	}
 	var out []string
 	if v := http.get("pathExact"); v != nil {
 		out = append(out, "request.path == "+literal(v.text()))
@@ -278,7 +293,7 @@ func permission(p *node) (string, string) {
 		out = append(out, "request.path.matches("+literal("^(?:"+v.text()+")$")+")")
 	}
 	if v := http.get("methods"); v != nil {
-		if len(v.texts()) == 0 {
+		if texts := v.texts(); len(texts) == 0 || slices.Contains(texts, "") {
 			return "", "http.methods is no list, or an empty one"
 		}
 		out = append(out, "request.method in "+literals(v.texts()))
@@ -305,6 +320,12 @@ func headerMatch(h *node) (string, string) {
 	}
 	if len(h.keys()) < 2 || h.get("present") != nil && h.get("present").text() != "true" {
 		return "", "a header says nothing of its value, and not present: true"
+	}
+	if key := h.wordless("exact", "prefix", "suffix", "contains", "regex"); key != "" {
+		return "", "header." + key + " is no text, or an empty one"
+	}
+	if invert := h.get("invert"); invert != nil && invert.text() != "true" && invert.text() != "false" {
+		return "", fmt.Sprintf("header.invert %q: say true or false", invert.text())
 	}
 	subject := "request.headers[" + literal(strings.ToLower(h.get("name").text())) + "]"
 	condition := "present(" + subject + ")"

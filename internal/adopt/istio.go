@@ -64,7 +64,15 @@ func (b *book) istioPolicy(doc *node) (origin, []Workload) {
 		b.refuse(o, "%s", err)
 		return o, nil
 	}
-	if len(targets) == 0 {
+	if of := namespaceOf(doc); of != b.inventory.rootNamespace() {
+		o.services = names(b.inventory.selected(of, nil))
+	} else {
+		o.services = names(b.inventory.Workloads)
+	}
+	if b.twice(o) {
+		return o, nil
+	}
+	if o.services = names(targets); len(targets) == 0 {
 		b.keep(o, "it selects no workload of the inventory, so nothing of ours: if it should, list the workload")
 	}
 	return o, targets
@@ -188,6 +196,10 @@ type istioPart struct {
 
 func (b *book) istioRule(p istioPart, o origin, r *node, targets []Workload) {
 	o.source = fmt.Sprintf("rules[%d]", p.index)
+	if r.y.Kind != yaml.MappingNode {
+		b.refuse(o, "it is no mapping: a rule for everything is {}")
+		return
+	}
 	if key := r.unknown("from", "to", "when"); key != "" {
 		b.refuse(o, "%s is not read", key)
 		return

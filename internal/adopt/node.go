@@ -207,6 +207,17 @@ func (n *node) hollow() string {
 	return ""
 }
 
+// wordless is the first of the keys whose value is there and no text, or an empty
+// one; empty if there is none.
+func (n *node) wordless(keys ...string) string {
+	for _, key := range keys {
+		if v := n.get(key); v != nil && v.text() == "" {
+			return key
+		}
+	}
+	return ""
+}
+
 // dict is a mapping of text to text.
 func (n *node) dict() map[string]string {
 	out := make(map[string]string)

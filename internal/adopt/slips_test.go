@@ -36,6 +36,9 @@ func TestAttack30SlipsAreNotEverybody(t *testing.T) {
 		"dry run in another case":    {strings.Replace(istio("[{}]"), "namespace: shop", "namespace: shop, annotations: {istio.io/dry-run: 'True'}", 1), "say true or false"},
 		"any account of a namespace": {istio("[{from: [{source: {serviceAccounts: [shop/*]}}]}]"), "is not namespace/name"},
 		"hosts by their end":         {istio("[{to: [{operation: {hosts: ['*.example', '*.example:*']}}]}]"), "that name no port"},
+		"a rule that is a text":      {istio("[everybody]"), "it is no mapping"},
+		"a rule that is nothing":     {istio("[null]"), "it is no mapping"},
+		"a policy twice":             {istio("[{}]") + "\n---\n" + istio("[]"), "a second time, after x.yaml:1"},
 		"the host as a header":       {istio("[{when: [{key: 'request.headers[:authority]', values: [a]}]}]"), "say hosts"},
 	})
 	slips(t, "consul", map[string]slip{
@@ -43,6 +46,13 @@ func TestAttack30SlipsAreNotEverybody(t *testing.T) {
 		"action and permissions": {consul("[{name: web, action: deny, permissions: [{action: allow, http: {pathPrefix: /}}]}]"), "no action beside it"},
 		"no methods":             {consul("[{name: web, permissions: [{action: deny, http: {methods: []}}]}]"), "http.methods is no list"},
 		"pseudo header":          {consul("[{name: web, permissions: [{action: deny, http: {header: [{name: ':path', prefix: /admin}]}}]}]"), `header ":path"`},
+		"sources of one":         {consul("{name: web, action: deny}"), "sources is no list"},
+		"http of a text":         {consul("[{name: web, permissions: [{action: allow, http: /v1}]}]"), "http is no mapping"},
+		"a list of paths":        {consul("[{name: web, permissions: [{action: deny, http: {pathExact: [/v1]}}]}]"), "pathExact is no text"},
+		"an empty path":          {consul("[{name: web, permissions: [{action: deny, http: {pathExact: ''}}]}]"), "pathExact is no text"},
+		"one header, no list":    {consul("[{name: web, permissions: [{action: allow, http: {header: {name: tier, exact: gold}}}]}]"), "http.header is no list"},
+		"an empty header value":  {consul("[{name: web, permissions: [{action: allow, http: {header: [{name: tier, exact: ''}]}}]}]"), "header.exact is no text"},
+		"invert in another case": {consul("[{name: web, permissions: [{action: allow, http: {header: [{name: tier, exact: gold, invert: True}]}}]}]"), `header.invert "True"`},
 		"header without a value": {consul("[{name: web, permissions: [{action: deny, http: {header: [{name: tier}]}}]}]"), "says nothing of its value"},
 	})
 }
