@@ -82,6 +82,7 @@ func TestAttack30SlipsOfLinkerdAreNotEverybody(t *testing.T) {
 		"any account":                {linkerd("[{kind: ServiceAccount, name: '**'}]"), "not names of Kubernetes"},
 		"two networks":               {linkerd("[{group: policy.linkerd.io, kind: NetworkAuthentication, name: n}, {group: policy.linkerd.io, kind: NetworkAuthentication, name: n}]") + other("NetworkAuthentication", "networks: [{cidr: 10.0.0.0/8}]"), "two authentications by network"},
 		"any account by identity":    {linkerd(mesh) + other("MeshTLSAuthentication", "identities: ['**.shop.serviceaccount.identity.linkerd.cluster.local']"), "with * for the account"},
+		"a name of another mesh":     {linkerd(mesh) + other("MeshTLSAuthentication", "identities: ['web.shop.serviceaccount.identity.linkerd.other.example']"), "is of a trust domain that"},
 		"any namespace by reference": {linkerd(mesh) + other("MeshTLSAuthentication", "identityRefs: [{kind: Namespace, name: '*'}]"), "not a name of Kubernetes"},
 		"one identity, no list":      {linkerd(mesh) + other("MeshTLSAuthentication", "identities: '*', identityRefs: [{kind: ServiceAccount, name: web}]"), "identities is no list"},
 	})
