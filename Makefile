@@ -50,7 +50,7 @@ test-unit: deps ## unit tests and every CLI verb, with the race detector
 test-whole: ## what tries fewer cases with the race detector, with all of them and without it
 	$(GO) test ./internal/adopt ./internal/ca ./internal/config ./internal/policy
 	$(GO) test -run Journal ./internal/agent
-	$(GO) test -run TestTokenAdmitsExactlyOnce ./internal/server
+	$(GO) test -run TestThreatT10TokenAdmitsExactlyOnce ./internal/server
 	$(GO) test -run TestCacheIsBounded ./internal/workload
 
 .PHONY: test-parties
