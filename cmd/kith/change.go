@@ -23,7 +23,7 @@ type changeFlags struct {
 	noWait bool
 	strict bool
 	format *format
-	where  func(path string) (file string, line int) // of what was read from files; nil: of nothing
+	where  placer // of what was read from files; nil: of nothing
 }
 
 // addChangeFlags gives a verb --dry-run, --wait and -o.
@@ -47,7 +47,7 @@ func (a *app) change(ctx context.Context, f *changeFlags, req *pb.ApplyRequest) 
 		return err
 	})
 	if err != nil {
-		return err
+		return f.where.in(err)
 	}
 	return a.printChange(f, result)
 }
@@ -90,7 +90,7 @@ func viewChange(r *pb.ChangeResult, dryRun bool) changeView {
 // not acknowledged is an error: the caller asked for "everywhere".
 func (a *app) printChange(f *changeFlags, r *pb.ChangeResult) error {
 	for _, w := range r.GetWarnings() {
-		fmt.Fprintf(a.stderr, "warning: %s%s\n", f.place(w), w)
+		fmt.Fprintf(a.stderr, "warning: %s%s\n", f.where.of(w), w)
 	}
 	for _, text := range r.GetRefused() {
 		fmt.Fprintf(a.stderr, "would be refused: %s\n", text)
@@ -119,19 +119,6 @@ func (a *app) printChange(f *changeFlags, r *pb.ChangeResult) error {
 		fmt.Fprintln(a.stdout, effective(r))
 	}
 	return lagging(f, r)
-}
-
-// place is file:line of what a warning is about, where it came from a file.
-func (f *changeFlags) place(warning string) string {
-	if f.where == nil {
-		return ""
-	}
-	path, _, _ := strings.Cut(warning, ": ")
-	file, line := f.where(path)
-	if file == "" {
-		return ""
-	}
-	return fmt.Sprintf("%s:%d: ", file, line)
 }
 
 // effective is the line that says where a change is in force.

@@ -16,7 +16,7 @@ import (
 // rulesVerb lists, shows and removes rules.
 func (a *app) rulesVerb() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "rules [NAME]", Aliases: []string{"rule"}, Short: "list, show, remove, check, test and suggest rules",
+		Use: "rules [NAME]", Aliases: []string{"rule"}, Short: "list, show, remove, lint, test and suggest rules",
 	}
 	list := a.rulesList()
 	cmd.AddCommand(list, a.rulesShow(), a.rulesBoundary(), a.rulesRemove(), a.rulesTest(), a.rulesLint(), a.rulesFlows(), a.rulesSuggest())

@@ -49,7 +49,7 @@ The findings:
 		}
 		found, err := set.Lint()
 		if err != nil {
-			return err
+			return placer(state.Line).in(err)
 		}
 		if err := a.printFindings(*output, findingViews(found, state)); err != nil {
 			return err
@@ -85,7 +85,7 @@ func (a *app) setToLint(cmd *cobra.Command, files []string) (policy.Set, config.
 		return policy.Set{}, state, fault.Hint(fault.Invalidf("the state files name no trust domain"), "trust_domain: acme.example at the top of one of them")
 	}
 	set, err := setOf(state.TrustDomain, state.Objects)
-	return set, state, err
+	return set, state, placer(state.Line).in(err)
 }
 
 func findingViews(found []policy.Finding, state config.State) []findingView {

@@ -85,11 +85,10 @@ func (a *app) setToTest(ctx context.Context, files []string) (policy.Set, error)
 		return policy.Set{}, fault.Hint(fault.Invalidf("the state files name no trust domain"), "trust_domain: acme.example at the top of one of them")
 	}
 	set, err := setOf(state.TrustDomain, state.Objects)
-	if err != nil {
-		return set, err
+	if err == nil {
+		_, err = set.Validate()
 	}
-	_, err = set.Validate()
-	return set, err
+	return set, placer(state.Line).in(err)
 }
 
 func (a *app) checkVectors(f format, set policy.Set, vectors []config.Vector, least int) error {

@@ -188,6 +188,8 @@ func (r *reading) name(name string, bound []string) {
 		err = fault.Hint(err, "did you mean %s?", near)
 	} else if strings.HasPrefix(name, "jwt.") {
 		err = fault.Hint(err, `other claims are read with their type, as in jwt.text(%q)`, name[len("jwt."):])
+	} else {
+		err = fault.Hint(err, "a condition reads request.*, such as request.time, peer.* and jwt.*")
 	}
 	r.faults = append(r.faults, err)
 }
