@@ -47,6 +47,36 @@ func TestNothingHappensByImport(t *testing.T) {
 	}
 }
 
+// Whoever starts a goroutine waits for it: the tests of a room that starts any, or
+// asks others over HTTP, end by looking for goroutines that are left.
+func TestRoomsWithGoroutinesLookForLeaks(t *testing.T) {
+	t.Parallel()
+	starts, looks := map[string]string{}, map[string]bool{}
+	for _, s := range sources(t) {
+		_, others := s.imports()
+		if s.test && slices.Contains(others, "go.uber.org/goleak") {
+			looks[s.pkg] = true
+		}
+		if outside(s.pkg) || s.generated || s.test || kit(s.pkg) && s.pkg != "internal/testenv" {
+			continue
+		}
+		if slices.Contains(others, "net/http") {
+			starts[s.pkg] = s.name
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if g, ok := n.(*ast.GoStmt); ok && starts[s.pkg] == "" {
+				starts[s.pkg] = s.line(g)
+			}
+			return true
+		})
+	}
+	for pkg, where := range starts {
+		if !looks[pkg] {
+			t.Errorf("%s: the tests of %s do not look for goroutines that are left: func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }", where, pkg)
+		}
+	}
+}
+
 // ban is a name that may be used in few places or none.
 type ban struct {
 	name   string              // pkg.Name

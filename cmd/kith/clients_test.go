@@ -22,10 +22,13 @@ esac
 exec '%s' "$@"
 `
 
-// suite runs the tests with clients before this binary in PATH.
+// suite runs the tests, with clients before this binary in PATH, and looks for
+// goroutines that they leave behind.
 type suite struct{ m *testing.M }
 
-func (s suite) Run() int {
+func (s suite) Run() int { return leaksOf(s.run) }
+
+func (s suite) run() int {
 	if !runtest.Raced {
 		return s.m.Run()
 	}

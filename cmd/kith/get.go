@@ -80,10 +80,11 @@ that process has ended.`,
 			return err
 		}
 		defer w.Close()
-		source, err := brokered.source(cmd.Context(), cmd, w)
+		source, release, err := brokered.source(cmd.Context(), cmd, w)
 		if err != nil {
 			return errors.Join(err, files.forget(err))
 		}
+		defer release()
 		if files.watch {
 			return a.watchFiles(cmd.Context(), source, files, log)
 		}

@@ -124,25 +124,29 @@ func (f *brokerFlags) open(w *kith.Workload) (*kith.Broker, spiffe.Reference, er
 	return b, ref, err
 }
 
-// source is our own identity, or the one that the flags are about, until ctx ends.
-func (f *brokerFlags) source(ctx context.Context, cmd *cobra.Command, w *kith.Workload) (identitySource, error) {
+// source is our own identity, or the one that the flags are about, until release
+// is called or ctx ends.
+func (f *brokerFlags) source(ctx context.Context, cmd *cobra.Command, w *kith.Workload) (source identitySource, release func(), err error) {
 	asked, err := f.asked(cmd)
 	if err != nil || !asked {
-		return w, err
+		return w, func() {}, err
 	}
 	b, ref, err := f.open(w)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	source, err := b.Follow(ctx, ref) // its connection ends with the process
+	followed, err := b.Follow(ctx, ref)
 	if err != nil {
 		err = errors.Join(err, b.Close())
 		if fault.Is(err, fault.NotFound) {
 			err = goneError{err}
 		}
-		return nil, err
+		return nil, nil, err
 	}
-	return source, nil
+	return followed, func() {
+		followed.Close()
+		b.Close()
+	}, nil
 }
 
 // goneError says that there is no such workload.

@@ -20,7 +20,7 @@ import (
 // unmodified HTTP server that they put behind it.
 func TestMain(m *testing.M) {
 	testscript.Main(suite{m}, map[string]func(){
-		"kith": main,
+		"kith": func() { os.Exit(accountable()) },
 		"app":  func() { os.Exit(unmodified(os.Args[1:])) },
 
 		"login":      func() { os.Exit(serveLogin(os.Args[1:])) },
@@ -75,6 +75,7 @@ func oneHost(env *testscript.Env) error {
 	}
 	env.Defer(func() { os.RemoveAll(dir) })
 	env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command of a race test ends with a second of sleep
+	env.Setenv(leaksVar, os.Getenv(leaksVar))
 	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 	env.Setenv("HOST", dir)
 	env.Setenv("KITH_RUN_DIR", filepath.Join(dir, "run"))
@@ -139,7 +140,7 @@ func awaitServer(ts *testscript.TestScript, deadline time.Time, tick <-chan time
 // environOf is the script's environment, as far as kith reads it.
 func environOf(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + os.Getenv("PATH")}
-	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG", "KITH_SERVER", "LOGIN", "SPIFFE_BROKER_SOCKET"} {
+	for _, name := range []string{"HOME", "KITH_RUN_DIR", "KITH_STATE_DIR", "KITH_CONFIG", "KITH_SERVER", "LOGIN", "SPIFFE_BROKER_SOCKET", leaksVar} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	return env
