@@ -52,8 +52,10 @@ const (
 	memberTick       = 500 // ms; a lone member has nobody to keep in step with
 	memberElection   = 5 * memberTick
 	memberBatch      = 500 * time.Millisecond // until the database has what the log has
-	memberGCPercent  = 50                     // when it serves; its start makes little but what stays
-	memberProcessors = 1                      // when it serves
+	memberStartGC    = 200                    // while it starts, which makes little but what stays
+	memberGCPercent  = 50                     // when it has settled
+	memberProcessors = 1                      // when it has settled
+	memberSettle     = 3 * time.Second        // until then the server reads all there is, which all cores are for
 	memberStopLimit  = 5 * time.Second
 	memberReadyLimit = 60 * time.Second
 	electAgain       = 10 * time.Millisecond
@@ -119,6 +121,7 @@ func serveMember(ctx context.Context, dir string, quota int64) error {
 		return fmt.Errorf("store member: %w", err)
 	}
 	syscall.Umask(0o077)
+	debug.SetGCPercent(memberStartGC)
 	wal.SegmentSizeBytes = segmentBytes
 	config, err := memberConfig(filepath.Join(dir, dataName), quota)
 	if err != nil {
@@ -133,7 +136,7 @@ func serveMember(ctx context.Context, dir string, quota int64) error {
 		return err
 	}
 	fmt.Println(saidReady)
-	settle()
+	defer time.AfterFunc(memberSettle, settle).Stop()
 	select {
 	case <-ctx.Done():
 		return nil
@@ -142,7 +145,7 @@ func serveMember(ctx context.Context, dir string, quota int64) error {
 	}
 }
 
-// settle is for a member that has started, which all cores were for: from now on
+// settle is for a member that has started and was read as a whole: from now on
 // it has small writes to do, and etcd's clocks, more than twenty of which ring each
 // second. For each, a second processor would be woken to look for work too.
 func settle() {
