@@ -43,6 +43,11 @@ type Store interface {
 	// Range reads every key that begins with prefix, sorted by key, and the
 	// version at which exactly these items were current.
 	Range(ctx context.Context, prefix string) ([]Item, Version, error)
+	// Pages is Range in pieces: take is called with some items after the other,
+	// in order, while the next are on their way; what it gets is its own. All of
+	// them were current at the version returned. An error of take ends it, and
+	// is returned as it is.
+	Pages(ctx context.Context, prefix string, take func([]Item) error) (Version, error)
 	// Commit applies the transaction if all its conditions hold, and returns
 	// its version once it is durable. A condition that does not hold is a
 	// Conflict error naming the key. A commit cut off in flight is retried

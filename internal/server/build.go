@@ -3,10 +3,8 @@ package server
 import (
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -38,47 +36,6 @@ func (c change) touches(kinds ...registry.Kind) bool {
 	return slices.ContainsFunc(c.deleted, func(k objectKey) bool { return slices.Contains(kinds, k.kind) })
 }
 
-// load builds a snapshot from a whole range of the store.
-func load(items []registry.Item, version registry.Version, now time.Time) (*snapshot, error) {
-	empty := &snapshot{
-		members: map[string]member{},
-		byKey:   map[registry.Hash]string{},
-		admins:  map[string]adminEntry{},
-		bundles: map[string]registry.FederatedBundle{},
-	}
-	events := make([]registry.Event, 0, len(items))
-	versions := make(map[string]registry.Version) // of all but objects, of which nobody asks
-	for _, item := range items {
-		if item.Key == registry.DomainKey {
-			d, err := parseDomain(item.Value)
-			if err != nil {
-				return nil, err
-			}
-			empty.trustDomain, empty.epoch = d.trustDomain, d.Epoch
-			continue
-		}
-		if !strings.HasPrefix(item.Key, registry.ObjectPrefix) {
-			versions[item.Key] = item.Version
-		}
-		events = append(events, registry.Event{Key: item.Key, Value: item.Value})
-	}
-	if empty.trustDomain.IsZero() {
-		return nil, fault.Invalidf("the store holds no trust domain")
-	}
-	empty.state = newState(empty.trustDomain)
-	b := &builder{next: empty, versionOf: func(key string) registry.Version { return versions[key] }}
-	for some := range slices.Chunk(events, decodedAhead) {
-		objects := decoded(some)
-		for i, e := range some {
-			b.ahead = objects[i]
-			if err := b.apply(e); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return b.finish(version, now)
-}
-
 // advance builds the snapshot after a batch.
 func (s *snapshot) advance(batch registry.Batch, now time.Time) (*snapshot, change, error) {
 	next := *s
@@ -100,32 +57,6 @@ type builder struct {
 	copied    struct{ objects, members, admins, bundles bool }
 	ahead     *pb.Object // of the next event, where it was decoded already
 	versionOf func(key string) registry.Version
-}
-
-// decodedAhead is how many objects are read at a time: enough for all cores to be
-// busy, and not all of them at once.
-const decodedAhead = 4096
-
-// decoded is the objects among many events, read on all cores; nil for what is
-// none, or cannot be read.
-func decoded(events []registry.Event) []*pb.Object {
-	out := make([]*pb.Object, len(events))
-	workers := runtime.GOMAXPROCS(0)
-	var reading sync.WaitGroup
-	for w := range workers {
-		reading.Go(func() {
-			for i := w * len(events) / workers; i < (w+1)*len(events)/workers; i++ {
-				if !strings.HasPrefix(events[i].Key, registry.ObjectPrefix) {
-					continue
-				}
-				if object := (&pb.Object{}); proto.Unmarshal(events[i].Value, object) == nil {
-					out[i] = object
-				}
-			}
-		})
-	}
-	reading.Wait()
-	return out
 }
 
 func (b *builder) apply(e registry.Event) error {

@@ -64,11 +64,7 @@ func (s *Server) watch(ctx context.Context, backoff *run.Backoff) error {
 func (s *Server) reload(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, rangeLimit)
 	defer cancel()
-	items, version, err := s.cfg.Store.Range(limit, "")
-	if err != nil {
-		return err
-	}
-	next, err := load(items, version, s.cfg.Now())
+	next, _, err := load(limit, s.cfg.Store, s.cfg.Now())
 	if err != nil {
 		return err
 	}

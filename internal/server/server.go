@@ -128,11 +128,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := checkClock(limit, cfg.Store, cfg.Now()); err != nil {
 		return nil, err
 	}
-	items, version, err := cfg.Store.Range(limit, "")
-	if err != nil {
-		return nil, fmt.Errorf("load the store: %w", err)
-	}
-	first, err := load(items, version, cfg.Now())
+	first, items, err := load(limit, cfg.Store, cfg.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -218,49 +218,6 @@ func (e *Etcd) Get(ctx context.Context, key string) (registry.Item, error) {
 	return decodeItem(response.Kvs[0])
 }
 
-// rangePage is how many items one call to the member returns.
-const rangePage = 4096
-
-// Range implements registry.Store. The first page also reads the revision, in
-// one transaction; the others read the past at the same engine revision.
-func (e *Etcd) Range(ctx context.Context, prefix string) ([]registry.Item, registry.Version, error) {
-	ctx, cancel := limited(ctx, readLimit)
-	defer cancel()
-	end := clientv3.GetPrefixRangeEnd(dataPrefix + prefix)
-	response, err := e.client.Txn(ctx).Then(
-		clientv3.OpGet(revisionKey),
-		clientv3.OpGet(dataPrefix+prefix, clientv3.WithRange(end), clientv3.WithLimit(rangePage)),
-	).Commit()
-	if err != nil {
-		return nil, 0, e.readError("range "+prefix, err)
-	}
-	now, err := decodeRevision(response.Responses[0].GetResponseRange().Kvs)
-	if err != nil {
-		return nil, 0, err
-	}
-	page := response.Responses[1].GetResponseRange()
-	kvs, more := page.Kvs, page.More
-	for more {
-		from := string(kvs[len(kvs)-1].Key) + "\x00"
-		// What the first page has read cannot be unknown to the member by now.
-		next, err := e.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(rangePage),
-			clientv3.WithRev(response.Header.Revision), clientv3.WithSerializable())
-		if err != nil {
-			return nil, 0, e.readError("range "+prefix, err)
-		}
-		kvs, more = append(kvs, next.Kvs...), next.More
-	}
-	items := make([]registry.Item, 0, len(kvs))
-	for _, kv := range kvs {
-		item, err := decodeItem(kv)
-		if err != nil {
-			return nil, 0, err
-		}
-		items = append(items, item)
-	}
-	return items, now.version, nil
-}
-
 // limited gives ctx a deadline if it has none.
 func limited(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -28,6 +29,7 @@ func TestSuiteCatchesFlaws(t *testing.T) {
 		"dropped event":    "WatchIsOrderedUniqueAtomic",
 		"repeated event":   "WatchIsOrderedUniqueAtomic",
 		"torn transaction": "RangeIsOnePoint",
+		"late pages":       "PagesAreTheRange",
 		"burnt version":    "RevisionIsGaplessAndOurOwn",
 		"no conditions":    "TokenIsConsumedOnce",
 		"late watch":       "WatchResumes",
@@ -117,6 +119,21 @@ func (f *flawed) Range(ctx context.Context, prefix string) ([]registry.Item, reg
 	default:
 	}
 	return items, version, err
+}
+
+// Pages with the flaw reads each page when it is wanted.
+func (f *flawed) Pages(ctx context.Context, prefix string, take func([]registry.Item) error) (registry.Version, error) {
+	if f.flaw != "late pages" {
+		return f.Memory.Pages(ctx, prefix, take)
+	}
+	items, version, err := f.Memory.Range(ctx, prefix)
+	for half := len(items) / 2; err == nil && half > 0; half = 0 {
+		if err = take(items[:half]); err == nil {
+			items, version, err = f.Memory.Range(ctx, prefix)
+			err = errors.Join(err, take(items[half:]))
+		}
+	}
+	return version, err
 }
 
 func (f *flawed) Watch(ctx context.Context, prefix string, after registry.Version) (registry.Watch, error) {

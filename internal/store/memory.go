@@ -60,6 +60,15 @@ func (m *Memory) Range(ctx context.Context, prefix string) ([]registry.Item, reg
 	return items, m.version, nil
 }
 
+// Pages implements registry.Store; there is one page.
+func (m *Memory) Pages(ctx context.Context, prefix string, take func([]registry.Item) error) (registry.Version, error) {
+	items, version, err := m.Range(ctx, prefix)
+	if err != nil || len(items) == 0 {
+		return version, err
+	}
+	return version, take(items)
+}
+
 // Commit implements registry.Store.
 func (m *Memory) Commit(ctx context.Context, txn registry.Txn) (registry.Version, error) {
 	if err := txn.Validate(); err != nil {

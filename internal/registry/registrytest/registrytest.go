@@ -30,6 +30,7 @@ func Store(t *testing.T, open func(t *testing.T) registry.Store) {
 		{"RevisionIsGaplessAndOurOwn", revisionIsGapless},
 		{"PrefixesAreApart", prefixesAreApart},
 		{"RangeIsOnePoint", rangeIsOnePoint},
+		{"PagesAreTheRange", pagesAreTheRange},
 		{"ConditionsHold", conditionsHold},
 		{"TransactionIsAllOrNothing", transactionIsAllOrNothing},
 		{"BadTransactionsAreRefused", badTransactionsAreRefused},
@@ -307,6 +308,7 @@ func cancelledContexts(t *testing.T, s registry.Store) {
 	for name, call := range map[string]func() error{
 		"Get":   func() error { _, err := s.Get(ctx, "x/a"); return err },
 		"Range": func() error { _, _, err := s.Range(ctx, "x/"); return err },
+		"Pages": func() error { _, err := s.Pages(ctx, "x/", func([]registry.Item) error { return nil }); return err },
 		"Commit": func() error {
 			_, err := s.Commit(ctx, registry.Txn{Do: []registry.Op{registry.Delete("x/a")}})
 			return err
