@@ -19,6 +19,11 @@ const (
 	maxRequest  = 4 << 20 // a report of decisions
 	maxMetadata = 4 << 10
 	maxStreams  = 256 // of one connection
+
+	// workers keep their stacks from one call to the next: a new goroutine has to
+	// grow its own twice in each fetch. A stream that stays open keeps the worker it
+	// has; when there is none left, a call has a goroutine of its own.
+	workers = 32
 )
 
 // serve answers on the socket until ctx ends.
@@ -29,6 +34,7 @@ func (a *Agent) serve(ctx context.Context, l *socket, identities *workload.Servi
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(5*time.Second),
+		grpc.NumStreamWorkers(workers),
 		// Proxies that are told to keep connections alive ask every few seconds.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// Most connections are silent: a small buffer to read into, and one to write
