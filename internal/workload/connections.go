@@ -41,6 +41,12 @@ func (l *limited) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo,
 	if err != nil {
 		return nil, nil, err
 	}
+	return l.admit(conn, info)
+}
+
+// admit counts a connection. It is apart, as what is called above has little stack
+// left.
+func (l *limited) admit(conn net.Conn, info credentials.AuthInfo) (net.Conn, credentials.AuthInfo, error) {
 	local, ok := info.(attest.Peered)
 	if !ok {
 		conn.Close()

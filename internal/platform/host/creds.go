@@ -36,15 +36,15 @@ func (l localCreds) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 		conn.Close()
 		return nil, nil, errors.New("not a unix socket")
 	}
-	peer, err := l.host.capture(local)
-	if err != nil {
+	held := &heldConn{UnixConn: local, info: AuthInfo{
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+	}}
+	var err error
+	if held.info.peer, err = l.host.capture(local); err != nil {
 		conn.Close()
 		return nil, nil, err
 	}
-	return &heldConn{UnixConn: local, peer: peer}, AuthInfo{
-		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-		peer:           peer,
-	}, nil
+	return held, &held.info, nil
 }
 
 func (localCreds) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
@@ -65,15 +65,16 @@ func (localCreds) OverrideServerName(string) error { return nil }
 // lives.
 type heldConn struct {
 	*net.UnixConn
-	peer attest.Peer
+	info AuthInfo
 	once sync.Once
 }
 
+// Close closes the connection, and lets the process go.
 func (c *heldConn) Close() error {
 	err := c.UnixConn.Close()
 	c.once.Do(func() {
-		if c.peer.PIDFD != nil {
-			c.peer.PIDFD.Close()
+		if c.info.peer.PIDFD != nil {
+			c.info.peer.PIDFD.Close()
 		}
 	})
 	return err

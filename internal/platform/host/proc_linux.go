@@ -204,9 +204,13 @@ func programIn(st *unix.Stat_t) attest.Program {
 	return attest.Program{Dev: st.Dev, Inode: st.Ino}
 }
 
-// statFile is os.Stat without what that allocates.
+// statFile is os.Stat without what that allocates, and without the depth of
+// retried: see capture.
 func statFile(path string, into *unix.Stat_t) error {
-	_, err := retried(func() (int, error) { return 0, unix.Stat(path, into) })
+	err := unix.Stat(path, into)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Stat(path, into)
+	}
 	if err != nil {
 		return &os.PathError{Op: "stat", Path: path, Err: err}
 	}
