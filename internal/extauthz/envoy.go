@@ -3,6 +3,7 @@ package extauthz
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net/netip"
 	"net/textproto"
 	"strings"
@@ -124,11 +125,14 @@ func callerOf(ctx context.Context) (attest.Peer, bool) {
 // nobody, and denied.
 func questionOf(in *envoypb.AttributeContext, now time.Time) (Question, error) {
 	http := in.GetRequest().GetHttp()
+	port := in.GetDestination().GetAddress().GetSocketAddress().GetPortValue()
 	facts := &policy.Facts{Time: now, Source: addressOf(in.GetSource()), SNI: in.GetTlsSession().GetSni()}
 	q := Question{Service: in.GetContextExtensions()[serviceKey]}
 	q.Request = policy.Request{
-		Protocol: policy.TCP, Facts: facts,
-		Port: uint16(in.GetDestination().GetAddress().GetSocketAddress().GetPortValue()),
+		Protocol: policy.TCP, Facts: facts, Port: uint16(port),
+	}
+	if port > math.MaxUint16 {
+		return q, fault.Invalidf("destination port: %d", port)
 	}
 	if http != nil {
 		fields := headersOf(http)

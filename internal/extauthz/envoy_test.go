@@ -200,7 +200,7 @@ func TestWhatCannotBeDecidedIsDenied(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreDecidedByPort(t *testing.T) {
+func TestThreatT15ConnectionsAreDecidedByPort(t *testing.T) {
 	_, s := newDesk(t, slice(service("ledger", policy.TCP)))
 	for port, want := range map[uint32]string{5432: "allow_rule", 5433: "no_rule"} {
 		in := get(web, "")
@@ -210,6 +210,17 @@ func TestConnectionsAreDecidedByPort(t *testing.T) {
 		}}}
 		if out := ask(t, s, in); said(out, "reason") != want {
 			t.Errorf("port %d: got %s, want %s", port, said(out, "reason"), want)
+		}
+	}
+	// T15: what is no port is not the port of its last 16 bits.
+	for _, port := range []uint32{1<<16 + 5432, 1<<31 + 5432, 1<<32 - 1} {
+		in := get(web, "")
+		in.Request = nil
+		in.Destination = &envoypb.AttributeContext_Peer{Address: &envoypb.Address{Address: &envoypb.Address_SocketAddress{
+			SocketAddress: &envoypb.SocketAddress{Address: "10.0.0.1", PortSpecifier: &envoypb.SocketAddress_PortValue{PortValue: port}},
+		}}}
+		if out := ask(t, s, in); out.GetStatus().GetCode() != 7 || said(out, "reason") == "allow_rule" {
+			t.Errorf("port %d: got %v, want a denial", port, out)
 		}
 	}
 	_, s = newDesk(t, slice(service("orders", policy.HTTP)))

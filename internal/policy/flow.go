@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
 
@@ -104,6 +105,9 @@ func FlowFromPB(m *pb.Flow) (Flow, error) {
 		Rule: m.GetRule(), Count: m.GetCount(), First: m.GetFirstUnix(), Last: m.GetLastUnix(),
 	}
 	var err error
+	if m.GetPort() > math.MaxUint16 {
+		return Flow{}, fault.Invalidf("port: %d", m.GetPort())
+	}
 	if m.GetFrom() != "" {
 		if f.From, err = spiffe.ParseID(m.GetFrom()); err != nil {
 			return Flow{}, fault.Wrap(fault.Invalid, err)

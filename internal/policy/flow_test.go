@@ -65,6 +65,13 @@ func TestFlowsSurviveTheWire(t *testing.T) {
 	if _, err := policy.FlowFromPB(bad); err == nil {
 		t.Error("a sample that is no path was taken")
 	}
+	for _, port := range []uint32{1 << 16, 1<<31 + 443, 1<<32 - 1} { // T15
+		m := flow.PB()
+		m.Port = port
+		if got, err := policy.FlowFromPB(m); err == nil {
+			t.Errorf("port %d was taken: %+v", port, got)
+		}
+	}
 	// Attack 68: what a rogue point tells becomes no line of a file of suggestions.
 	for _, evil := range []string{"/x\nidentities: []", "/x\r", "/\x1b[2J", "/a b", "/\u202e", "/\xff"} {
 		for _, change := range []func(*pb.Flow){

@@ -16,11 +16,10 @@ import (
 // Why asks the agents what they decided, newest first. A decision nobody knows
 // yet is asked for again for a while: enforcement points report in batches.
 func (s *Server) Why(ctx context.Context, req *pb.WhyRequest) ([]*pb.Decision, error) {
-	limit := int(req.GetLimit())
+	limit := int(min(req.GetLimit(), maxDecisions))
 	if req.GetLast() || req.GetId() != "" || limit == 0 {
 		limit = max(limit, 1)
 	}
-	limit = min(limit, maxDecisions)
 	end := s.cfg.Now().Add(unknownLimit)
 	for {
 		decisions, err := s.hub.ask(ctx, &pb.WhyQuery{

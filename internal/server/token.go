@@ -57,6 +57,9 @@ func (s *Server) AddNode(ctx context.Context, by string, req *pb.AddNodeRequest)
 func (s *Server) oneTime(asked *durationpb.Duration) (secret [32]byte, created, expires time.Time, err error) {
 	ttl := registry.MaxTokenTTL
 	if asked != nil {
+		if err := asked.CheckValid(); err != nil {
+			return secret, created, expires, fault.Invalidf("ttl: %w", err)
+		}
 		ttl = asked.AsDuration()
 	}
 	if ttl <= 0 || ttl > registry.MaxTokenTTL {
