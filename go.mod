@@ -2,6 +2,8 @@ module github.com/kith-id/kith
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	cel.dev/cel-go v0.33.2
 	github.com/coder/websocket v1.8.15

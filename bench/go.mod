@@ -2,6 +2,8 @@ module github.com/kith-id/kith/bench
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require github.com/kith-id/kith v0.0.0
 
 replace github.com/kith-id/kith => ..

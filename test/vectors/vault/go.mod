@@ -2,6 +2,8 @@ module github.com/kith-id/kith/test/vectors/vault
 
 go 1.26.4
 
+toolchain go1.26.11
+
 require (
 	github.com/hashicorp/vault-plugin-auth-jwt v0.26.1
 	github.com/hashicorp/vault/sdk v0.24.0
