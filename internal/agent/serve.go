@@ -32,6 +32,7 @@ func (a *Agent) serve(ctx context.Context, l *socket, identities *workload.Servi
 		grpc.Creds(workload.LimitConnections(a.cfg.Credentials, 0)),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxHeaderListSize(maxMetadata),
+		grpc.HeaderTableSize(0), // most connections have one call: a table of its headers would be kept for nothing
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(5*time.Second),
 		grpc.NumStreamWorkers(workers),
