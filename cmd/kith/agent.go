@@ -190,6 +190,7 @@ func (a *app) serveAgent(ctx context.Context, file config.File) error {
 		parts = append(parts, run.Part{Name: "metrics", Run: m.Run})
 	}
 	parts = append(parts,
+		run.Part{Name: "garbage", Run: run.Garbage{}.Run},
 		run.Part{Name: "agent", Run: served.Run, Ready: served.Ready()},
 		run.Part{Name: "hangup", Run: func(ctx context.Context) error { return onHangup(ctx, served.RenewAll) }})
 	return run.Group(ctx, run.Config{
