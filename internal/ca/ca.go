@@ -19,6 +19,7 @@ import (
 
 	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/keys"
+	"github.com/kith-id/kith/internal/run"
 	"github.com/kith-id/kith/spiffe"
 )
 
@@ -167,8 +168,8 @@ func (c *CA) Lifetimes() Lifetimes { return c.config.Lifetimes }
 // an error when the journal can no longer be written: only opening it again
 // tells what is on disk, and until then nothing is signed.
 func (c *CA) Run(ctx context.Context) error {
-	ticker := time.NewTicker(shipInterval)
-	defer ticker.Stop()
+	tick := time.NewTimer(run.Beat(shipInterval))
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -176,8 +177,9 @@ func (c *CA) Run(ctx context.Context) error {
 			defer cancel()
 			c.ship(last)
 			return nil
-		case <-ticker.C:
+		case <-tick.C:
 		}
+		tick.Reset(run.Beat(shipInterval))
 		if err := c.journal.failure(); err != nil {
 			return err
 		}

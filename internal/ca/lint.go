@@ -57,15 +57,15 @@ type lint struct {
 // and against the request.
 func lintLeaf(der []byte, want expectation) (linted[x509.Certificate], error) {
 	lints := leafLints()
-	return run(der, want, lints[:])
+	return lintAll(der, want, lints[:])
 }
 
 // lintAuthority is lintLeaf for a root or an issuing CA.
 func lintAuthority(der []byte, want expectation) (linted[x509.Certificate], error) {
-	return run(der, want, authorityLints())
+	return lintAll(der, want, authorityLints())
 }
 
-func run(der []byte, want expectation, lints []lint) (linted[x509.Certificate], error) {
+func lintAll(der []byte, want expectation, lints []lint) (linted[x509.Certificate], error) {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return linted[x509.Certificate]{}, fmt.Errorf("lint parse: %w", err)

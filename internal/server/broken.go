@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/run"
 )
 
 // brokenEvery is how often the audit log is asked whether it still works.
@@ -19,7 +20,7 @@ func (s *Server) watchAudit(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	tick := time.NewTicker(brokenEvery)
+	tick := time.NewTimer(run.Beat(brokenEvery))
 	defer tick.Stop()
 	for {
 		select {
@@ -27,6 +28,7 @@ func (s *Server) watchAudit(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		tick.Reset(run.Beat(brokenEvery))
 		if err := log.Broken(); err != nil {
 			return fault.Hint(err, "look at the disk; the server can be started again at once")
 		}

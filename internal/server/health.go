@@ -9,6 +9,7 @@ import (
 
 	"github.com/kith-id/kith/internal/api"
 	"github.com/kith-id/kith/internal/fault"
+	"github.com/kith-id/kith/internal/run"
 )
 
 const (
@@ -63,7 +64,7 @@ func (s *Server) following(lost error) {
 // probe asks the store for something small now and then: how stale the
 // snapshot may be is only known from an answer.
 func (s *Server) probe(ctx context.Context) error {
-	tick := time.NewTimer(probeEvery)
+	tick := time.NewTimer(run.Beat(probeEvery))
 	defer tick.Stop()
 	behind, off := false, time.Duration(0)
 	for n := 1; ; n++ {
@@ -72,7 +73,7 @@ func (s *Server) probe(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		tick.Reset(probeEvery)
+		tick.Reset(run.Beat(probeEvery))
 		err := s.clockGoesOn()
 		if err != nil && !behind {
 			s.log.Error("clock went back; no token is taken until it is right", "error", err, "hint", fault.HintOf(err))

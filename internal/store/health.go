@@ -11,6 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
+
+	"github.com/kith-id/kith/internal/run"
 )
 
 // How the store looks after itself.
@@ -100,7 +102,7 @@ func (h *healthBox) get() (Health, <-chan struct{}) {
 
 // look probes the member, the disk and the database until ctx ends.
 func (e *Etcd) look(ctx context.Context) {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTimer(run.Beat(lookEvery))
 	defer tick.Stop()
 	missed := 0
 	var repaired time.Time
@@ -110,6 +112,7 @@ func (e *Etcd) look(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		tick.Reset(run.Beat(lookEvery))
 		if e.child.pid() == 0 {
 			continue // its supervisor speaks for it
 		}
