@@ -49,7 +49,7 @@ const (
 	keptRevisions    = 10_000 // for watches that resume
 	maxRequestBytes  = registry.MaxTxnBytes + 1<<20
 	maxEngineOps     = 2*registry.MaxTxnOps + 2
-	memberTick       = 500 // ms; a lone member has nobody to keep in step with
+	memberTick       = 2000 // ms; a lone member has nobody to keep in step with, and is told to lead
 	memberElection   = 5 * memberTick
 	memberBatch      = 500 * time.Millisecond // until the database has what the log has
 	memberStartGC    = 200                    // while it starts, which makes little but what stays
