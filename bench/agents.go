@@ -44,18 +44,24 @@ func (a *simulated) X509SVID() (*spiffe.X509SVID, error) { return a.svid, nil }
 // Bundle is the server's.
 func (a *simulated) Bundle(spiffe.TrustDomain) (*spiffe.Bundle, bool) { return a.bundle, true }
 
-// agentsRole joins and connects agents: agents <admin socket> <n>. All of them
-// host orders, and the first few cart. It says when all are connected, then for
+// agentsRole joins and connects agents: agents <admin socket> <n> [<number of the
+// first>]. All of them host orders, and those with the first few numbers cart. It says when all are connected, then for
 // each number of agents that it reads since when they have the last change in
 // force, and ends with its standard input.
 func agentsRole(ctx context.Context, args []string) error {
-	if len(args) != 2 {
-		return errors.New("agents SOCKET N")
+	if len(args) != 2 && len(args) != 3 {
+		return errors.New("agents SOCKET N [FIRST]")
 	}
 	asAgents()
 	n, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
+	}
+	first := 0
+	if len(args) == 3 {
+		if first, err = strconv.Atoi(args[2]); err != nil {
+			return err
+		}
 	}
 	conn, err := grpc.NewClient("unix://"+args[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -64,7 +70,7 @@ func agentsRole(ctx context.Context, args []string) error {
 	defer conn.Close()
 	admin := pb.NewAdminClient(conn)
 	clock, points := newClock(), make([]*point, n)
-	if err := parallelN(n, 16, func(i int) (err error) { points[i], err = oneAgent(ctx, admin, clock, i); return err }); err != nil {
+	if err := parallelN(n, 16, func(i int) (err error) { points[i], err = oneAgent(ctx, admin, clock, first+i); return err }); err != nil {
 		return err
 	}
 	return tellSince(points)

@@ -84,18 +84,23 @@ func propagation(ctx context.Context, b *bench) (section, error) {
 	late := idle.total() / float64(changes)
 	s := section{
 		title: "Propagation",
-		intro: propagationIntro(changes, n),
+		intro: propagationIntro(changes, n) + yieldingIntro(n),
 		figures: append(append(all.figures(fmt.Sprintf("all %s nodes", grouped(int64(n))), &bare, "SPIRE 2.7–6.9 s for what it has", "SPIRE 3.9–8.7 s"),
 			some.figures(fmt.Sprintf("%d of %s nodes", fewAgents, grouped(int64(n))), nil, "", "")...),
 			times("CPU per change, all nodes, of that of gRPC alone", all.total(), bare.total(), 0, fmt.Sprintf("gRPC alone %s ms: server %s, agents %s", number(bare.total()), number(median(bare.server)), number(median(bare.agents)))),
 			plain("CPU for the other nodes, later, per change", late, "ms", "", ""),
 			plain("server's anonymous memory per agent", (after.Anonymous-before.Anonymous)*1024/float64(n), "KiB", "", "")),
 	}
-	among, err := changeAmongMany(ctx, b)
-	if err != nil {
-		return section{}, err
+	for _, more := range []func() ([]figure, error){
+		func() ([]figure, error) { return yielding(ctx, b, n, changes/3) },
+		func() ([]figure, error) { return changeAmongMany(ctx, b) },
+	} {
+		figures, err := more()
+		if err != nil {
+			return section{}, err
+		}
+		s.figures = append(s.figures, figures...)
 	}
-	s.figures = append(s.figures, among...)
 	s.charts = []chart{untilEnforced(some, all, bare)}
 	return s, nil
 }
