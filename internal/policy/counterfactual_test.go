@@ -23,17 +23,18 @@ func called(set Set, peer string) string {
 // fixOf is the fix as an operator is shown it; of gRPC in its own words, if they
 // say it.
 func fixOf(d Decision, set Set, service, peer string, r Request) string {
-	from := called(set, peer)
+	from, when := called(set, peer), set.Rules[d.Near.Rule].When
 	if r.Protocol == GRPC && r.Method == "POST" {
-		if fix := Fix(d, from, service, "grpc", strings.TrimPrefix(r.Path, "/")); fix != "" {
+		if fix := Fix(d, from, service, "grpc", strings.TrimPrefix(r.Path, "/"), when); fix != "" {
 			return fix
 		}
 	}
-	return Fix(d, from, service, r.Method, r.Path)
+	return Fix(d, from, service, r.Method, r.Path, when)
 }
 
 // typed is the rule that a fix makes when it is typed into a shell.
 func typed(t *rapid.T, fix string) Rule {
+	fix = strings.TrimSuffix(fix, wider)
 	var words []string
 	word, quote, open := "", byte(0), false
 	for i := 0; i < len(fix); i++ {
@@ -55,10 +56,14 @@ func typed(t *rapid.T, fix string) Rule {
 		}
 	}
 	words = append(words, word)
-	if len(words) != 6 || words[0] != "kith" || words[1] != "allow" || words[4] != "on" {
+	if len(words) != 6 && (len(words) != 8 || words[6] != "--when") || words[0] != "kith" || words[1] != "allow" || words[4] != "on" {
 		t.Fatalf("%s is %q", fix, words)
 	}
-	return Rule{Name: "the-fix", From: []string{words[2]}, To: words[5], Allow: []string{words[3]}}
+	r := Rule{Name: "the-fix", From: []string{words[2]}, To: words[5], Allow: []string{words[3]}}
+	if len(words) == 8 {
+		r.When = words[7]
+	}
+	return r
 }
 
 // with1 is set with one more rule, which a server would accept.
@@ -76,8 +81,8 @@ func with1(t *rapid.T, set Set, r Rule) Set {
 func TestFixesAllowWhatWasDeniedAndOthersAreNotShown(t *testing.T) {
 	checks(t)
 	td := trustDomain(t)
-	fixed, hopeless := 0, 0
-	until(t, func() bool { return fixed > 0 && hopeless > 0 }, func(rt *rapid.T) {
+	fixed, kept, hopeless := 0, 0, 0
+	until(t, func() bool { return fixed > 0 && kept > 0 && hopeless > 0 }, func(rt *rapid.T) {
 		set := genSet(rt, td)
 		service := rapid.SampledFrom([]string{"orders", "calls", "db", "seen"}).Draw(rt, "service")
 		table := mustCompile(t, set, service)
@@ -91,7 +96,14 @@ func TestFixesAllowWhatWasDeniedAndOthersAreNotShown(t *testing.T) {
 			}
 			if fix := fixOf(d, set, service, peer, r); fix != "" {
 				fixed++
-				after := mustCompile(t, with1(rt, set, typed(rt, fix)), service)
+				proposed := typed(rt, fix)
+				if d.Near.Field == FieldWhen && proposed.When == "" && !strings.HasSuffix(fix, wider) {
+					rt.Fatalf("%s %+v: %+v\n%s leaves the condition out and does not say so", peer, r, d, fix)
+				}
+				if proposed.When != "" {
+					kept++
+				}
+				after := mustCompile(t, with1(rt, set, proposed), service)
 				if got := after.Explain(resolvePeer(t, after, peer), r); got.Denies() {
 					rt.Fatalf("%s %+v: %+v\nafter %s: %+v", peer, r, d, fix, got)
 				}
@@ -111,10 +123,10 @@ func TestFixesAllowWhatWasDeniedAndOthersAreNotShown(t *testing.T) {
 			}
 		}
 	})
-	if fixed == 0 || hopeless == 0 {
-		t.Errorf("%d fixes and %d denials without one were tried", fixed, hopeless)
+	if fixed == 0 || kept == 0 || hopeless == 0 {
+		t.Errorf("%d fixes, %d of them with a condition, and %d denials without one were tried", fixed, kept, hopeless)
 	}
-	t.Logf("%d fixes applied, %d denials without one", fixed, hopeless)
+	t.Logf("%d fixes applied, %d of them with a condition, %d denials without one", fixed, kept, hopeless)
 }
 
 // The rule cited for an allow is the reason for it: without that rule, and those

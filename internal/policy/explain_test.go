@@ -78,7 +78,7 @@ func TestFixIsOneCommandThatAShellReadsBack(t *testing.T) {
 		{Decision{}, "web", "orders", "GET", "/", ""},
 		{Decision{Reason: NoRule, Near: NearMiss{Field: FieldProtocol}}, "web", "orders", "GET", "/", ""},
 	} {
-		got := Fix(tc.d, tc.from, tc.to, tc.method, tc.path)
+		got := Fix(tc.d, tc.from, tc.to, tc.method, tc.path, "")
 		if got != tc.want {
 			t.Errorf("got  %s\nwant %s", got, tc.want)
 		}
@@ -104,7 +104,7 @@ func TestFixAllowsWhatWasDenied(t *testing.T) {
 		table := mustCompile(t, set, "orders")
 		d := ask(t, table, web, "GET", raw)
 		path, _ := NormalizePath(raw, PathOptions{})
-		_, quoted, _ := strings.Cut(Fix(d, "web", "orders", "GET", path), " web ")
+		_, quoted, _ := strings.Cut(Fix(d, "web", "orders", "GET", path, ""), " web ")
 		action := strings.Trim(strings.TrimSuffix(quoted, " on orders"), `"'`)
 		fixed := newSet(t, shop(), Rule{Name: "fix", From: []string{"web"}, To: "orders", Allow: []string{action}})
 		if got := ask(t, mustCompile(t, fixed, "orders"), web, "GET", raw); d.Effect != Deny || got.Effect != Allow {

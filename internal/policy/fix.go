@@ -6,7 +6,11 @@ import "strings"
 // could: another rule denied it, the path had no one reading, the caller has no
 // identity to name, or all that is missing is a user's token. from and to are a service's name or an ID; method and path
 // are empty for a connection. The path is taken as it is, never as a pattern.
-func Fix(d Decision, from, to, method, path string) string {
+//
+// Where only a condition was missed, when is that of the rule that came closest,
+// "" if it is gone. The command then has a condition too, one that this call meets;
+// or, where none can be told, a comment that says that it is wider than that rule.
+func Fix(d Decision, from, to, method, path, when string) string {
 	switch {
 	case !d.Denies() || from == "" || to == "" || from == "anonymous" || d.Near.Field == FieldProtocol:
 		return ""
@@ -33,8 +37,18 @@ func Fix(d Decision, from, to, method, path string) string {
 	if _, err := parseSource(from); err != nil {
 		return "" // an ID that no rule can name, for its depth
 	}
-	return "kith allow " + quote(from) + " " + quote(action) + " on " + quote(to)
+	line := "kith allow " + quote(from) + " " + quote(action) + " on " + quote(to)
+	if d.Near.Field != FieldWhen {
+		return line
+	}
+	if kept := narrowed(when, d.Near); kept != "" {
+		return line + " --when " + quote(kept)
+	}
+	return line + wider
 }
+
+// wider is said of a command that leaves a condition out.
+const wider = "   # wider than the nearest rule: without its condition"
 
 // Quote makes s one word to a POSIX shell.
 func Quote(s string) string { return quote(s) }

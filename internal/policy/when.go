@@ -78,22 +78,23 @@ func (c *clause) eval(in *input) outcome {
 	return c.program.eval(in)
 }
 
-// failing is the clause that keeps the condition from holding, and what it read.
+// failing is what keeps the condition from holding, joined as in the condition, and
+// what of it was read.
 func (c *condition) failing(in *input) (text, got string) {
-	var at *clause
+	var texts, read []string
 	for i := range c.clauses {
-		outcome := c.clauses[i].eval(in)
-		if outcome == fails || outcome == unknown && at == nil {
-			at = &c.clauses[i]
+		if c.clauses[i].eval(in) == holds {
+			continue
 		}
-		if outcome == fails {
-			break
+		texts = append(texts, c.operand(i))
+		if g := c.clauses[i].got(in); g != "" {
+			read = append(read, g)
 		}
 	}
-	if at == nil {
+	if len(texts) == 0 {
 		return c.text, ""
 	}
-	return at.text, at.got(in)
+	return strings.Join(texts, " && "), strings.Join(read, ", ")
 }
 
 // missed says why a condition on an allow did not hold.

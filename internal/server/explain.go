@@ -58,11 +58,12 @@ func (s *snapshot) explained(d *pb.Decision) *pb.Decision {
 		return d
 	}
 	from := s.callName(d.GetFrom())
+	near, _ := s.policy.Rule(decision.Near.Rule)
 	if d.GetProtocol() == policy.GRPC.String() && d.GetMethod() == "POST" { // in the words of gRPC, where the path is one of its methods
-		d.Hint = policy.Fix(decision, from, d.GetTo(), "grpc", strings.TrimPrefix(d.GetPath(), "/"))
+		d.Hint = policy.Fix(decision, from, d.GetTo(), "grpc", strings.TrimPrefix(d.GetPath(), "/"), near.When)
 	}
 	if d.GetHint() == "" {
-		d.Hint = policy.Fix(decision, from, d.GetTo(), d.GetMethod(), d.GetPath())
+		d.Hint = policy.Fix(decision, from, d.GetTo(), d.GetMethod(), d.GetPath(), near.When)
 	}
 	return d
 }
