@@ -188,40 +188,47 @@ func raw(method, target string, number int) string {
 	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: orders\r\nX-Number: %d\r\nConnection: close\r\n\r\n", method, target, number)
 }
 
-// Attacks 1 to 4, 8, 9, 12 and 13: whatever passes the proxy, the path that the
-// program behind it routes by is one that the rules allow.
+// Attacks 1 to 4, 8, 9, 12 and 13: whatever passes the proxy, by HTTP/1 or by
+// HTTP/2, the path that the program behind it routes by is one that the rules allow.
 func TestAttack04BackEndsRouteWhatWasDecided(t *testing.T) {
 	for name, start := range routers() {
 		t.Run(name, func(t *testing.T) {
-			r := start(t, lab.NewHost(t))
+			r, all := start(t, lab.NewHost(t)), targets()
 			s := newStage(t, r.port)
 			s.allow("* /open/{**}", "* /docs/{name}")
 			s.deny("* /open/private/{**}")
 			var raws []string
-			for i, target := range targets() {
-				raws = append(raws, raw([]string{"GET", "GET", "POST", "OPTIONS"}[i%4], target, i))
+			for i, target := range all {
+				raws = append(raws, raw(method(i), target, i))
 			}
-			passed := 0
+			passed := map[string]int{}
 			for i, got := range s.sayAll(raws) {
 				if got.err != nil {
 					t.Errorf("%q: %v", raws[i], got.err)
 				}
-				passed += got.ok()
+				passed["HTTP/1"] += got.ok()
 			}
-			seen, bypasses := r.seen(t), 0
-			for _, one := range seen {
-				if !ruled(one) {
+			passed["HTTP/2"] = s.askAll(all)
+			seen, bypasses := map[string]int{}, 0
+			for _, one := range r.seen(t) {
+				way := []string{"HTTP/1", "HTTP/2"}[one.number/len(all)]
+				if seen[way]++; !ruled(one) {
 					bypasses++
-					t.Errorf("%s looked up %q (%s) for %q, sent as %q", r.name, one.path, one.place, targets()[one.number], one.target)
+					t.Errorf("%s looked up %q (%s) for %q by %s, sent as %q", r.name, one.path, one.place, all[one.number%len(all)], way, one.target)
 				}
 			}
-			if len(seen) < len(raws)/20 || passed < len(seen)/2 {
-				t.Errorf("of %d requests %s saw %d and answered %d: nothing was tested", len(raws), r.name, len(seen), passed)
+			for _, way := range []string{"HTTP/1", "HTTP/2"} {
+				if seen[way] < len(all)/20 || passed[way] < seen[way]/2 {
+					t.Errorf("of %d requests by %s %s saw %d and answered %d: nothing was tested", len(all), way, r.name, seen[way], passed[way])
+				}
 			}
-			t.Logf("%s: %d requests, %d passed, %d bypasses", r.name, len(raws), len(seen), bypasses)
+			t.Logf("%s: %d requests each, passed %v, %d bypasses", r.name, len(all), seen, bypasses)
 		})
 	}
 }
+
+// method is that of the request of a number.
+func method(i int) string { return []string{"GET", "GET", "POST", "OPTIONS"}[i%4] }
 
 // The same requests get past a filter that compares the path as it was sent, so
 // that the test above would notice.
