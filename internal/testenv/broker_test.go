@@ -46,7 +46,9 @@ func TestPeerLibraryBrokersForProcesses(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "b", "broker.sock")
 	mesh := filepath.Join(dir, "mesh")
-	if out, err := exec.Command("go", "build", "-o", mesh, "../workload/testdata/gospiffebroker").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-o", mesh, "../workload/testdata/gospiffebroker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as kith is built: its packages may be cached
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the client: %v\n%s", err, out)
 	}
 	sleep, err := exec.LookPath("sleep")

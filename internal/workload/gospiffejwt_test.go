@@ -20,7 +20,9 @@ func TestGoSPIFFEJWTSource(t *testing.T) {
 	w.ev.Matches = append(w.ev.Matches, registry.Match{Rule: "b", ID: mustID("spiffe://" + domain + "/vms/second"), Hint: "second"})
 	e := start(t, w, 0)
 	binary := filepath.Join(t.TempDir(), "gospiffejwt")
-	if out, err := exec.Command("go", "build", "-o", binary, "./testdata/gospiffejwt").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "./testdata/gospiffejwt")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as kith is built: its packages may be cached
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the client: %v\n%s", err, out)
 	}
 	client := exec.Command(binary)
