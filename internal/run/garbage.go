@@ -16,6 +16,9 @@ const (
 	// garbageShare is the percentage of what is in use, where that is more: half of
 	// Go's default, as a large heap is one of many streams, which are mostly silent.
 	garbageShare = 50
+	// leastInUse is what is taken to be in use where it is less, or not yet known as
+	// nothing has been collected: Go's smallest heap is by the percentage as well.
+	leastInUse = 3 << 20
 )
 
 // Garbage is the part that keeps how much garbage the process holds between
@@ -65,7 +68,7 @@ func (g Garbage) Run(ctx context.Context) error {
 
 // garbagePercent is the percentage of what is in use that garbage may be.
 func garbagePercent(used uint64) int {
-	return max(garbageShare, int(leastGarbage*100/max(used, 1<<20)))
+	return max(garbageShare, int(leastGarbage*100/max(used, leastInUse)))
 }
 
 // inUse is what the percentage is of: the live heap and what is scanned for it.

@@ -13,8 +13,8 @@ func TestGarbageIsAFixedAmountOfASmallHeapAndAShareOfALargeOne(t *testing.T) {
 		used uint64
 		want int
 	}{
-		{0, 800}, // before the first collection nothing is known to be in use
-		{1 << 20, 800},
+		{0, 266}, // before the first collection nothing is known to be in use
+		{1 << 20, 266},
 		{4 << 20, 200},
 		{8 << 20, 100},
 		{16 << 20, 50},
@@ -68,7 +68,7 @@ func TestGarbageFollowsWhatIsInUse(t *testing.T) {
 		return used
 	}}
 	got := settings(t, g, 3)
-	if want := []int{400, 200, garbageShare, 123}; !slices.Equal(got, want) {
+	if want := []int{266, 200, garbageShare, 123}; !slices.Equal(got, want) {
 		t.Errorf("set %v, want %v: small changes let be, and in the end what was before", got, want)
 	}
 }
