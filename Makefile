@@ -8,7 +8,7 @@ SHELL := /usr/bin/env bash
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 30s
-CHAOS_LIMIT ?= 40m
+CHAOS_LIMIT ?= $(if $(CHAOS_FULL),4h,40m)
 # How long faults are drawn, which makes ten minutes of the chaos suite, and from
 # which seed: the same for everybody; with CHAOS_SEED= a new one each time.
 export CHAOS_FOR ?= 6m
@@ -87,7 +87,7 @@ test-policy: ## some ten million random decisions beside a naive evaluator
 	KITH_POLICY_CHECKS=9000 $(GO) test -count=1 -timeout 30m -v -run 'Reference|Cited|Agree|Book|Fixes' ./internal/policy
 
 .PHONY: test-chaos
-test-chaos: deps build ## kill, stop, partition, full disk, EIO, clocks, under load: CHAOS_FOR=1h CHAOS_SEED=
+test-chaos: deps build ## kill, stop, partition, full disk, EIO, clocks, under load: CHAOS_FULL=1 CHAOS_FOR=1h CHAOS_SEED=
 	$(SUITE) -tags chaos -timeout $(CHAOS_LIMIT) ./test/chaos/...
 
 .PHONY: test-generate

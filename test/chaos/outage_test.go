@@ -20,6 +20,7 @@ import (
 const (
 	shortest = 30 * time.Second
 	life     = 2 * shortest
+	half     = 30 * time.Minute // an hour's
 )
 
 func calm(outage time.Duration) options {
@@ -27,12 +28,13 @@ func calm(outage time.Duration) options {
 }
 
 // TestBar12ServerAway takes the server away for 20 s of the 30 s that its trust
-// domain is configured to survive (the bar: 30 min of an hour). Handshakes,
+// domain is configured to survive (the bar: 30 min, SVIDs of an hour). Handshakes,
 // requests and held connections go on; each agent is killed meanwhile and serves
 // from its cache, old programs and one that starts only then.
 func TestBar12ServerAway(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, calm(shortest))
+	budget, away := measure(shortest, half), measure(20*time.Second, half)
+	s := newStage(t, calm(budget))
 	s.server.Hold()
 	gone := time.Now()
 	for i, n := range s.nodes {
@@ -47,22 +49,23 @@ func TestBar12ServerAway(t *testing.T) {
 		}
 		return nil
 	})
-	<-time.After(time.Until(gone.Add(20 * time.Second)))
+	<-time.After(time.Until(gone.Add(away)))
 	s.server.Release()
 	lab.Eventually(t, lab.Soon, "all is well again", func() error { return s.well(served()...) })
-	t.Logf("the server was away for 20 s, with SVIDs of %s", life)
+	t.Logf("the server was away for %s, with SVIDs of %s", away, 2*budget)
 	s.strange(nil)
 	s.conclude()
 }
 
-// TestBar13StoreAway stops the store for half a minute, in which every SVID of a
-// minute is renewed at least once: all of these renewals succeed. What would have
+// TestBar13StoreAway stops the store for half a minute (the bar: half an hour), in
+// which every SVID is renewed at least once: all of these renewals succeed. What would have
 // to be written is refused: the first time within 5 s, as a store that has
 // stopped is first taken for a slow one, and then within 1 s (the bar), both
 // stretched for a slow machine.
 func TestBar13StoreAway(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, calm(shortest))
+	away := measure(shortest, half)
+	s := newStage(t, calm(away))
 	slowness := lab.Slowness(t)
 	store := s.waitStoreChild()
 	refusedBefore, err := s.metric("kith_ca_refused_total")
@@ -92,7 +95,8 @@ func TestBar13StoreAway(t *testing.T) {
 		}
 	}
 	s.renew(5, s.nodes...)
-	<-time.After(time.Until(stopped.Add(shortest)))
+	<-time.After(time.Until(stopped.Add(away)))
+	s.renew(5, s.nodes...)
 	if refused, err := s.metric("kith_ca_refused_total"); err != nil || refused != refusedBefore {
 		t.Errorf("%v SVIDs were refused while the store was away (%v); want none", refused-refusedBefore, err)
 	}
