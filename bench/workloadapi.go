@@ -135,7 +135,7 @@ func fetches(ctx context.Context, d *domain) ([]figure, []chart, error) {
 func asked(agent, floor endpoint, ask func(e endpoint, n int) error, n int) (ours, bare, client float64, err error) {
 	var cpu [2][]float64
 	var clients []float64
-	for round := range 9 {
+	for round := range 21 {
 		for i, e := range []endpoint{agent, floor} {
 			before, own := cpuOf(e.program.pid()), selfCPU()
 			if err := ask(e, n); err != nil {
