@@ -204,3 +204,46 @@ func TestCancelledOpenLeavesNothing(t *testing.T) {
 	}
 	waitUnlocked(t, cfg.Dir)
 }
+
+// TestAMemberThatEndsLeavesASnapshot shows that the next start need not read the
+// log again, and finds everything. On a disk that stands still a member ends
+// without; so one of some ends must have left one.
+func TestAMemberThatEndsLeavesASnapshot(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t)
+	const least, most = 3, 20
+	left := false
+	for start := 0; start < least || !left && start < most; start++ {
+		e, err := OpenEtcd(t.Context(), cfg)
+		if err != nil {
+			t.Fatalf("start %d: %v", start, err)
+		}
+		for earlier := range start {
+			key := fmt.Sprintf("x/%d", earlier)
+			if item, err := e.Get(t.Context(), key); err != nil || string(item.Value) != "one" {
+				t.Errorf("start %d: %s is %q, %v", start, key, item.Value, err)
+			}
+		}
+		before := snapshots(t, cfg.Dir)
+		txn := registry.Txn{Do: []registry.Op{registry.Put(fmt.Sprintf("x/%d", start), []byte("one"))}}
+		if version, err := e.Commit(t.Context(), txn); err != nil || version != registry.Version(start+1) {
+			t.Errorf("start %d: committed at version %d, %v", start, version, err)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatalf("start %d: %v", start, err)
+		}
+		left = left || snapshots(t, cfg.Dir) > before
+	}
+	if !left {
+		t.Error("no member that ended left a snapshot")
+	}
+}
+
+func snapshots(t *testing.T, dir string) int {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, dataName, "member", "snap", "*.snap"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(found)
+}
