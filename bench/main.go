@@ -72,14 +72,16 @@ func run() error {
 	if err := os.Chmod(b.work, 0o755); err != nil { // other users' clients come in here
 		return err
 	}
-	began, before, self := time.Now(), busy(), load()
+	began, self := time.Now(), load()
+	before, stolenBefore := busy()
 	names, sections, err := b.measure(ctx, *only)
 	if err != nil {
 		return err
 	}
 	took := time.Since(began)
-	all, ours := float64(busy()-before)/float64(took), float64(familyCPU())/float64(took)
-	head := fmt.Sprintf(header, machine(), began.UTC().Format("2006-01-02"), took.Round(time.Second), self, ours, max(all-ours, 0))
+	used, stolen := busy()
+	all, ours, away := float64(used-before)/float64(took), float64(familyCPU())/float64(took), float64(stolen-stolenBefore)/float64(took)
+	head := fmt.Sprintf(header, machine(), began.UTC().Format("2006-01-02"), took.Round(time.Second), self, ours, max(all-ours, 0), away)
 	if *out == "" {
 		fmt.Print(head)
 		for _, name := range names {
@@ -95,7 +97,7 @@ const header = `# Performance
 <!-- Written by make bench; do not edit. -->
 
 Measured by ` + "`make bench`" + ` on %s, on %s, in %s.
-At the start the load average was %s; during the run this run used %.2f cores and everything else on the machine %.2f. The more that is, the less absolute figures mean.
+At the start the load average was %s; during the run this run used %.2f cores, everything else on the machine %.2f, and its host gave %.2f to others meanwhile. The more that is, the less absolute figures mean.
 
 Each figure stands beside its goal, what was measured in the same run, and an anchor measured before on a like machine (2-core VM, Go 1.26, Debian 12).
 Absolute figures move with the machine and what else it does; ratios in one run are what counts. CPU time is that of the processes (getrusage, or the

@@ -130,21 +130,28 @@ func familyCPU() time.Duration {
 	return selfCPU() + time.Duration(usage.Utime.Nano()+usage.Stime.Nano())
 }
 
-// busy is the processor time that everything on this machine has used: what an
-// absolute figure has to be read with.
-func busy() time.Duration {
+// busy is the processor time that everything on this machine has used, and what its
+// host gave to others while it wanted to run: what an absolute figure has to be read
+// with.
+func busy() (used, stolen time.Duration) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
-	var ticks int64
 	for i, field := range strings.Fields(line)[1:] {
-		if n, err := strconv.ParseInt(field, 10, 64); err == nil && i != 3 && i != 4 && i < 8 {
-			ticks += n
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			continue
+		}
+		switch ticks := time.Duration(n) * 10 * time.Millisecond; i { // proc_stat(5)
+		case 0, 1, 2, 5, 6:
+			used += ticks
+		case 7:
+			stolen = ticks
 		}
 	}
-	return time.Duration(ticks) * 10 * time.Millisecond
+	return used, stolen
 }
 
 // machine names where the figures come from.

@@ -133,9 +133,9 @@ func manyIdentities(ctx context.Context, b *bench) ([]figure, []chart, error) {
 	cold := time.Since(began).Seconds()
 	server, store = d.serverPIDs()
 	coldCPU := cpuOf(server...).Seconds()
-	wait(ctx, b.scaled(3*time.Second))
+	wait(ctx, b.scaled(8*time.Second)) // the store settles some seconds after a start, and then collects its garbage once
 	idle, from := cpuOf(server...)+cpuOf(store...), time.Now()
-	wait(ctx, b.scaled(6*time.Second))
+	wait(ctx, b.scaled(12*time.Second))
 	share := float64(cpuOf(server...)+cpuOf(store...)-idle) / float64(time.Since(from))
 	m, ms := memoryOf(server...), memoryOf(store...)
 	name := grouped(int64(total)) + " static identities"
