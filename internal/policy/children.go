@@ -254,7 +254,6 @@ const (
 	lows     = 0x0101010101010101
 	highs    = 0x8080808080808080
 	slashes  = lows * '/'
-	blanks   = lows * ' '
 	percents = lows * '%'
 )
 

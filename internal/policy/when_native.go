@@ -334,20 +334,19 @@ func cutSegment(path string, number int64) (segment string, there bool) {
 // hasWord says whether text has a word, with space around it, as strings.Fields
 // cuts them. The word itself is not empty and has no space.
 func hasWord(text, word string) bool {
-	for from := 0; from+len(word) <= len(text); { // what is between blanks, first: mostly that is all there is
-		end := from + len(word)
-		if text[from] == word[0] && text[from:end] == word && (end == len(text) || text[end] == ' ') {
-			return true
-		}
-		from = upTo(text, from, blanks) + 1
-	}
 	for from := 0; ; {
-		i := strings.Index(text[from:], word)
+		i := strings.IndexByte(text[from:], word[0])
 		if i < 0 {
 			return false
 		}
 		i, from = i+from, i+from+1
 		end := i + len(word)
+		if end > len(text) {
+			return false
+		}
+		if text[i:end] != word {
+			continue
+		}
 		begins, ends := i == 0 || isSpace(text[i-1]), end == len(text) || isSpace(text[end])
 		if begins && ends {
 			return true
