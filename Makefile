@@ -11,7 +11,7 @@ FUZZTIME ?= 30s
 CHAOS_LIMIT ?= $(if $(CHAOS_FULL),4h,40m)
 # How long faults are drawn, which makes ten minutes of the chaos suite, and from
 # which seed: the same for everybody; with CHAOS_SEED= a new one each time.
-export CHAOS_FOR ?= 6m
+export CHAOS_FOR ?= 7m
 export CHAOS_SEED ?= 7
 
 # All is compiled as bin/kith is, but for the race detector: each other way costs
