@@ -20,7 +20,7 @@ const sampled = 50
 // yieldingIntro says what is done and what is not shown by it.
 func yieldingIntro(n int) string {
 	return fmt.Sprintf(" The rows of *yielding* nodes are the same change on another server, with the same %s agents and the same work, in two processes: "+
-		"%d agents run as any program, and they are what is timed; the others run at the lowest priority (nice 19), so that they take a core when neither the server nor the %d want it. "+
+		"%d agents run as any program, and they are what is timed; the others run with the policy SCHED_IDLE, so that they take a core only when neither the server nor the %d want it, and give it back at once. "+
 		"This is nearer to a fleet, in which no agent's work can delay the server or another agent, and it is the same for the server: it writes to all %s streams, in a random order each time, and each write passes through the kernel to its receiver here. "+
 		"It leaves two things out: the network, and that most acks would come while the server still writes to others, where here they come after; the rows above have them at their worst.",
 		grouped(int64(n)), sampled, sampled, grouped(int64(n)))
@@ -107,10 +107,10 @@ func inForce(ctx context.Context, agents *helper, count int, began time.Duration
 	}
 }
 
-// yield gives a process the lowest priority: each of its threads, as the kernel has
-// it, and those that they make. One that came in between is seen the second time.
+// yield has a process run when nobody else wants to (SCHED_IDLE): each of its
+// threads, as the kernel has it, and those that they make. One that came in between is seen the second time.
 func yield(pid int) error {
-	const lowest = 19
+	idle := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}
 	for range 2 {
 		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 		if err != nil {
@@ -121,8 +121,8 @@ func yield(pid int) error {
 			if err != nil {
 				return err
 			}
-			if err := unix.Setpriority(unix.PRIO_PROCESS, tid, lowest); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("lower the priority of thread %d: %w", tid, err)
+			if err := unix.SchedSetAttr(tid, &idle, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("have thread %d yield: %w", tid, err)
 			}
 		}
 	}
