@@ -20,8 +20,11 @@ import (
 // by then: with one frame for what follows each other, that stack had to grow a
 // second time, which cost a fetch more than all it asks here of the kernel.
 func (h *Host) capture(conn *net.UnixConn) (attest.Peer, error) {
-	var end otherEnd
+	end := otherEnd{pidfd: -1}
 	if err := end.ask(conn); err != nil {
+		if end.pidfd >= 0 { // the kernel gives one for a process that is refused as well
+			unix.Close(end.pidfd)
+		}
 		return attest.Peer{}, err
 	}
 	return h.identify(&end.cred, end.pidfd, end.youngest)
@@ -30,7 +33,7 @@ func (h *Host) capture(conn *net.UnixConn) (attest.Peer, error) {
 // otherEnd is whom the kernel names as the other end of a connection.
 type otherEnd struct {
 	cred     unix.Ucred
-	pidfd    int
+	pidfd    int    // -1: none has been opened
 	youngest uint64 // the latest that the process may have started
 }
 
@@ -46,7 +49,10 @@ func (c *otherEnd) ask(conn *net.UnixConn) error {
 	var credErr, fdErr error
 	err = raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		c.pidfd, fdErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+		var pidfd int
+		if pidfd, fdErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD); fdErr == nil {
+			c.pidfd = pidfd
+		}
 	})
 	if err := errors.Join(err, credErr); err != nil {
 		return fmt.Errorf("peer credentials: %w", err)
@@ -61,9 +67,11 @@ func (c *otherEnd) ask(conn *net.UnixConn) error {
 		if c.youngest, err = ticksSinceBoot(); err != nil {
 			return err
 		}
-		if c.pidfd, err = unix.PidfdOpen(int(cred.Pid), 0); err != nil {
+		pidfd, err := unix.PidfdOpen(int(cred.Pid), 0)
+		if err != nil {
 			return gone(cred.Pid, "is gone")
 		}
+		c.pidfd = pidfd
 	default:
 		return gone(cred.Pid, "is gone")
 	}
