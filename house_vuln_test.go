@@ -100,8 +100,8 @@ func TestVulncheckSaysWhatWasNotLookedUp(t *testing.T) {
 		},
 		"the standard library alone": {
 			scan{goversion: "go1.26.8", output: std + "Your code is affected by 1 vulnerability from the Go standard library.\n", code: 3},
-			0,
-			[]string{"standard library of go1.26.8 has weaknesses that we reach: GO-2026-6617", "build with go1.26.9 or newer", "go1.26.8 builds here; go.mod asks for go1."},
+			1,
+			[]string{"standard library of go1.26.8, which builds here, has weaknesses that we reach: GO-2026-6617", "hint: build with go1.26.9 or newer", "go1.26.8 builds here; go.mod asks for go1."},
 			[]string{"govulncheck ok"},
 		},
 		"a scan that broke": {
