@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -131,7 +130,7 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 	}
 	cfg.StoreHealth = healthOf(engine)
 	// 4. The server itself.
-	s, err := readAll(func() (*server.Server, error) { return server.New(ctx, cfg) })
+	s, err := run.Loading(func() (*server.Server, error) { return server.New(ctx, cfg) })
 	if err != nil {
 		return err
 	}
@@ -142,19 +141,6 @@ func (a *app) serve(ctx context.Context, file config.File) error {
 		fmt.Fprintf(a.stderr, "admins elsewhere: kith ids admins add NAME --role admin\n")
 	}
 	return run.Group(ctx, run.Config{Log: log, Notify: run.NewNotifier(os.Getenv)}, run.Part{Name: "server", Run: s.Run})
-}
-
-// readAll collects garbage half as often as usual while all that the store has is
-// read: most of it stays, and to look through it time and again was a quarter of
-// what the start with a hundred thousand services took.
-func readAll[T any](read func() (T, error)) (T, error) {
-	const percent = 200
-	if usual := debug.SetGCPercent(percent); usual < 0 || usual > percent {
-		debug.SetGCPercent(usual) // whoever started us has a reason
-	} else {
-		defer debug.SetGCPercent(usual)
-	}
-	return read()
 }
 
 // serverConfig is what kith.yaml says, in the server's own terms.

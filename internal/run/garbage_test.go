@@ -2,7 +2,10 @@ package run
 
 import (
 	"context"
+	"errors"
 	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"testing"
 	"time"
@@ -84,5 +87,39 @@ func TestGarbageLeavesItToAnOperatorWhoHasDecided(t *testing.T) {
 		if got := settings(t, g, 0); len(got) != 0 {
 			t.Errorf("with %s: set %v", name, got)
 		}
+	}
+}
+
+// collectorPercent is what the collector is set to.
+func collectorPercent() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+func TestLoadingCollectsLessUnlessAnOperatorHasDecided(t *testing.T) {
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	defer debug.SetGCPercent(debug.SetGCPercent(150))
+	for _, tt := range []struct {
+		name  string
+		while uint64
+	}{
+		{"", 200},
+		{"GOGC", 150},
+		{"GOMEMLIMIT", 150},
+	} {
+		t.Run("set:"+tt.name, func(t *testing.T) {
+			if tt.name != "" {
+				t.Setenv(tt.name, "50")
+			}
+			lost := errors.New("no store")
+			if got, err := Loading(func() (uint64, error) { return collectorPercent(), lost }); got != tt.while || !errors.Is(err, lost) {
+				t.Errorf("while it loads: %d %% and %v, want %d %% and what the load returned", got, err, tt.while)
+			}
+			if got := collectorPercent(); got != 150 {
+				t.Errorf("afterwards: %d %%, want 150 as before", got)
+			}
+		})
 	}
 }

@@ -48,7 +48,7 @@ func TestKillNineTenTimesInAnyOrder(t *testing.T) {
 // TestBar10RotationsUnderLoad forces 1 000 rotations of SVIDs while requests and
 // new connections are made, 100 of the connections held all the time: not one
 // fails. The bar asks for 2 000 requests a second, which is for a machine of its
-// own; a tenth of that is what two busy cores bear.
+// own; one in twelve of them is what two busy cores bear.
 func TestBar10RotationsUnderLoad(t *testing.T) {
 	const rotations = 1000
 	s := newStage(t, options{rate: measure(40, 500), held: 50, steady: true})
