@@ -126,6 +126,10 @@ func explain(err error, who, path string) error {
 			shut := fault.Deniedf("%s: you may not open the %s's socket", path, who)
 			return fault.Hint(shut, "run it as the user of kith %s, as in: sudo kith …", who)
 		}
+		if strings.Contains(s.Message(), "preface") { // gRPC's word for the first bytes each way
+			shut := fault.Deniedf("the %s on %s closed the connection before a word", who, path)
+			return fault.Hint(shut, "it cannot see this process, or is ending: the log of kith %s says which", who)
+		}
 		gone := fmt.Errorf("no %s answers on %s: nothing listens there", who, path)
 		return fault.Hint(gone, "kith dev (to try it here), or kith %s; kith doctor says what is missing", who)
 	case codes.DeadlineExceeded:

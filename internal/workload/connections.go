@@ -15,19 +15,25 @@ import (
 const defaultConnections = 1024
 
 // LimitConnections wraps the credentials of a local socket: they close the
-// connections that one user has too many of. 0 is 1024.
-func LimitConnections(inner credentials.TransportCredentials, each int) credentials.TransportCredentials {
+// connections that one user has too many of. 0 is 1024. refused, unless it is nil, is
+// told why a connection was closed, on any goroutine: its caller sees no more than
+// that it was.
+func LimitConnections(inner credentials.TransportCredentials, each int, refused func(error)) credentials.TransportCredentials {
 	if each <= 0 {
 		each = defaultConnections
 	}
-	return &limited{TransportCredentials: inner, each: each, open: &perUser{of: make(map[uint32]int)}}
+	if refused == nil {
+		refused = func(error) {}
+	}
+	return &limited{TransportCredentials: inner, each: each, refused: refused, open: &perUser{of: make(map[uint32]int)}}
 }
 
 type limited struct {
 	credentials.TransportCredentials
 
-	each int
-	open *perUser // shared by clones
+	each    int
+	refused func(error)
+	open    *perUser // shared by clones
 }
 
 type perUser struct {
@@ -38,10 +44,14 @@ type perUser struct {
 // ServerHandshake closes the connection when its user has enough of them.
 func (l *limited) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := l.TransportCredentials.ServerHandshake(raw)
+	if err == nil {
+		conn, info, err = l.admit(conn, info)
+	}
 	if err != nil {
+		l.refused(err)
 		return nil, nil, err
 	}
-	return l.admit(conn, info)
+	return conn, info, nil
 }
 
 // admit counts a connection. It is apart, as what is called above has little stack

@@ -36,7 +36,8 @@ func (a *asUser) Clone() credentials.TransportCredentials { return a }
 func TestConnectionsOfOneUserAreLimited(t *testing.T) {
 	t.Parallel()
 	who := &asUser{uid: 1000}
-	creds := LimitConnections(who, 2).Clone()
+	var refused []error
+	creds := LimitConnections(who, 2, func(err error) { refused = append(refused, err) }).Clone()
 	dial := func() (net.Conn, error) {
 		mine, theirs := net.Pipe()
 		t.Cleanup(func() { mine.Close(); theirs.Close() })
@@ -65,5 +66,8 @@ func TestConnectionsOfOneUserAreLimited(t *testing.T) {
 	}
 	if _, err := dial(); err == nil {
 		t.Error("closing one connection twice freed two places")
+	}
+	if len(refused) != 2 {
+		t.Errorf("told of %v, want both connections that were closed", refused)
 	}
 }

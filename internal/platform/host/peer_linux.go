@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
 )
 
 // capture finds out who connected.
@@ -58,7 +59,8 @@ func (c *otherEnd) ask(conn *net.UnixConn) error {
 		return fmt.Errorf("peer credentials: %w", err)
 	}
 	if cred.Pid <= 0 { // in a pid namespace that is not ours or below ours
-		return gone(cred.Pid, "is not visible from here")
+		return fault.Hint(fault.Deniedf("the caller's process is not visible from here"),
+			"run kith agent in the host's pid namespace; for a pod that is hostPID: true")
 	}
 	c.cred, c.youngest = *cred, math.MaxUint64
 	switch {
