@@ -12,7 +12,8 @@ import (
 )
 
 // startScript runs a shell script as kith run would, and waits until it has
-// said something.
+// said something. It collects every child of this process that ends, as kith run
+// has one only: no test here runs beside others, which start processes too.
 func startScript(t *testing.T, script string) *child {
 	t.Helper()
 	out, in, err := os.Pipe()
@@ -33,7 +34,6 @@ func startScript(t *testing.T, script string) *child {
 }
 
 func TestSignalsReachTheProgramAndItsCodeComesBack(t *testing.T) {
-	t.Parallel()
 	c := startScript(t, `trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done`)
 	withdrawn := false
 	c.onTerm = func() { withdrawn = true }
@@ -47,7 +47,6 @@ func TestSignalsReachTheProgramAndItsCodeComesBack(t *testing.T) {
 }
 
 func TestProgramEndsWithItsDataPlane(t *testing.T) {
-	t.Parallel()
 	c := startScript(t, `echo ready; exec sleep 60`)
 	failed, fail := context.WithCancel(t.Context())
 	fail()
@@ -60,7 +59,6 @@ func TestProgramEndsWithItsDataPlane(t *testing.T) {
 // ours, so that the claim still covers it, and leaves no zombie. The script
 // looks for both itself.
 func TestOrphansAreAdoptedAndReaped(t *testing.T) {
-	t.Parallel()
 	c := startScript(t, `
 		pid=$(sh -c 'sleep 0.5 >/dev/null & echo $!')
 		echo ready
