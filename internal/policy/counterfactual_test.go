@@ -97,7 +97,7 @@ func TestFixesAllowWhatWasDeniedAndOthersAreNotShown(t *testing.T) {
 			if fix := fixOf(d, set, service, peer, r); fix != "" {
 				fixed++
 				proposed := typed(rt, fix)
-				if d.Near.Field == FieldWhen && proposed.When == "" && !strings.HasSuffix(fix, wider) {
+				if set.Rules[d.Near.Rule].When != "" && proposed.When == "" && !strings.HasSuffix(fix, wider) {
 					rt.Fatalf("%s %+v: %+v\n%s leaves the condition out and does not say so", peer, r, d, fix)
 				}
 				if proposed.When != "" {

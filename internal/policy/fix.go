@@ -7,9 +7,10 @@ import "strings"
 // identity to name, or all that is missing is a user's token. from and to are a service's name or an ID; method and path
 // are empty for a connection. The path is taken as it is, never as a pattern.
 //
-// Where only a condition was missed, when is that of the rule that came closest,
-// "" if it is gone. The command then has a condition too, one that this call meets;
-// or, where none can be told, a comment that says that it is wider than that rule.
+// when is the condition of the rule that came closest, "" if it has none or is
+// gone. Where only that was missed, the command has a condition too, one that this
+// call meets. Where none can be told, or something else was missed and nobody has
+// looked at the condition, a comment says that the command is wider than that rule.
 func Fix(d Decision, from, to, method, path, when string) string {
 	switch {
 	case !d.Denies() || from == "" || to == "" || from == "anonymous" || d.Near.Field == FieldProtocol:
@@ -38,11 +39,13 @@ func Fix(d Decision, from, to, method, path, when string) string {
 		return "" // an ID that no rule can name, for its depth
 	}
 	line := "kith allow " + quote(from) + " " + quote(action) + " on " + quote(to)
-	if d.Near.Field != FieldWhen {
+	switch {
+	case d.Near.Field == FieldWhen:
+		if kept := narrowed(when, d.Near); kept != "" {
+			return line + " --when " + quote(kept)
+		}
+	case when == "":
 		return line
-	}
-	if kept := narrowed(when, d.Near); kept != "" {
-		return line + " --when " + quote(kept)
 	}
 	return line + wider
 }

@@ -66,6 +66,37 @@ func TestFixesKeepConditions(t *testing.T) {
 	}
 }
 
+// A fix for a call that missed something else than the condition of the nearest rule
+// leaves that condition out, and says so.
+func TestFixesSayThatTheyLeaveAConditionOut(t *testing.T) {
+	const when = `peer.path[0] == "n"`
+	set := newSet(
+		t, shop(),
+		Rule{Name: "r", From: []string{"web"}, To: "orders", Allow: []string{"GET /a"}, When: when},
+		Rule{Name: "pg", From: []string{"web"}, To: "db", Allow: []string{"tcp 5432"}, When: when},
+	)
+	for _, tc := range []struct {
+		to, from string
+		r        Request
+		field    string
+	}{
+		{"orders", web, Request{Protocol: HTTP, Method: "PUT", Path: "/a"}, FieldMethod},
+		{"orders", web, Request{Protocol: HTTP, Method: "GET", Path: "/b"}, FieldPath},
+		{"orders", "/n/batch", Request{Protocol: HTTP, Method: "GET", Path: "/a"}, FieldFrom},
+		{"db", web, Request{Protocol: TCP, Port: 5433}, FieldPort},
+	} {
+		table := mustCompile(t, set, tc.to)
+		d := table.Explain(resolvePeer(t, table, tc.from), tc.r)
+		if d.Near.Field != tc.field {
+			t.Errorf("%+v: got %+v, want the %s missed", tc.r, d, tc.field)
+		}
+		conditional, plain := Fix(d, "x", tc.to, tc.r.Method, tc.r.Path, when), Fix(d, "x", tc.to, tc.r.Method, tc.r.Path, "")
+		if plain == "" || strings.Contains(plain, "#") || conditional != plain+wider {
+			t.Errorf("%+v: got %s, and %s of a rule without a condition", tc.r, conditional, plain)
+		}
+	}
+}
+
 // What a node says was missed is not believed beyond plain values: a condition of
 // its own making does not get into what an operator is shown.
 func TestFixesTakeNoConditionFromANode(t *testing.T) {
