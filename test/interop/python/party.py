@@ -18,12 +18,15 @@ from spiffetls.tlsconfig.authorize import authorize_id, authorize_member_of
 OTHER_AUDIENCE = "somebody-else"
 PATIENCE = 60.0
 
+saying = threading.Lock()  # watches speak from threads of their own, and print writes a line in pieces
+
 warnings.simplefilter("ignore", DeprecationWarning)  # spiffe-tls uses what spiffe has deprecated
 logging.disable()  # this program says itself what happens
 
 
 def say(*words):
-    print(*words, flush=True)
+    with saying:
+        print(*words, flush=True)
 
 
 def denied(err):
