@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 
 	"github.com/kith-id/kith/internal/attest"
 	"github.com/kith-id/kith/internal/decisionlog"
@@ -64,8 +63,8 @@ type Agent struct {
 	frozen     atomic.Pointer[[]*pb.LocalEndpoint] // of before the stop, for the cache
 	keep       keeper
 
-	refusals     *rate.Limiter // of log lines about connections that are closed at once
-	savingPoints sync.Mutex    // held while points.cache is written
+	refusals     *refusals
+	savingPoints sync.Mutex // held while points.cache is written
 	metrics      *metrics
 
 	decisionLog *decisionlog.Log // nil for none
@@ -80,7 +79,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, uid: uint32(os.Getuid()), files: files{dir: cfg.StateDir, kek: cfg.KEK},
 		ready: make(chan struct{}), unproven: make(chan struct{}, 1),
-		claims: newClaims(cfg.Processes), metrics: newMetrics(), refusals: rate.NewLimiter(rate.Every(10*time.Second), 3),
+		claims: newClaims(cfg.Processes), metrics: newMetrics(), refusals: newRefusals(cfg.Log),
 	}
 	a.contact.now = cfg.Now
 	a.keep.init(a.files, cfg.Now)

@@ -74,7 +74,7 @@ func (a *Agent) broker(ctx context.Context, l *socket, service *workload.Service
 	// trust domain (Broker Endpoint 6).
 	config := spiffe.ServerTLS(a, a.cfg.Now, nil)
 	server := grpc.NewServer(append(broker.ServerOptions(),
-		grpc.Creds(workload.BrokerCredentials(workload.LimitConnections(a.cfg.Credentials, 0, a.refused), config)),
+		grpc.Creds(workload.BrokerCredentials(workload.LimitConnections(a.cfg.Credentials, 0, a.refusals.add), config)),
 		grpc.MaxRecvMsgSize(maxBrokerRequest),
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.ConnectionTimeout(5*time.Second),

@@ -51,6 +51,9 @@ func (m *metrics) register(a *Agent, r prometheus.Registerer) error {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
 	all := append(slices.Concat(m.workload.Collectors(), m.broker.Collectors(), a.keys.Collectors(), a.decisionLog.Collectors(), a.questions.Collectors()), m.revision, m.skew, m.decisions,
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "kith_agent_callers_refused_total", Help: "Connections to the agent's sockets that were closed before a word.",
+		}, func() float64 { return float64(a.refusals.count.Load()) }),
 		gauge("kith_agent_connected", "1 while the sync stream to the server is up.", func() float64 {
 			if connected, _, _, _ := a.contact.get(); connected {
 				return 1

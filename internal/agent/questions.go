@@ -28,7 +28,7 @@ func (a *Agent) listenForQuestions() (questions, error) {
 		return questions{}, nil
 	}
 	l, err := listen(a.cfg.AuthzSocket)
-	return questions{l, workload.LimitConnections(a.cfg.Credentials, 0, a.refused)}, err
+	return questions{l, workload.LimitConnections(a.cfg.Credentials, 0, a.refusals.add)}, err
 }
 
 // Close implements net.Listener.

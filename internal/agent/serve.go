@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
-	"github.com/kith-id/kith/internal/fault"
 	"github.com/kith-id/kith/internal/pb"
 	"github.com/kith-id/kith/internal/pb/envoypb"
 	"github.com/kith-id/kith/internal/pb/workloadpb"
@@ -27,18 +26,10 @@ const (
 	workers = 32
 )
 
-// refused says why a connection was closed before a word: whoever made it sees no
-// more than that it was, and tries again: a line every ten seconds is enough to know.
-func (a *Agent) refused(err error) {
-	if a.refusals.Allow() {
-		a.cfg.Log.Warn("caller refused", "error", err, "hint", fault.HintOf(err))
-	}
-}
-
 // serve answers on the socket until ctx ends.
 func (a *Agent) serve(ctx context.Context, l *socket, identities *workload.Service) error {
 	server := grpc.NewServer(append(identities.ServerOptions(a.cfg.Streams),
-		grpc.Creds(workload.LimitConnections(a.cfg.Credentials, 0, a.refused)),
+		grpc.Creds(workload.LimitConnections(a.cfg.Credentials, 0, a.refusals.add)),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.HeaderTableSize(0), // most connections have one call: a table of its headers would be kept for nothing

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/kith-id/kith/internal/attest"
+	"github.com/kith-id/kith/internal/fault"
 )
 
 // defaultConnections is how many connections one user may hold open: each costs
@@ -65,7 +66,8 @@ func (l *limited) admit(conn net.Conn, info credentials.AuthInfo) (net.Conn, cre
 	uid := local.Peer().UID
 	if !l.open.enter(uid, l.each) {
 		conn.Close()
-		return nil, nil, fmt.Errorf("user %d has %d connections open, which is the limit", uid, l.each)
+		full := fault.Deniedf("user %d has %d connections open, which is the limit", uid, l.each)
+		return nil, nil, fault.Hint(full, "ss -xp shows which programs hold them")
 	}
 	return &countedConn{Conn: conn, gone: func() { l.open.leave(uid) }}, info, nil
 }
