@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -122,16 +123,7 @@ func explain(err error, who, path string) error {
 	}
 	switch s.Code() {
 	case codes.Unavailable:
-		if strings.Contains(s.Message(), syscall.EACCES.Error()) {
-			shut := fault.Deniedf("%s: you may not open the %s's socket", path, who)
-			return fault.Hint(shut, "run it as the user of kith %s, as in: sudo kith …", who)
-		}
-		if strings.Contains(s.Message(), "preface") { // gRPC's word for the first bytes each way
-			shut := fault.Deniedf("the %s on %s closed the connection before a word", who, path)
-			return fault.Hint(shut, "it cannot see this process, or is ending: the log of kith %s says which", who)
-		}
-		gone := fmt.Errorf("no %s answers on %s: nothing listens there", who, path)
-		return fault.Hint(gone, "kith dev (to try it here), or kith %s; kith doctor says what is missing", who)
+		return explainAway(s.Message(), who, path)
 	case codes.DeadlineExceeded:
 		return fault.Hint(fmt.Errorf("the %s on %s did not answer in time", who, path), "kith doctor")
 	case codes.Canceled:
@@ -141,4 +133,24 @@ func explain(err error, who, path string) error {
 			"kith version; it may be of another version than this kith")
 	}
 	return api.FromWire(err)
+}
+
+// explainAway says why a socket gave no answer. What became of a connection gRPC
+// tells by its text alone; a text with none of these words is the other end's own.
+func explainAway(text, who, path string) error {
+	switch {
+	case strings.Contains(text, syscall.EACCES.Error()):
+		shut := fault.Deniedf("%s: you may not open the %s's socket", path, who)
+		return fault.Hint(shut, "run it as the user of kith %s, as in: sudo kith …", who)
+	case strings.Contains(text, "while dialing"):
+		gone := fmt.Errorf("no %s answers on %s: nothing listens there", who, path)
+		return fault.Hint(gone, "kith dev (to try it here), or kith %s; kith doctor says what is missing", who)
+	case !regexp.MustCompile(`connection|transport|unix|EOF`).MatchString(text):
+		return fault.Hint(fmt.Errorf("the %s on %s: %s", who, path, text), "try again")
+	}
+	shut := fmt.Errorf("the %s on %s closed the connection before it answered", who, path)
+	if who == "agent" { // which has to see who calls
+		return fault.Hint(shut, "try again, as it may be ending; else its log says why it refuses this process (caller refused)")
+	}
+	return fault.Hint(shut, "try again, as it may be ending; else its log says more")
 }
